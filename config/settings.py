@@ -1,0 +1,174 @@
+"""All settings as one typed model. `defaults.toml` is the reference: every key, its default, why.
+
+Order, later wins: `defaults.toml` < the file (`--config`, `SWITCHBOARD_CONFIG`) < the environment
+(`SWITCHBOARD_LIVEKIT__API_KEY`; lists and tables as JSON). Unknown keys are refused.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+Seconds = Annotated[float, Field(gt=0)]
+Role = Literal["ingress", "dispatch", "calls", "relay"]
+ALL_ROLES: tuple[Role, ...] = ("ingress", "dispatch", "calls", "relay")
+
+
+class Section(BaseModel):
+    """A table of the settings: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HttpSettings(Section):
+    """The listener and its limits (aiohttp has no body deadline of its own)."""
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    behind_proxy: bool
+    max_in_flight: Annotated[int, Field(ge=1)]
+    max_connections: Annotated[int, Field(ge=1)]
+    max_body_bytes: Annotated[int, Field(ge=1024)]
+    body_timeout: Seconds
+    header_timeout: Seconds
+    request_timeout: Seconds
+    shutdown_grace: Seconds
+
+
+class DatabaseSettings(Section):
+    """Where agents, numbers, claims and call records live."""
+
+    url: str  # empty: SQLite in the data folder
+    migrate_at_start: bool
+    pool_size: Annotated[int, Field(ge=1)]
+
+
+class JournalSettings(Section):
+    """The embedded log in the data folder."""
+
+    retention_hours: Annotated[float, Field(gt=0)]
+    queue_limit: Annotated[int, Field(ge=1)]
+    batch_limit: Annotated[int, Field(ge=1)]
+    min_free_bytes: Annotated[int, Field(ge=0)]
+
+
+class KafkaSettings(Section):
+    """The brokers; empty `bootstrap_servers` means the journal alone."""
+
+    bootstrap_servers: tuple[str, ...]
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+    sasl_username: str
+    sasl_password: SecretStr
+    ssl_cafile: str
+    partitions: Annotated[int, Field(ge=1)]
+    replication_factor: Annotated[int, Field(ge=1)]
+    ack_deadline: Seconds
+    stall_after: Seconds
+    session_timeout: Seconds
+    rebalance_timeout: Seconds
+    takeover_after: Seconds
+
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        # `SWITCHBOARD_KAFKA__BOOTSTRAP_SERVERS=a:9092,b:9092` is what everybody writes first.
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+
+class LiveKitSettings(Section):
+    """The LiveKit project that the agents register with."""
+
+    url: str
+    api_key: str
+    api_secret: SecretStr
+    sip_host: str
+    sip_transport: Literal["udp", "tcp", "tls"]
+    webhook_keys: dict[str, SecretStr]
+    timeout: Seconds
+    poll_interval: Seconds
+
+
+class DispatchSettings(Section):
+    """How long an agent may take, and when a call is too old for one."""
+
+    deadline: Seconds
+    ring_window: Seconds
+    concurrency: Annotated[int, Field(ge=1)]
+    lease: Seconds
+
+
+class TwilioSettings(Section):
+    """The Twilio account whose webhooks are taken."""
+
+    account_sid: str
+    auth_tokens: tuple[SecretStr, ...]
+    dial_timeout: Annotated[int, Field(ge=5, le=600)]
+    apology: str
+    voice_language: str
+
+    @field_validator("auth_tokens", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+
+class ProvidersSettings(Section):
+    """One table per provider."""
+
+    twilio: TwilioSettings
+
+
+class LogSettings(Section):
+    """What is printed."""
+
+    format: Literal["auto", "console", "json"]
+    level: Literal["debug", "info", "warning", "error"]
+
+
+class Settings(Section):
+    """Everything. Made by `config.load`."""
+
+    public_url: str
+    data_dir: Path
+    secret_key: SecretStr
+    durability: Literal["auto", "replicated", "local"]
+    roles: tuple[Role, ...]
+    http: HttpSettings
+    database: DatabaseSettings
+    journal: JournalSettings
+    kafka: KafkaSettings
+    livekit: LiveKitSettings
+    dispatch: DispatchSettings
+    providers: ProvidersSettings
+    log: LogSettings
+
+    @field_validator("public_url")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an absolute URL such as https://calls.example.com")
+        if parts.query or parts.fragment:
+            raise ValueError("must not have a query or a fragment")
+        return value.rstrip("/")
+
+    @property
+    def has_kafka(self) -> bool:
+        """Whether events go through Kafka."""
+        return bool(self.kafka.bootstrap_servers)
+
+    @property
+    def replicated(self) -> bool:
+        """Whether a webhook is answered only when Kafka has its event (or the deadline passed)."""
+        return self.has_kafka and self.durability != "local"
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL, with the default filled in."""
+        return self.database.url or f"sqlite+aiosqlite:///{self.data_dir / 'switchboard.db'}"
