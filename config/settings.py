@@ -4,11 +4,13 @@ Order, later wins: `defaults.toml` < the file (`--config`, `SWITCHBOARD_CONFIG`)
 (`SWITCHBOARD_LIVEKIT__API_KEY`; lists and tables as JSON). Unknown keys are refused.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
 Role = Literal["ingress", "dispatch", "calls", "relay"]
@@ -56,7 +58,7 @@ class JournalSettings(Section):
 class KafkaSettings(Section):
     """The brokers; empty `bootstrap_servers` means the journal alone."""
 
-    bootstrap_servers: tuple[str, ...]
+    bootstrap_servers: Annotated[tuple[str, ...], NoDecode]
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
     sasl_username: str
@@ -72,11 +74,8 @@ class KafkaSettings(Section):
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        # `SWITCHBOARD_KAFKA__BOOTSTRAP_SERVERS=a:9092,b:9092` is what everybody writes first.
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
+    def _read(cls, value: object) -> object:
+        return _list(value)
 
 
 class LiveKitSettings(Section):
@@ -105,15 +104,15 @@ class TwilioSettings(Section):
     """The Twilio account whose webhooks are taken."""
 
     account_sid: str
-    auth_tokens: tuple[SecretStr, ...]
+    auth_tokens: Annotated[tuple[SecretStr, ...], NoDecode]
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str
 
     @field_validator("auth_tokens", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    def _read(cls, value: object) -> object:
+        return _list(value)
 
 
 class ProvidersSettings(Section):
@@ -129,14 +128,27 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"]
 
 
-class Settings(Section):
+def _list(value: object) -> object:
+    """Lists from the environment: JSON, or `a,b`, which is what everybody writes first."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+class Settings(BaseSettings):
     """Everything. Made by `config.load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SWITCHBOARD_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
     public_url: str
     data_dir: Path
     secret_key: SecretStr
     durability: Literal["auto", "replicated", "local"]
-    roles: tuple[Role, ...]
+    roles: Annotated[tuple[Role, ...], NoDecode]
     http: HttpSettings
     database: DatabaseSettings
     journal: JournalSettings
@@ -145,6 +157,11 @@ class Settings(Section):
     dispatch: DispatchSettings
     providers: ProvidersSettings
     log: LogSettings
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _read_roles(cls, value: object) -> object:
+        return _list(value)
 
     @field_validator("public_url")
     @classmethod

@@ -48,6 +48,11 @@ def encode(event: Event) -> tuple[dict[str, str], bytes]:
     return headers, _encoder.encode(event.data)
 
 
+def stamp(event: Event, timing: Mapping[str, int]) -> Event:
+    """The event with how long its steps took, µs each since its webhook was read."""
+    return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, timing=timing))
+
+
 def decode(key: str, headers: Mapping[str, str], value: bytes | None) -> Event:
     """The event of a record.
 

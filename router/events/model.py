@@ -18,7 +18,7 @@ Disposition = Literal["answered", "forwarded", "busy", "no_answer", "failed", "c
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where a call goes and why; the answer and the dispatch are functions of it alone."""
 
-    action: Literal["dispatch", "reject"]
+    action: Literal["dispatch", "forward", "reject"]
     reason: str  # for people: "number is mapped to agent anna"
     table_version: int  # the route table that decided
     agent: str = ""  # our name of the agent
@@ -37,6 +37,7 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     from_number: str = ""  # as the carrier sent it: E.164, `anonymous`, or a SIP user
     to_number: str = ""
     leg_id: str = ""  # the provider's id of a child leg, a participant's sid
+    stage: Literal["", "agent", "fallback"] = ""  # the dial whose end the carrier asks about
     agent: str = ""  # LiveKit agent_name
     disposition: Disposition | None = None
     sip_status: int = 0  # SIP response code where one is known

@@ -1,0 +1,81 @@
+"""What a start with these settings needs, and what it must not combine. Pure."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from config.settings import ALL_ROLES, Settings
+
+
+class ConfigProblem(Exception):
+    """The settings can't be used; the message names each key and the mend."""
+
+
+def check(settings: Settings) -> None:
+    """Refuse to start with missing secrets or a combination that would lose calls.
+
+    Raises:
+        ConfigProblem: one line a problem.
+    """
+    problems = [*_missing(settings), *_split(settings), *_risky(settings)]
+    if problems:
+        raise ConfigProblem("\n".join(problems))
+
+
+def _missing(settings: Settings) -> Iterator[str]:
+    livekit, twilio = settings.livekit, settings.providers.twilio
+    wanted: list[tuple[str, object, str]] = []
+    if "ingress" in settings.roles:
+        wanted += [
+            ("public_url", settings.public_url, "the https address that Twilio is given"),
+            ("providers.twilio.account_sid", twilio.account_sid, "AC…, from the Twilio console"),
+            ("providers.twilio.auth_tokens", twilio.auth_tokens, "the account's Auth Token"),
+            ("livekit.sip_host", livekit.sip_host, "where Twilio sends the SIP leg"),
+        ]
+    if {"ingress", "dispatch"} & set(settings.roles):
+        wanted += [
+            ("livekit.api_key", livekit.api_key, "of the LiveKit project"),
+            ("livekit.api_secret", livekit.api_secret.get_secret_value(), "of the LiveKit project"),
+        ]
+    if "dispatch" in settings.roles:
+        wanted.append(("livekit.url", livekit.url, "the LiveKit server's address"))
+    for key, value, what in wanted:
+        if not value:
+            yield f"{key}: is missing ({what}); without any account: switchboard up --sandbox"
+
+
+def _split(settings: Settings) -> Iterator[str]:
+    if not settings.roles:
+        yield "roles: there must be at least one"
+    split = set(settings.roles) != set(ALL_ROLES)
+    if split and not settings.has_kafka:
+        yield "roles: separate processes meet in Kafka only; set kafka.bootstrap_servers"
+    postgres = _has_postgres(settings)
+    if settings.database.url and not postgres and "sqlite+aiosqlite" not in settings.database.url:
+        yield "database.url: must start with postgresql+psycopg:// (or sqlite+aiosqlite:///)"
+    if split and settings.roles != ("ingress",) and not postgres:
+        yield "roles: separate processes share a database; set database.url to PostgreSQL"
+
+
+def _risky(settings: Settings) -> Iterator[str]:
+    if _has_postgres(settings) and not settings.secret_key.get_secret_value():
+        yield (
+            "secret_key: must be set with PostgreSQL, the same on every node, or each would use "
+            "other SIP credentials; make one: openssl rand -hex 32"
+        )
+    if settings.durability == "replicated" and not settings.has_kafka:
+        yield "durability: replicated needs kafka.bootstrap_servers"
+    if settings.public_url.startswith("http://"):
+        host = urlsplit(settings.public_url).hostname
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            yield "public_url: must be https: callers' numbers and our SIP password travel over it"
+    if settings.livekit.sip_host.startswith(("sip:", "sips:")):
+        yield "livekit.sip_host: host or host:port only, without sip:"
+    if settings.dispatch.deadline * 2 >= settings.providers.twilio.dial_timeout:
+        yield (
+            "dispatch.deadline: two of them must fit into providers.twilio.dial_timeout, or Twilio "
+            "gives up before the second try"
+        )
+
+
+def _has_postgres(settings: Settings) -> bool:
+    return settings.database.url.startswith("postgresql")

@@ -1,0 +1,42 @@
+"""All metrics in one place. Labels come from closed sets: never a number, a SID or a call id."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+WEBHOOKS: Final = Counter(
+    "switchboard_webhooks_total",
+    "Webhooks by provider, kind and HTTP status answered",
+    ("provider", "kind", "status"),
+    registry=REGISTRY,
+)
+WEBHOOK_SECONDS: Final = Histogram(
+    "switchboard_webhook_seconds",
+    "From the request's head to its answer",
+    ("provider", "kind"),
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+SHED: Final = Counter(
+    "switchboard_shed_total",
+    "Requests and connections refused because this process was full",
+    ("what",),
+    registry=REGISTRY,
+)
+DECISIONS: Final = Counter(
+    "switchboard_decisions_total", "Calls by where they were sent", ("action",), registry=REGISTRY
+)
+ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", registry=REGISTRY)
+ROUTES_VERSION: Final = Gauge(
+    "switchboard_routes_version", "Newest change that the route table has seen", registry=REGISTRY
+)
+RELAY_LAG: Final = Gauge(
+    "switchboard_relay_lag_events", "Journal events that Kafka has not taken", registry=REGISTRY
+)
+RELAY_LAG_SECONDS: Final = Gauge(
+    "switchboard_relay_lag_seconds", "Age of the oldest of them", registry=REGISTRY
+)

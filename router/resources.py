@@ -1,0 +1,20 @@
+"""What a role is given to work with, made once by the composition root (`router.runtime`)."""
+
+from dataclasses import dataclass
+
+from config.settings import Settings
+from router.clock import Clock
+from router.eventlog.base import OpenLog
+from router.providers.livekit.client import LiveKitClient
+from router.storage.engine import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Everything with a life of its own; whoever holds it must not close it."""
+
+    settings: Settings
+    log: OpenLog
+    database: Database
+    livekit: LiveKitClient
+    clock: Clock

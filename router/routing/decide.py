@@ -1,0 +1,104 @@
+"""Where a call goes: a pure function of the event and the route table.
+
+The ingress calls it for every event and stores the outcome with the event, so the answer, the
+dispatch and `explain` all follow from the same value.
+"""
+
+from typing import Final
+
+import msgspec
+
+from router.events.model import Decision, Direction, Event
+from router.events.types import EventType
+from router.routing.table import Route, RouteTable
+
+_INBOUND: Final[Direction] = "inbound"
+
+
+def decide(event: Event, table: RouteTable) -> Event:
+    """The event with what follows from it: a decision, or what the caller hears next.
+
+    Only two kinds of event need one: an inbound call, and the end of a dial whose carrier asks
+    what to do next (`data.stage`). All others come back as they are.
+    """
+    data = event.data
+    if event.type is EventType.CALL_INITIATED and data.direction == _INBOUND:
+        return _with(event, event.type, decide_call(data.to_number, event.source, table))
+    if event.type is EventType.LEG_ENDED and data.stage:
+        return _after_dial(event, table)
+    return event
+
+
+def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:
+    """The decision for a call to `to_number` that arrived through `provider`."""
+    route = table.get(to_number)
+    if route is None:
+        return Decision(action="reject", reason="number is not mapped", table_version=table.version)
+    if route.provider != provider:
+        return Decision(
+            action="reject",
+            reason=f"number is mapped at {route.provider}, but the call came from {provider}",
+            table_version=table.version,
+        )
+    return _along(route, table.version)
+
+
+def _along(route: Route, version: int) -> Decision:
+    if route.targets:
+        target = route.targets[0]
+        return Decision(
+            action="dispatch",
+            reason=f"number is mapped to agent {target.agent}",
+            table_version=version,
+            agent=target.agent,
+            livekit_agent_name=target.livekit_agent_name,
+            metadata=target.metadata,
+            fallback=route.fallback,
+        )
+    if route.fallback:
+        return Decision(
+            action="forward",
+            reason="no agent of this number takes calls now: to its fallback",
+            table_version=version,
+            fallback=route.fallback,
+        )
+    return Decision(
+        action="reject",
+        reason="no agent of this number takes calls now, and it has no fallback",
+        table_version=version,
+    )
+
+
+def _after_dial(event: Event, table: RouteTable) -> Event:
+    """After a dial: done when it was answered, else the fallback once, else the apology."""
+    data = event.data
+    if data.disposition == "answered":
+        disposition = "answered" if data.stage == "agent" else "forwarded"
+        ended = msgspec.structs.replace(data, disposition=disposition)
+        return msgspec.structs.replace(event, type=EventType.CALL_ENDED, data=ended)
+    route = table.get(data.to_number)
+    if data.stage == "agent" and route is not None and route.fallback:
+        return _with(
+            event,
+            EventType.CALL_FORWARDED,
+            Decision(
+                action="forward",
+                reason="the agent's dial was not answered: to the fallback",
+                table_version=table.version,
+                fallback=route.fallback,
+            ),
+        )
+    return _with(
+        event,
+        EventType.CALL_ENDED,
+        Decision(
+            action="reject",
+            reason=f"the {data.stage}'s dial was not answered, and there is nothing after it",
+            table_version=table.version,
+        ),
+    )
+
+
+def _with(event: Event, type_: EventType, decision: Decision) -> Event:
+    data = msgspec.structs.replace(event.data, decision=decision)
+    return msgspec.structs.replace(event, type=type_, data=data)
