@@ -1,0 +1,141 @@
+"""Keeps this process's route table: follows `telephony.routes`, with a copy in the data folder.
+
+The copy lets a restart in the middle of an outage answer at once. It is never the truth: the topic
+is read from its beginning at every start, and whichever is newer for a number (`rev`) holds.
+"""
+
+import asyncio
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from router.clock import Clock
+from router.observability import log
+from router.errors import LogUnavailable
+from router.eventlog.base import EventLog, Follower, Record
+from router.events.types import ROUTES_TOPIC
+from router.observability.metrics import ROUTES, ROUTES_VERSION
+from router.routing.table import Route, RouteTable
+
+logger = log.get(__name__)
+
+_SAVE_EVERY: Final = 2.0  # seconds
+_RETRY: Final = 1.0
+_BATCH: Final = 1000
+_REV: Final = re.compile(r"[0-9]{1,18}")
+
+
+class _Copy(msgspec.Struct, frozen=True):
+    routes: list[Route]
+    removed: dict[str, int]
+
+
+class RouteFollower:
+    """Feeds `table` until cancelled. `ready` once the table may be decided from."""
+
+    def __init__(self, table: RouteTable, events: EventLog, clock: Clock, path: Path) -> None:
+        self.table = table
+        self._log = events
+        self._clock = clock
+        self._path = path
+        self._changed = False
+        self.loaded_copy = False
+        self.caught_up_at: float | None = None  # monotonic
+
+    @property
+    def ready(self) -> bool:
+        """Whether the copy was there, or the topic has been read to its end."""
+        return self.loaded_copy or self.caught_up_at is not None
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the table was known to be current, None before."""
+        if self.caught_up_at is None:
+            return None
+        return max(0.0, self._clock.monotonic() - self.caught_up_at)
+
+    def facts(self) -> dict[str, Any]:
+        """For /readyz."""
+        age = self.age
+        return {
+            "numbers": len(self.table),
+            "version": self.table.version,
+            "current": self.caught_up_at is not None,
+            "age_seconds": None if age is None else round(age, 1),
+        }
+
+    async def run(self) -> None:
+        """Load the copy, then follow the topic and keep the copy fresh."""
+        await asyncio.to_thread(self._load)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._save_loop())
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with self._log.follow([ROUTES_TOPIC], after={}) as follower:
+                    await self._read(follower)
+            except LogUnavailable:
+                logger.warning("routes.log_unavailable", retry_in=_RETRY)
+                await self._clock.sleep(_RETRY)
+
+    async def _read(self, follower: Follower) -> None:
+        while True:
+            for record in await follower.fetch(limit=_BATCH, wait=1.0):
+                self._apply(record)
+            if follower.caught_up:
+                self.caught_up_at = self._clock.monotonic()
+            ROUTES.set(len(self.table))
+            ROUTES_VERSION.set(self.table.version)
+
+    def _apply(self, record: Record) -> None:
+        rev = record.headers.get("rev", "")
+        if not _REV.fullmatch(rev):
+            logger.warning("routes.unreadable", offset=record.position.offset, why="no rev")
+            return
+        if record.value is None:
+            self._changed |= self.table.remove(record.key, int(rev))
+            return
+        try:
+            route = msgspec.json.decode(record.value, type=Route)
+        except (msgspec.DecodeError, RecursionError):
+            logger.warning("routes.unreadable", offset=record.position.offset, why="not a route")
+            return
+        self._changed |= self.table.put(route)
+
+    def _load(self) -> None:
+        try:
+            copy = msgspec.json.decode(self._path.read_bytes(), type=_Copy)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("routes.copy_unreadable", error=type(error).__name__)
+            return
+        for route in copy.routes:
+            self.table.put(route)
+        for number, rev in copy.removed.items():
+            self.table.remove(number, rev)
+        self.loaded_copy = True
+
+    async def _save_loop(self) -> None:
+        while True:
+            await self._clock.sleep(_SAVE_EVERY)
+            if self._changed and self.caught_up_at is not None:
+                self._changed = False
+                copy = _Copy(list(self.table), dict(self.table.removed()))
+                await asyncio.to_thread(self._save, copy)
+
+    def _save(self, copy: _Copy) -> None:
+        fresh = self._path.with_suffix(".new")
+        try:
+            with fresh.open("wb") as file:
+                file.write(msgspec.json.encode(copy))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            logger.warning("routes.copy_not_saved", error=type(error).__name__)

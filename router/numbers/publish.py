@@ -1,0 +1,102 @@
+"""Takes mapping changes from the database to the log: the outbox, and what a lost topic needs.
+
+A change of the mapping and its outbox rows are one transaction (`router.storage.mapping`), so a
+change is on the log exactly when it is in the database, soon after. One process at a time does it
+(the lease of `router.storage.outbox.leader`), in the order of the ids: order per number follows.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from router.clock import Clock
+from router.errors import LogUnavailable, StorageUnavailable
+from router.eventlog.base import EventLog
+from router.events.ids import event_id
+from router.events.types import ROUTES_TOPIC
+from router.observability import log
+from router.storage import mapping, outbox
+from router.storage.engine import Database
+
+logger = log.get(__name__)
+
+_POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` takes to hold
+_RETRY: Final = 1.0
+_RECONCILE: Final = 300.0
+_BATCH: Final = 500
+_LEASE: Final = "publish"
+
+
+async def run(database: Database, events: EventLog, clock: Clock) -> None:
+    """Publish until cancelled; outages of the database or the log are waited out."""
+    while True:
+        try:
+            async with outbox.leader(database, _LEASE) as leading:
+                if leading:
+                    await _lead(database, events, clock)
+        except (StorageUnavailable, LogUnavailable) as error:
+            logger.warning("publish.waiting", why=type(error).__name__, retry_in=_RETRY)
+        await clock.sleep(_RETRY)
+
+
+async def _lead(database: Database, events: EventLog, clock: Clock) -> None:
+    reconcile_at = clock.monotonic()
+    while True:
+        if not await _drain(database, events):
+            if clock.monotonic() >= reconcile_at:
+                await republish(database, events, clock)
+                reconcile_at = clock.monotonic() + _RECONCILE
+            await clock.sleep(_POLL)
+
+
+async def _drain(database: Database, events: EventLog) -> bool:
+    rows = await outbox.pending(database, limit=_BATCH)
+    for row in rows:
+        await events.append(row.topic, row.key, row.value, row.headers)
+    if rows:
+        await outbox.done(database, [row.id for row in rows])
+    return bool(rows)
+
+
+async def republish(database: Database, events: EventLog, clock: Clock) -> int:
+    """Put onto `telephony.routes` what the database has and the topic lacks; how many routes.
+
+    Normally nothing. After the topic was lost or restored from an old state, everything.
+    """
+    async with asyncio.timeout(60):
+        published = await _published(events)
+    sent = 0
+    async for route in mapping.all_routes(database):
+        if published.pop(route.number, 0) < route.rev:
+            await _send(events, clock, route.number, route.rev, msgspec.json.encode(route))
+            sent += 1
+    version = await mapping.version(database)
+    for number, rev in published.items():
+        if rev > 0:  # on the topic, but not in the database any more
+            await _send(events, clock, number, max(version, rev + 1), None)
+            sent += 1
+    if sent:
+        logger.warning("publish.republished", routes=sent)
+    return sent
+
+
+async def _published(events: EventLog) -> dict[str, int]:
+    """Number → rev of what the topic says now; removed numbers are 0."""
+    revs: dict[str, int] = {}
+    async with events.follow([ROUTES_TOPIC], after={}) as follower:
+        while not follower.caught_up:
+            for record in await follower.fetch(limit=_BATCH, wait=0.2):
+                alive = record.value is not None
+                revs[record.key] = int(record.headers.get("rev", "0")) if alive else 0
+    return revs
+
+
+async def _send(events: EventLog, clock: Clock, number: str, rev: int, value: bytes | None) -> None:
+    # Its own id: the journal may still hold the first copy, and would take this one for a repeat.
+    headers = {
+        "ce_id": event_id("route", number, str(rev), "again", str(clock.now())),
+        "content-type": "application/json",
+        "rev": str(rev),
+    }
+    await events.append(ROUTES_TOPIC, number, value, headers)

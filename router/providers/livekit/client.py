@@ -1,0 +1,173 @@
+"""The one module that calls LiveKit's server API (livekit-api, Twirp).
+
+The SDK's fail-over is off: it replays POSTs that are not idempotent (create_dispatch starts one
+more agent each time). Errors become the three that matter to a caller:
+
+| what happened                              | error       |
+|--------------------------------------------|-------------|
+| refused before it was done (connect, 429)  | `Transient` |
+| time-out, connection lost, 5xx             | `Ambiguous` |
+| 4xx                                        | `Permanent` |
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import aiohttp
+from livekit import api
+from livekit.protocol import models
+
+from config.settings import LiveKitSettings
+from router.errors import Ambiguous, EffectError, Permanent, Transient
+
+T = TypeVar("T")
+
+_KINDS = models.ParticipantInfo.Kind
+_REFUSED = {"resource_exhausted"}
+_UNKNOWN_OUTCOME = {
+    "internal",
+    "unavailable",
+    "unknown",
+    "deadline_exceeded",
+    "aborted",
+    "canceled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """An agent dispatch of a room. Its jobs are no evidence of an agent: they stay empty."""
+
+    id: str
+    agent_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """Somebody in a room. `kind` is LiveKit's name: AGENT, SIP, STANDARD and others."""
+
+    sid: str
+    identity: str
+    kind: str
+    agent_name: str  # of an agent, its `lk.agent_name`
+    publishes_audio: bool
+    attributes: dict[str, str]
+    joined_at: int  # µs since epoch
+
+
+class LiveKitClient:
+    """Rooms, participants, dispatches and the SIP set-up of one LiveKit project."""
+
+    def __init__(self, sdk: api.LiveKitAPI) -> None:
+        self._sdk = sdk
+
+    @property
+    def sip(self) -> api.sip_service.SipService:
+        """The SDK's SIP service, for `router.providers.livekit.setup`; wrap calls in `call`."""
+        return self._sdk.sip
+
+    async def create_dispatch(self, *, room: str, agent_name: str, metadata: str) -> str:
+        """Start one agent, making the room where it is absent. NOT idempotent.
+
+        Returns:
+            The dispatch's id. Success says nothing about an agent: with no worker there is none.
+        """
+        request = api.CreateAgentDispatchRequest(
+            agent_name=agent_name, room=room, metadata=metadata
+        )
+        created = await call(lambda: self._sdk.agent_dispatch.create_dispatch(request))
+        return created.id
+
+    async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
+        """Withdraw a dispatch and the agents that it brought; unknown is fine."""
+        await _gone_is_fine(lambda: self._sdk.agent_dispatch.delete_dispatch(dispatch_id, room))
+
+    async def dispatches(self, room: str) -> Sequence[Dispatch]:
+        """The room's named dispatches; none when there is no such room."""
+        found = await _gone_is_fine(lambda: self._sdk.agent_dispatch.list_dispatch(room))
+        return [Dispatch(d.id, d.agent_name) for d in found or () if d.agent_name]
+
+    async def participants(self, room: str) -> Sequence[Participant]:
+        """Who is in the room; nobody when there is no such room."""
+        request = api.ListParticipantsRequest(room=room)
+        found = await _gone_is_fine(lambda: self._sdk.room.list_participants(request))
+        return [participant(p) for p in (found.participants if found else ())]
+
+    async def delete_room(self, room: str) -> None:
+        """Close the room and put everybody out; unknown is fine."""
+        request = api.DeleteRoomRequest(room=room)
+        await _gone_is_fine(lambda: self._sdk.room.delete_room(request))
+
+
+def participant(info: models.ParticipantInfo) -> Participant:
+    """The facts that matter of LiveKit's message, the same for API answers and webhooks."""
+    return Participant(
+        sid=info.sid,
+        identity=info.identity,
+        kind=_KINDS.Name(info.kind),
+        agent_name=info.attributes.get("lk.agent_name", ""),
+        publishes_audio=any(
+            track.type == models.TrackType.AUDIO and not track.muted for track in info.tracks
+        ),
+        attributes=dict(info.attributes),
+        joined_at=info.joined_at_ms * 1000 or info.joined_at * 1_000_000,
+    )
+
+
+async def call(request: Callable[[], Awaitable[T]]) -> T:
+    """Run one call of the SDK, its errors translated.
+
+    Raises:
+        Transient: nothing was done.
+        Ambiguous: it may have been done.
+        Permanent: refused; the message has LiveKit's own words.
+    """
+    try:
+        return await request()
+    except api.TwirpError as error:
+        raise _translate(error) from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Transient(f"LiveKit can't be reached: {type(error).__name__}") from error
+    except TimeoutError as error:
+        raise Ambiguous("LiveKit did not answer in time") from error
+    except aiohttp.ClientError as error:
+        raise Ambiguous(f"the connection to LiveKit broke: {type(error).__name__}") from error
+
+
+def _translate(error: api.TwirpError) -> EffectError:
+    text = f"LiveKit: {error.code}: {error.message}"
+    if error.code in _REFUSED:
+        return Transient(text)
+    if error.code in _UNKNOWN_OUTCOME:
+        return Ambiguous(text)
+    return Permanent(text)
+
+
+async def _gone_is_fine(request: Callable[[], Awaitable[T]]) -> T | None:
+    try:
+        return await call(request)
+    except Permanent as error:
+        cause = error.__cause__
+        if isinstance(cause, api.TwirpError) and cause.code == "not_found":
+            return None
+        raise
+
+
+@asynccontextmanager
+async def open_livekit(settings: LiveKitSettings) -> AsyncIterator[LiveKitClient]:
+    """A client for `livekit.url`, closed at exit."""
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=settings.timeout, connect=min(2.0, settings.timeout)),
+        connector=aiohttp.TCPConnector(limit=64),
+    ) as session:
+        yield LiveKitClient(
+            api.LiveKitAPI(
+                settings.url,
+                settings.api_key,
+                settings.api_secret.get_secret_value(),
+                session=session,
+                failover=False,
+            )
+        )

@@ -1,0 +1,107 @@
+"""The TwiML that answers Twilio (twilio.com/docs/voice/twiml).
+
+Documents are built once by Twilio's SDK; an answer only puts the call's id in. Equal events give
+equal bytes, so a repeated webhook gets what the first one got.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from twilio.twiml.voice_response import Dial, VoiceResponse
+
+from router.events.phone import is_e164
+
+CONTENT_TYPE: Final = "text/xml"
+_CALL_ID: Final = "00000000-call-0000-0000-id0000000000"  # as long as a call_id
+_URI_LIMIT: Final = 255  # of <Sip>, twilio.com/docs/voice/twiml/sip
+
+
+@dataclass(frozen=True, slots=True)
+class SipTarget:
+    """Where LiveKit's SIP bridge is, and the credentials of our trunk there."""
+
+    host: str  # host or host:port
+    transport: str
+    username: str
+    password: str
+
+
+class Answers:
+    """Every TwiML document that this process can give.
+
+    Raises:
+        ValueError: the SIP URI would be longer than Twilio takes (255 characters).
+    """
+
+    def __init__(
+        self,
+        *,
+        public_url: str,
+        target: SipTarget,
+        dial_timeout: int,
+        apology: str,
+        language: str,
+    ) -> None:
+        self._base = f"{public_url}/webhooks/twilio"
+        self._dial_timeout = dial_timeout
+        self._agent = self._agent_document(target)
+        self.apology = _apology(apology, language)
+        self.hang_up = _hang_up()
+
+    def to_agent(self, call_id: str) -> bytes:
+        """Dial into the room of the call; its end is asked about at /dial."""
+        return self._agent.replace(_CALL_ID, call_id).encode()
+
+    def to_number(self, number: str) -> bytes:
+        """Dial a fallback number. Raises ValueError unless it is E.164."""
+        if not is_e164(number):
+            raise ValueError("the fallback is not an E.164 number")
+        response = VoiceResponse()
+        dial = self._dial("fallback")
+        dial.number(number)
+        response.append(dial)
+        return _encode(response)
+
+    def _agent_document(self, target: SipTarget) -> str:
+        uri = f"sip:{_CALL_ID}@{target.host};transport={target.transport}"
+        if len(uri) > _URI_LIMIT:
+            raise ValueError(
+                f"livekit.sip_host is too long: the SIP URI has over {_URI_LIMIT} characters"
+            )
+        response = VoiceResponse()
+        dial = self._dial("agent")
+        dial.sip(
+            uri,
+            username=target.username,
+            password=target.password,
+            status_callback=f"{self._base}/status",
+            status_callback_event="answered completed",
+        )
+        response.append(dial)
+        return _encode(response).decode()
+
+    def _dial(self, stage: str) -> Dial:
+        return Dial(
+            action=f"{self._base}/dial?stage={quote(stage)}",
+            method="POST",
+            timeout=self._dial_timeout,
+            answer_on_bridge=True,
+        )
+
+
+def _apology(text: str, language: str) -> bytes:
+    response = VoiceResponse()
+    response.say(text, language=language)
+    response.hangup()
+    return _encode(response)
+
+
+def _hang_up() -> bytes:
+    response = VoiceResponse()
+    response.hangup()
+    return _encode(response)
+
+
+def _encode(response: VoiceResponse) -> bytes:
+    return str(response).encode()

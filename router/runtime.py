@@ -1,0 +1,252 @@
+"""The composition root: builds what the chosen roles need, runs them, stops them in order.
+
+Stop: not ready → no new connections, requests in flight finish → consumers stop fetching, drain and
+commit → relay flushes → database and clients close. A role that dies takes the process down with a
+non-zero exit, because a process that answers webhooks but dispatches nobody is worse than none.
+"""
+
+import asyncio
+import importlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from config.settings import Settings
+from router.clock import Clock, SystemClock
+from router.errors import LogFailed
+from router.eventlog.base import OpenLog
+from router.eventlog.open import open_log
+from router.ingress.app import build_app, serve
+from router.ingress.routes import RouteFollower
+from router.ingress.webhook import Webhooks
+from router.numbers import publish
+from router.observability.metrics import RELAY_LAG, RELAY_LAG_SECONDS
+from router.provider import WebhookSource
+from router.providers.livekit import setup_loop
+from router.providers.livekit.client import LiveKitClient, open_livekit
+from router.providers.livekit.source import LiveKitSource
+from router.providers.twilio.reply import Answers, SipTarget
+from router.providers.twilio.source import TwilioSource
+from router.resources import Resources
+from router.routing.table import RouteTable
+from router.secrets import SipCredentials, load_key, sip_credentials
+from router.storage.engine import Database, open_database
+from router.storage.migrate import prepare
+from router.storage.outbox import leader
+
+
+RunConsumers = Callable[[Resources, asyncio.Event], Awaitable[None]]
+
+_WATCH: Final = 1.0  # seconds between looks at the relay for the metrics
+
+
+@dataclass(slots=True)
+class Node:
+    """A running process, for whoever started it (the CLI, tests)."""
+
+    settings: Settings
+    log: OpenLog
+    routes: RouteFollower | None
+    livekit_setup: setup_loop.SetupLoop | None
+    http_port: int = 0
+    stopping: bool = False
+
+    def health(self) -> tuple[bool, Mapping[str, Any]]:
+        """Whether this process can do its job, and the facts (of /readyz)."""
+        relay = self.log.relay
+        facts: dict[str, Any] = {"roles": list(self.settings.roles), "stopping": self.stopping}
+        facts["journal"] = "failed" if self.log.failed.is_set() else "ok"
+        if relay is not None:
+            facts["kafka"] = {
+                "healthy": relay.healthy,
+                "behind_events": relay.lag.events,
+                "behind_seconds": round(relay.lag.age, 1),
+            }
+        able = not self.stopping and not self.log.failed.is_set()
+        if self.routes is not None:
+            facts["routes"] = self.routes.facts()
+            able = able and self.routes.ready
+        if self.livekit_setup is not None:
+            facts["livekit"] = self.livekit_setup.status
+        return able, facts
+
+
+async def run(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    started: Callable[[Node], Awaitable[None]] | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Run the roles of `settings` until `stop` is set.
+
+    Args:
+        settings: checked (`config.check`).
+        stop: set it to stop in order.
+        started: called once the process is listening.
+        clock: the machine's unless given.
+
+    Raises:
+        ConfigError: the data folder, the key or the schema can't be used.
+        LogFailed: the journal's disk failed; start anew once it is mended.
+        ExceptionGroup: a role died.
+    """
+    clock = clock or SystemClock()
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    credentials = sip_credentials(
+        load_key(settings.secret_key.get_secret_value(), settings.data_dir)
+    )
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(open_log(settings))
+        resources = await _resources(settings, log, clock, stack)
+        routes = _follower(settings, log, clock)
+        setup = _setup(resources, credentials, clock)
+        node = Node(settings, log, routes, setup)
+        roles = _Roles(node, resources, credentials, clock, stop)
+        await roles.run(started)
+
+
+async def _resources(
+    settings: Settings, log: OpenLog, clock: Clock, stack: AsyncExitStack
+) -> Resources | None:
+    """What the roles other than the ingress need; the ingress answers without any of it."""
+    if settings.roles == ("ingress",):
+        return None
+    await prepare(settings)
+    database: Database = await stack.enter_async_context(open_database(settings))
+    livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
+    return Resources(settings, log, database, livekit, clock)
+
+
+def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower | None:
+    if "ingress" not in settings.roles:
+        return None
+    return RouteFollower(RouteTable(), log, clock, settings.data_dir / "routes.json")
+
+
+def _setup(
+    resources: Resources | None, credentials: SipCredentials, clock: Clock
+) -> setup_loop.SetupLoop | None:
+    if resources is None or "dispatch" not in resources.settings.roles:
+        return None
+    database = resources.database
+
+    def lease() -> AbstractAsyncContextManager[bool]:
+        return leader(database, "livekit-setup")
+
+    return setup_loop.SetupLoop(resources.livekit, lease, credentials, clock)
+
+
+class _Roles:
+    def __init__(
+        self,
+        node: Node,
+        resources: Resources | None,
+        credentials: SipCredentials,
+        clock: Clock,
+        stop: asyncio.Event,
+    ) -> None:
+        self._node = node
+        self._resources = resources
+        self._credentials = credentials
+        self._clock = clock
+        self._stop = stop
+
+    async def run(self, started: Callable[[Node], Awaitable[None]] | None) -> None:
+        drain = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            endless = [tasks.create_task(self._watch_log())]
+            runner = await self._listen(tasks, endless)
+            consumers = self._start_workers(tasks, endless, drain)
+            if started is not None:
+                await started(self._node)
+            await self._stop.wait()
+            self._node.stopping = True
+            await runner.cleanup()
+            drain.set()
+            if consumers is not None:
+                await consumers
+            for task in endless:
+                task.cancel()
+
+    async def _listen(
+        self, tasks: asyncio.TaskGroup, endless: list[asyncio.Task[None]]
+    ) -> web.AppRunner:
+        node, settings = self._node, self._node.settings
+        webhooks = None
+        if node.routes is not None:
+            endless.append(tasks.create_task(node.routes.run()))
+            webhooks = Webhooks(
+                events=node.log,
+                routes=node.routes.table,
+                clock=self._clock,
+                body_timeout=settings.http.body_timeout,
+            )
+        app = build_app(
+            settings.http,
+            webhooks=webhooks,
+            sources=sources(settings, self._credentials) if webhooks else (),
+            health=node.health,
+        )
+        runner = await serve(app, settings.http)
+        node.http_port = runner.addresses[0][1]
+        return runner
+
+    def _start_workers(
+        self,
+        tasks: asyncio.TaskGroup,
+        endless: list[asyncio.Task[None]],
+        drain: asyncio.Event,
+    ) -> asyncio.Task[None] | None:
+        resources = self._resources
+        if resources is None:
+            return None
+        if self._node.livekit_setup is not None:
+            endless.append(tasks.create_task(self._node.livekit_setup.run()))
+        if "relay" in resources.settings.roles:
+            work = publish.run(resources.database, resources.log, resources.clock)
+            endless.append(tasks.create_task(work))
+        # Found by name: the router does not know the consumers, they know the router.
+        host = importlib.import_module("consumers.host")
+        run_consumers = cast("RunConsumers", host.run)
+        return tasks.create_task(_plain(run_consumers(resources, drain)))
+
+    async def _watch_log(self) -> None:
+        log = self._node.log
+        while True:
+            try:
+                async with asyncio.timeout(_WATCH):
+                    await log.failed.wait()
+            except TimeoutError:
+                if log.relay is not None:
+                    RELAY_LAG.set(log.relay.lag.events)
+                    RELAY_LAG_SECONDS.set(log.relay.lag.age)
+                continue
+            raise LogFailed("the journal's disk failed; nothing more can be taken")
+
+
+async def _plain(work: Awaitable[None]) -> None:
+    await work
+
+
+def sources(settings: Settings, credentials: SipCredentials) -> list[WebhookSource]:
+    """Every provider's webhooks, ready to verify and answer."""
+    livekit, twilio = settings.livekit, settings.providers.twilio
+    answers = Answers(
+        public_url=settings.public_url,
+        target=SipTarget(
+            livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
+        ),
+        dial_timeout=twilio.dial_timeout,
+        apology=twilio.apology,
+        language=twilio.voice_language,
+    )
+    keys = {key: secret.get_secret_value() for key, secret in livekit.webhook_keys.items()}
+    keys.setdefault(livekit.api_key, livekit.api_secret.get_secret_value())
+    return [
+        TwilioSource(twilio, public_url=settings.public_url, answers=answers),
+        LiveKitSource(keys),
+    ]
