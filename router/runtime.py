@@ -34,9 +34,8 @@ from router.resources import Resources
 from router.routing.table import RouteTable
 from router.secrets import SipCredentials, load_key, sip_credentials
 from router.storage.engine import Database, open_database
+from router.storage.leader import leader
 from router.storage.migrate import prepare
-from router.storage.outbox import leader
-
 
 RunConsumers = Callable[[Resources, asyncio.Event], Awaitable[None]]
 

@@ -86,6 +86,7 @@ def read_mapping(path: Path) -> MappingSpec:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path} is larger than {_MAX_BYTES >> 20} MiB")
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        data = yaml.CSafeLoader("").construct_document(root) if root is not None else None
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -94,7 +95,6 @@ def read_mapping(path: Path) -> MappingSpec:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if root is None:
         raise ConfigError(f"{path} is empty")
-    data = yaml.CSafeLoader("").construct_document(root)
     try:
         parsed = _File.model_validate(data)
     except ValidationError as error:

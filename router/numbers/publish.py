@@ -2,7 +2,7 @@
 
 A change of the mapping and its outbox rows are one transaction (`router.storage.mapping`), so a
 change is on the log exactly when it is in the database, soon after. One process at a time does it
-(the lease of `router.storage.outbox.leader`), in the order of the ids: order per number follows.
+(the lease of `router.storage.leader`), in the order of the ids: order per number follows.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from router.events.types import ROUTES_TOPIC
 from router.observability import log
 from router.storage import mapping, outbox
 from router.storage.engine import Database
+from router.storage.leader import leader
 
 logger = log.get(__name__)
 
@@ -32,7 +33,7 @@ async def run(database: Database, events: EventLog, clock: Clock) -> None:
     """Publish until cancelled; outages of the database or the log are waited out."""
     while True:
         try:
-            async with outbox.leader(database, _LEASE) as leading:
+            async with leader(database, _LEASE) as leading:
                 if leading:
                     await _lead(database, events, clock)
         except (StorageUnavailable, LogUnavailable) as error:
@@ -51,7 +52,7 @@ async def _lead(database: Database, events: EventLog, clock: Clock) -> None:
 
 
 async def _drain(database: Database, events: EventLog) -> bool:
-    rows = await outbox.pending(database, limit=_BATCH)
+    rows = await outbox.pending(database, _BATCH)
     for row in rows:
         await events.append(row.topic, row.key, row.value, row.headers)
     if rows:

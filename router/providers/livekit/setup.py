@@ -5,7 +5,7 @@ ONE callee rule on it (`randomize=false`, no prefix: the room is the SIP user, o
 are owned by name. Objects that are not ours are reported and never touched.
 
 LiveKit lists, validates and stores without a lock, so two creates at once can both land: callers
-hold the set-up lease (`router.storage.outbox.leader`), and the result is listed again afterwards.
+hold the set-up lease (`router.storage.leader`), and the result is listed again afterwards.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ _LOOK_AGAIN: Final = 300.0  # somebody may delete the trunk: calls then fail unt
 
 
 class Lease(Protocol):
-    """Held by one process at a time (`router.storage.outbox.leader`)."""
+    """Held by one process at a time (`router.storage.leader`)."""
 
     def __call__(self) -> AbstractAsyncContextManager[bool]:
         """Whether this process has it."""

@@ -23,6 +23,7 @@ PROVIDER: Final = "twilio"
 _CALL_SID: Final = re.compile(r"CA[0-9a-f]{32}")
 _ACCOUNT_SID: Final = re.compile(r"AC[0-9a-f]{32}")
 _SIP_URI: Final = re.compile(r"sips?:[^\s<>\"]{1,255}")
+_IDENTITY: Final = re.compile(r"[\w:.@-][\w:.@+-]{0,254}", re.ASCII)  # 12345, client:bob
 _WORD: Final = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _ANONYMOUS: Final = frozenset({"anonymous", "restricted", "unavailable", "unknown", "private", ""})
@@ -125,10 +126,11 @@ def _matching(fields: Mapping[str, str], name: str, pattern: re.Pattern[str]) ->
 
 
 def _check_party(fields: Mapping[str, str], name: str) -> None:
-    value = fields.get(name, "")
+    value = fields.get(name)
+    if value is None:
+        raise BadPayload(f"{name} is missing")
     known = is_e164(value) or value.lower() in _ANONYMOUS
-    # Short codes, SIP callers and `client:` identities are callers too.
-    if not known and not (_SIP_URI.fullmatch(value) or re.fullmatch(r"[\w:+.@-]{1,255}", value)):
+    if not known and not (_SIP_URI.fullmatch(value) or _IDENTITY.fullmatch(value)):
         raise BadPayload(f"{name} is malformed")
 
 

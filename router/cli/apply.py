@@ -1,0 +1,101 @@
+"""`switchboard apply FILE`: agents and numbers as the file says, from the next call on."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import aiohttp
+import typer
+
+from config import Settings
+from router.cli.context import ConfigOption, JsonOption, print_json, reported, run, settings_of
+from router.cli.render import console
+from router.numbers.file import read_mapping
+from router.routing.spec import AgentChange, MappingResult, MappingSpec, RouteChange
+from router.routing.table import Route
+from router.storage.engine import open_database
+from router.storage.mapping import apply_mapping
+from router.storage.migrate import prepare
+
+_PATIENCE: Final = 5.0  # seconds until the running instance must have the change
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(help="YAML: agents and numbers.")],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove what is not in the file.")
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the mapping as FILE says; works beside a running instance."""
+    with reported():
+        settings = settings_of(config)
+        wanted = read_mapping(file)
+        result, holds = run(_apply(settings, wanted, prune=prune))
+        if json:
+            return print_json(
+                {"version": result.version, "changes": result.changes, "holds": holds}
+            )
+        for change in result.changes:
+            console.print(_line(change))
+        if not result.changes:
+            console.print("Nothing to change: everything is as the file says.")
+        console.print(_closing(result, holds, settings))
+        return None
+
+
+async def _apply(
+    settings: Settings, wanted: MappingSpec, *, prune: bool
+) -> tuple[MappingResult, bool | None]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await prepare(settings)
+    async with open_database(settings) as database:
+        result = await apply_mapping(database, wanted, prune=prune)
+    return result, await _holds(settings, result.version)
+
+
+async def _holds(settings: Settings, version: int) -> bool | None:
+    """Whether the instance at http.host:port decides by `version`; None when none runs there."""
+    url = f"http://{settings.http.host}:{settings.http.port}/readyz"
+    give_up = time.monotonic() + _PATIENCE
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        while time.monotonic() < give_up:
+            try:
+                async with session.get(url) as answer:
+                    facts = await answer.json()
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                return None
+            if facts.get("routes", {}).get("version", 0) >= version:
+                return True
+            await asyncio.sleep(0.05)
+    return False
+
+
+def _closing(result: MappingResult, holds: bool | None, settings: Settings) -> str:
+    where = f"{settings.http.host}:{settings.http.port}"
+    match holds:
+        case True:
+            return f"Holds now: the instance on {where} decides by version {result.version}."
+        case False:
+            return (
+                f"Stored as version {result.version}, but the instance on {where} does not have it "
+                "yet: is a process with the role relay running? See /readyz there."
+            )
+        case None:
+            return f"Stored as version {result.version}; no instance runs on {where}."
+
+
+def _line(change: AgentChange | RouteChange) -> str:
+    sign = "+" if change.before is None else "-" if change.after is None else "~"
+    if isinstance(change, AgentChange):
+        return f"{sign} agent  {change.name}"
+    return f"{sign} number {change.number}: {_to(change.before)} → {_to(change.after)}"
+
+
+def _to(route: Route | None) -> str:
+    if route is None:
+        return "nothing"
+    first = route.targets[0].agent if route.targets else "no agent"
+    return f"{first}, else {route.fallback}" if route.fallback else first

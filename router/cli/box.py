@@ -1,0 +1,116 @@
+"""The sandbox: Twilio and LiveKit as stand-ins in this process, two agents, two numbers."""
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Final
+
+from config import ConfigProblem, Settings, load
+from router.cli.marker import Marker
+from router.numbers.file import read_mapping
+from router.runtime import Node
+from router.sandbox.livekit.standin import LiveKitStandIn
+from router.sandbox.livekit.workers import Behaviour
+from router.sandbox.twilio.standin import TwilioStandIn
+from router.storage.engine import open_database
+from router.storage.mapping import apply_mapping
+from router.storage.migrate import prepare
+
+_ACCOUNT: Final = "AC" + "5" * 32
+_AGENTS: Final = {
+    "anna": Behaviour(join_delay=0.12, publish_delay=0.08),
+    "bob": Behaviour(join_delay=0.2, publish_delay=0.1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A started sandbox."""
+
+    settings: Settings
+    marker: Marker
+    home: Path  # where other commands look for the marker
+
+    def banner(self, node: Node) -> list[str]:
+        """The first screen."""
+        where = f"http://{node.settings.http.host}:{node.http_port}"
+        return [
+            f"[bold]Switchboard[/bold] sandbox is up on {where}  (no account, nothing leaves this "
+            "machine)",
+            f"  Twilio stand-in    calls {node.settings.public_url}/webhooks/twilio/voice",
+            f"  LiveKit stand-in   {node.settings.livekit.url}, agents anna and bob",
+            "  Numbers            +14155550100 → anna (fallback +14155550199), +14155550101 → bob",
+            "",
+            "Now, in a second terminal:",
+            "  [bold]make call TO=+14155550100[/bold]       places a call and shows what happens",
+            "  .venv/bin/switchboard explain +14155550100   why it goes where it goes",
+            "  .venv/bin/switchboard calls list             what became of the calls",
+            "Ctrl-C stops it.",
+        ]
+
+
+@asynccontextmanager
+async def open_box(
+    settings: Settings, given: Mapping[str, Any], config: Path | None
+) -> AsyncIterator[Box]:
+    """Start the stand-ins, and have the example mapping in the sandbox's own database.
+
+    Raises:
+        ConfigProblem: the sandbox would be reachable from outside this machine.
+    """
+    if settings.http.host not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigProblem("http.host: the sandbox listens on loopback only; set 127.0.0.1")
+    port = settings.http.port or _free_port()
+    public_url = f"http://127.0.0.1:{port}"
+    token, key, secret, control = (secrets.token_hex(16) for _ in range(4))
+    async with (
+        LiveKitStandIn(
+            api_key=key, api_secret=secret, webhook_url=f"{public_url}/webhooks/livekit"
+        ) as livekit,
+        TwilioStandIn(
+            account_sid=_ACCOUNT,
+            auth_token=token,
+            webhook_base=public_url,
+            dial_sip=livekit.invite,
+            control_token=control,
+        ) as twilio,
+    ):
+        for name, behaviour in _AGENTS.items():
+            livekit.register_worker(name, behaviour)
+        overrides = {
+            **given,
+            "public_url": public_url,
+            "data_dir": str(settings.data_dir / "sandbox"),
+            "http": {"port": port},
+            "livekit": {
+                "url": livekit.url,
+                "api_key": key,
+                "api_secret": secret,
+                "sip_host": "127.0.0.1",
+            },
+            "providers": {"twilio": {"account_sid": _ACCOUNT, "auth_tokens": [token]}},
+        }
+        own = load(config, overrides)
+        await _apply_example(own)
+        marker = Marker(os.getpid(), overrides, twilio.url, control)
+        yield Box(own, marker, settings.data_dir)
+
+
+async def _apply_example(settings: Settings) -> None:
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await prepare(settings)
+    with as_file(files("config") / "examples" / "sandbox.yaml") as path:
+        mapping = read_mapping(path)
+    async with open_database(settings) as database:
+        await apply_mapping(database, mapping)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

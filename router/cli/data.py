@@ -1,0 +1,183 @@
+"""`agents`, `numbers`, `calls`, `explain`: what is there, what happened, and why."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from config import Settings
+from router.cli.context import (
+    NO,
+    ConfigOption,
+    JsonOption,
+    e164,
+    fail,
+    print_json,
+    reported,
+    run,
+    settings_of,
+)
+from router.cli.render import call_table, console, date_time, facts, timeline
+from router.events.call import CallRecord
+from router.events.model import Event
+from router.routing.explain import Explanation
+from router.routing.explain import explain as explain_call
+from router.routing.spec import AgentSpec, NumberSpec
+from router.routing.table import RouteTable
+from router.storage import calls as call_store
+from router.storage import mapping
+from router.storage.engine import open_database
+
+agents = typer.Typer(no_args_is_help=True, help="The agents that answer.")
+numbers = typer.Typer(no_args_is_help=True, help="The numbers and where they lead.")
+calls = typer.Typer(no_args_is_help=True, help="What became of the calls.")
+
+
+@agents.command("list")
+def list_agents(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """All agents."""
+    with reported():
+        found = run(_agents(settings_of(config)))
+        if json:
+            return print_json(found)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("agent", "LiveKit agent_name", "status", "metadata"):
+            table.add_column(name)
+        for agent in found:
+            table.add_row(
+                agent.name, agent.livekit_agent_name, agent.status, str(dict(agent.metadata))
+            )
+        console.print(table)
+        return None
+
+
+@numbers.command("list")
+def list_numbers(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """All numbers."""
+    with reported():
+        found = run(_numbers(settings_of(config)))
+        if json:
+            return print_json(found)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("number", "provider", "agent", "fallback"):
+            table.add_column(name)
+        for number in found:
+            table.add_row(
+                number.number, number.provider, number.agent or "-", number.fallback or "-"
+            )
+        console.print(table)
+        return None
+
+
+@calls.command("list")
+def list_calls(
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+) -> None:
+    """The newest calls."""
+    with reported():
+        found = run(_calls(settings_of(config), limit))
+        return print_json(found) if json else console.print(call_table(found))
+
+
+@calls.command("show")
+def show_call(
+    call: Annotated[str, typer.Argument(help="The call's id, its beginning, or Twilio's CallSid.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """One call with its timeline."""
+    with reported():
+        record, events = run(_call(settings_of(config), call))
+        if json:
+            return print_json({"call": record, "events": events})
+        console.print(facts(_record_facts(record)))
+        console.print()
+        console.print(timeline(events))
+        return None
+
+
+def explain(
+    to: Annotated[str, typer.Argument(help="The number that is called.")],
+    from_: Annotated[str, typer.Option("--from", help="Who calls.")] = "",
+    provider: Annotated[str, typer.Option(help="Where the call comes in.")] = "twilio",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Why a call would go where it goes: the very function that decides real calls."""
+    with reported():
+        number = e164(to)
+        told = run(_explain(settings_of(config), number, provider))
+        if json:
+            return print_json(
+                {"to": number, "from": from_, "decision": told.decision, "route": told.route,
+                 "ruled_out": told.ruled_out}
+            )  # fmt: skip
+        console.print(facts(_explanation_facts(number, from_, told)))
+        return None
+
+
+def _record_facts(call: CallRecord) -> list[tuple[str, object]]:
+    return [
+        ("call", call.call_id),
+        ("at the provider", f"{call.provider} {call.provider_call_id}"),
+        ("from → to", f"{call.from_number or 'unknown'} → {call.to_number}"),
+        ("agent", call.agent),
+        ("why", call.reason),
+        ("state", f"{call.state}{f', {call.disposition}' if call.disposition else ''}"),
+        ("began (UTC)", date_time(call.initiated_at)),
+        ("answered (UTC)", date_time(call.answered_at) if call.answered_at else ""),
+        ("seconds", f"{call.duration:.1f}" if call.duration is not None else ""),
+    ]
+
+
+def _explanation_facts(number: str, from_: str, told: Explanation) -> list[tuple[str, object]]:
+    decision, route = told.decision, told.route
+    pairs: list[tuple[str, object]] = [
+        ("call", f"{from_ or 'anybody'} → {number}"),
+        ("decision", f"[bold]{decision.action}[/bold] {decision.agent}"),
+        ("why", decision.reason),
+        ("LiveKit agent", decision.livekit_agent_name),
+        ("if no agent comes", decision.fallback or "a spoken apology"),
+        ("route", f"revision {route.rev}, at {route.provider}" if route else "none"),
+        ("table", f"version {decision.table_version}"),
+    ]
+    return pairs + [("ruled out", f"{what}: {why}") for what, why in told.ruled_out]
+
+
+async def _agents(settings: Settings) -> list[AgentSpec]:
+    async with open_database(settings) as database:
+        return list(await mapping.list_agents(database))
+
+
+async def _numbers(settings: Settings) -> list[NumberSpec]:
+    found: list[NumberSpec] = []
+    async with open_database(settings) as database:
+        while page := await mapping.list_numbers(database, after=found[-1].number if found else ""):
+            found += page
+    return found
+
+
+async def _calls(settings: Settings, limit: int) -> list[CallRecord]:
+    async with open_database(settings) as database:
+        return list(await call_store.list_calls(database, limit=limit))
+
+
+async def _call(settings: Settings, wanted: str) -> tuple[CallRecord, list[Event]]:
+    async with open_database(settings) as database:
+        record = await call_store.find(database, wanted)
+        if record is None:
+            raise fail(f"there is no call that is called {wanted} or begins with it", NO)
+        return record, list(await call_store.events(database, record.call_id))
+
+
+async def _explain(settings: Settings, number: str, provider: str) -> Explanation:
+    table = RouteTable()
+    async with open_database(settings) as database:
+        route = await mapping.get_route(database, number)
+        version = await mapping.version(database)
+    if route is not None:
+        table.put(route)
+    table.version = version
+    return explain_call(number, provider, table)

@@ -1,0 +1,153 @@
+"""Placing the calls of `switchboard call`: through the sandbox's Twilio, or as bare webhooks."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlencode
+
+import aiohttp
+from twilio.request_validator import RequestValidator
+
+from config import Settings
+from router.cli.marker import Marker
+from router.errors import SwitchboardError
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=20)
+_WAIT: Final = 5  # seconds that one request for the transcript may wait
+
+
+class Step(NamedTuple):
+    """Something that the carrier's side did or got."""
+
+    time: int  # µs since epoch
+    what: str
+    words: str
+
+
+class NotReachable(SwitchboardError):
+    """No instance, or no sandbox, answers."""
+
+
+class Dialler(Protocol):
+    """Places one call."""
+
+    call_sid: str  # empty until the call is placed
+
+    def steps(self) -> AsyncIterator[Step]:
+        """Place it, hold it, hang up; ends when the carrier is done. Raises NotReachable."""
+
+
+class WebhookDialler:
+    """Signed webhooks posted to the instance itself, as Twilio would; no SIP leg."""
+
+    def __init__(self, settings: Settings, to: str, from_: str, hold: float) -> None:
+        twilio = settings.providers.twilio
+        self.call_sid = "CA" + secrets.token_hex(16)
+        self._url = f"http://{settings.http.host}:{settings.http.port}"
+        self._public = settings.public_url
+        self._signer = RequestValidator(twilio.auth_tokens[0].get_secret_value())
+        self._form = {
+            "CallSid": self.call_sid,
+            "AccountSid": twilio.account_sid,
+            "ApiVersion": "2010-04-01",
+            "Direction": "inbound",
+            "From": from_,
+            "To": to,
+        }
+        self._wait = hold + settings.dispatch.deadline * 2
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """See `Dialler`."""
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            yield await self._post(session, "voice", {"CallStatus": "ringing"})
+            await asyncio.sleep(self._wait)
+            yield await self._post(session, "status", {"CallStatus": "completed"})
+
+    async def _post(
+        self, session: aiohttp.ClientSession, kind: str, more: Mapping[str, str]
+    ) -> Step:
+        path = f"/webhooks/twilio/{kind}"
+        form = {**self._form, **more}
+        headers = {
+            "X-Twilio-Signature": self._signer.compute_signature(self._public + path, form),
+            "Content-Type": "application/x-www-form-urlencoded",
+        }
+        try:
+            async with session.post(
+                self._url + path, data=urlencode(form), headers=headers
+            ) as answer:
+                await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotReachable(
+                f"no instance answers on {self._url}: is `switchboard up` running?"
+            ) from error
+        return Step(_now(), "answered", f"HTTP {answer.status} to the {kind} webhook")
+
+
+class BoxDialler:
+    """The sandbox's Twilio stand-in plays the whole call."""
+
+    def __init__(self, box: Marker, to: str, from_: str, hold: float) -> None:
+        self.call_sid = ""
+        self._box = box
+        self._order = {"to": to, "from": from_, "hold_seconds": hold}
+        self._began = 0
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """See `Dialler`."""
+        headers = {"Authorization": f"Bearer {self._box.twilio_token}"}
+        try:
+            async with aiohttp.ClientSession(
+                self._box.twilio_url, headers=headers, timeout=_TIMEOUT
+            ) as session:
+                self._began = _now()
+                async with session.post("/calls", json=self._order) as answer:
+                    answer.raise_for_status()
+                    self.call_sid = (await answer.json())["call_sid"]
+                async for step in self._transcript(session):
+                    yield step
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotReachable("the sandbox does not answer: is `make run` running?") from error
+
+    async def _transcript(self, session: aiohttp.ClientSession) -> AsyncIterator[Step]:
+        seen, done = 0, False
+        while not done:
+            path = f"/calls/{self.call_sid}/transcript?after={seen}&wait={_WAIT}"
+            async with session.get(path) as answer:
+                answer.raise_for_status()
+                page = await answer.json()
+            for step in page["steps"]:
+                told = _told(step)
+                if told is not None:
+                    time_ = self._began + int(step["at"] * 1_000_000)
+                    yield Step(time_, *told)
+            seen, done = page["next"], page["done"]
+
+
+def _told(step: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The steps worth a line; the rest is told by the events."""
+    match step["what"]:
+        case "webhook.sent":
+            return "webhook", str(step["url"]).partition("/webhooks")[2]
+        case "webhook.answered":
+            return "answered", f"HTTP {step['status']}"
+        case "dial.ringing":
+            return "sip ringing", "the caller hears it ring"
+        case "dial.answered":
+            return "sip answered", "caller and agent are connected"
+        case "dial.ended":
+            return "sip ended", f"{step['status']}, SIP {step['sip_status']}"
+        case "said":
+            return "said", f"“{step['text']}”"
+        case "caller.hung_up":
+            return "hung up", "by the caller"
+        case "error" | "webhook.failed":
+            return "error", f"Twilio {step['code']} {step.get('message', '')}"
+        case _:
+            return None
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

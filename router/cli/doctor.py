@@ -1,0 +1,171 @@
+"""`switchboard doctor`: is everything in place? One line a check, with the mend."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from config import ConfigProblem, Settings, check
+from router.cli.context import (
+    NO,
+    ConfigOption,
+    JsonOption,
+    fail,
+    print_json,
+    reported,
+    run,
+    settings_of,
+)
+from router.cli.render import console
+from router.errors import EffectError, SwitchboardError
+from router.eventlog.topics import probe_kafka
+from router.providers.livekit import setup
+from router.providers.livekit.client import open_livekit
+from router.secrets import load_key, sip_credentials
+from router.storage import migrate
+
+Level = Literal["ok", "warning", "problem"]
+
+_TIMEOUT: Final = 8.0  # seconds a check
+_SKEW: Final = 60.0  # seconds; LiveKit's tokens and Telnyx's signatures allow a few minutes
+_MARKS: Final = {
+    "ok": "[green]ok[/green]",
+    "warning": "[yellow]! [/yellow]",
+    "problem": "[red]no[/red]",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    what: str
+    level: Level
+    words: str
+
+
+def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Check settings, data folder, clock, database, Kafka, LiveKit and the public URL."""
+    with reported():
+        settings = settings_of(config)
+        findings = run(examine(settings))
+        if json:
+            print_json(findings)
+        else:
+            for finding in findings:
+                console.print(f"{_MARKS[finding.level]} {finding.what:14} {finding.words}")
+        bad = sum(finding.level == "problem" for finding in findings)
+        if bad:
+            raise fail(f"{bad} to mend" if bad > 1 else "one to mend", NO)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """All checks at once, in their order."""
+    checks: list[tuple[str, Callable[[Settings], Awaitable[Finding]]]] = [
+        ("settings", _settings),
+        ("data folder", _data_folder),
+        ("clock", _clock),
+        ("database", _database),
+        ("Kafka", _kafka),
+        ("LiveKit", _livekit),
+        ("public URL", _public_url),
+    ]
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(_bounded(what, one, settings)) for what, one in checks]
+    return [task.result() for task in running]
+
+
+async def _bounded(
+    what: str, one: Callable[[Settings], Awaitable[Finding]], settings: Settings
+) -> Finding:
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            return await one(settings)
+    except TimeoutError:
+        return Finding(what, "problem", f"no answer within {_TIMEOUT:g} s")
+    except SwitchboardError as error:
+        return Finding(what, "problem", str(error))
+
+
+async def _settings(settings: Settings) -> Finding:
+    try:
+        check(settings)
+    except ConfigProblem as problem:
+        return Finding("settings", "problem", str(problem).replace("\n", "; "))
+    return Finding("settings", "ok", f"roles {', '.join(settings.roles)}")
+
+
+async def _data_folder(settings: Settings) -> Finding:
+    folder = settings.data_dir
+    load_key(settings.secret_key.get_secret_value(), folder)
+    free = shutil.disk_usage(folder).free
+    if free < settings.journal.min_free_bytes:
+        return Finding("data folder", "problem", f"{folder}: disk full, events are refused")
+    return Finding("data folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free")
+
+
+async def _clock(settings: Settings) -> Finding:
+    """Against the Date header of LiveKit, whose tokens are what a wrong clock breaks first."""
+    if not settings.livekit.url:
+        return Finding("clock", "warning", "nothing to compare with: livekit.url is not set")
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(_http(settings.livekit.url)) as answer:
+                theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        except (aiohttp.ClientError, KeyError, ValueError):
+            return Finding("clock", "warning", "LiveKit did not say what time it is")
+    skew = time.time() - theirs
+    level: Level = "ok" if abs(skew) < _SKEW else "problem"
+    return Finding("clock", level, f"{skew:+.0f} s against LiveKit")
+
+
+async def _database(settings: Settings) -> Finding:
+    await migrate.check(settings)
+    kind = urlsplit(settings.database_url).scheme.partition("+")[0]
+    return Finding("database", "ok", f"{kind}, schema up to date")
+
+
+async def _kafka(settings: Settings) -> Finding:
+    if not settings.has_kafka:
+        return Finding("Kafka", "ok", "not used: the journal alone (kafka.bootstrap_servers)")
+    return Finding("Kafka", "ok", await probe_kafka(settings))
+
+
+async def _livekit(settings: Settings) -> Finding:
+    if not settings.livekit.url:
+        return Finding("LiveKit", "problem", "livekit.url is not set")
+    key = load_key(settings.secret_key.get_secret_value(), settings.data_dir)
+    try:
+        async with open_livekit(settings.livekit) as client:
+            wrong = await setup.inspect(client, sip_credentials(key))
+    except EffectError as error:
+        return Finding("LiveKit", "problem", str(error))
+    if wrong:
+        return Finding("LiveKit", "warning", "; ".join(wrong))
+    return Finding("LiveKit", "ok", f"{settings.livekit.url}, SIP trunk and rule in place")
+
+
+async def _public_url(settings: Settings) -> Finding:
+    if not settings.public_url:
+        return Finding("public URL", "problem", "public_url is not set")
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"{settings.public_url}/healthz") as answer:
+                if answer.status == 200 and await answer.text() == "ok":
+                    return Finding("public URL", "ok", f"{settings.public_url} leads here")
+                words = (
+                    f"{settings.public_url}/healthz answered {answer.status}, not by Switchboard"
+                )
+        except aiohttp.ClientError as error:
+            words = f"{settings.public_url} can't be reached: {type(error).__name__}"
+    return Finding("public URL", "warning", f"{words} (from here; is it running?)")
+
+
+def _http(url: str) -> str:
+    return url.replace("ws", "http", 1) if url.startswith("ws") else url

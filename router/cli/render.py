@@ -1,0 +1,97 @@
+"""How events, calls and decisions look on a terminal."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from router.events.call import CallRecord
+from router.events.model import Event
+from router.events.types import EventType
+
+console: Final = Console(highlight=False, soft_wrap=True)
+problems: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def clock_time(micros: int | None) -> str:
+    """`14:03:07.120` UTC, `-` for None."""
+    if micros is None:
+        return "-"
+    return datetime.fromtimestamp(micros / 1_000_000, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def date_time(micros: int | None) -> str:
+    """`2026-03-01 14:03:07` UTC, `-` for None."""
+    if micros is None:
+        return "-"
+    return datetime.fromtimestamp(micros / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def describe(event: Event) -> str:
+    """What an event says beyond its type, in a few words."""
+    data = event.data
+    decision = data.decision
+    words: list[str] = []
+    match event.type:
+        case EventType.CALL_INITIATED:
+            words.append(f"{data.from_number or 'unknown'} → {data.to_number}")
+        case EventType.AGENT_DISPATCHED | EventType.AGENT_JOINED | EventType.AGENT_READY:
+            words.append(data.agent)
+        case EventType.CALL_ENDED | EventType.LEG_ENDED if data.disposition:
+            words.append(data.disposition)
+        case _:
+            pass
+    if decision is not None:
+        words.append(f"{decision.action}: {decision.reason} (table {decision.table_version})")
+    elif data.reason:
+        words.append(data.reason)
+    if data.duration is not None:
+        words.append(f"{data.duration:g} s")
+    if data.sip_status:
+        words.append(f"SIP {data.sip_status}")
+    return ", ".join(word for word in words if word)
+
+
+def timeline(events: Iterable[Event]) -> Table:
+    """A call's events with the milliseconds since its first one."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("time (UTC)", "left"), ("ms", "right"), ("event", "left"), ("", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    first: int | None = None
+    for event in events:
+        first = event.time if first is None else first
+        since = f"+{(event.time - first) / 1000:.1f}"
+        table.add_row(clock_time(event.time), since, event.type.value, describe(event))
+    return table
+
+
+def call_table(calls: Sequence[CallRecord]) -> Table:
+    """A line a call."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("began (UTC)", "from", "to", "agent", "state", "ended as", "seconds", "call"):
+        table.add_column(name)
+    for call in calls:
+        table.add_row(
+            date_time(call.initiated_at),
+            call.from_number,
+            call.to_number,
+            call.agent or "-",
+            call.state,
+            call.disposition or "-",
+            f"{call.duration:.1f}" if call.duration is not None else "-",
+            call.call_id,
+        )
+    return table
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Table:
+    """Name and value, a line each; empty values are left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in pairs:
+        if value not in (None, ""):
+            table.add_row(name, str(value))
+    return table

@@ -1,0 +1,111 @@
+"""`switchboard up`: run this node; with --sandbox, with stand-ins for Twilio and LiveKit."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config import Settings, check, load
+from router.cli import box, marker
+from router.cli.context import ConfigOption, fail, reported, run
+from router.cli.render import console
+from router.errors import ConfigError, LogFailed
+from router.observability import log
+from router.runtime import Node
+from router.runtime import run as run_node
+
+_DISK_FAILED = 4
+
+
+def up(
+    config: ConfigOption = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="With stand-ins on loopback; no account needed.")
+    ] = False,
+    roles: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
+) -> None:
+    """Run Switchboard: take webhooks, dispatch agents, record calls."""
+    with reported():
+        overrides: dict[str, object] = {
+            **({"roles": roles.split(",")} if roles else {}),
+            **({"http": {"port": port}} if port is not None else {}),
+        }
+        settings = load(config, overrides)
+        log.configure(settings.log)
+        if not sandbox:
+            check(settings)
+        try:
+            run(_up(settings, overrides, config, sandbox=sandbox))
+        except* LogFailed as failed:
+            raise fail(f"{failed.exceptions[0]}", _DISK_FAILED) from None
+        except* OSError as errors:
+            raise fail(_listening(errors.exceptions[0], settings), 2) from None
+        except* ConfigError as errors:
+            raise errors.exceptions[0] from None
+
+
+async def _up(
+    settings: Settings, overrides: dict[str, object], config: Path | None, *, sandbox: bool
+) -> None:
+    stop = asyncio.Event()
+    _on_signals(stop)
+    async with AsyncExitStack() as stack:
+        banner: Callable[[Node], list[str]] = _banner
+        if sandbox:
+            started = await stack.enter_async_context(box.open_box(settings, overrides, config))
+            settings, banner = started.settings, started.banner
+            stack.enter_context(marker.written(started.home, started.marker))
+
+        async def on_started(node: Node) -> None:
+            for line in banner(node):
+                console.print(line)
+
+        await run_node(settings, stop=stop, started=on_started)
+    console.print("Stopped.")
+
+
+def _banner(node: Node) -> list[str]:
+    settings = node.settings
+    kafka = ", ".join(settings.kafka.bootstrap_servers) or "none: the journal alone"
+    where = f"http://{settings.http.host}:{node.http_port}"
+    return [
+        f"[bold]Switchboard[/bold] is up: {', '.join(settings.roles)} on {where}",
+        f"  Twilio's voice webhook   {settings.public_url}/webhooks/twilio/voice",
+        f"  Twilio's fallback        {settings.public_url}/webhooks/twilio/fallback",
+        f"  LiveKit's webhooks       {settings.public_url}/webhooks/livekit",
+        f"  data {settings.data_dir} · Kafka {kafka} · health {where}/readyz",
+        "Ctrl-C stops it. Is everything in place?  switchboard doctor",
+    ]
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():  # the second time: now
+            sys.stderr.flush()
+            os._exit(130)
+        console.print("Stopping: finishing what is under way (once more: at once) …")
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+
+def _listening(error: BaseException, settings: Settings) -> str:
+    if isinstance(error, OSError) and error.errno == 98:
+        return (
+            f"port {settings.http.port} is taken by another program: stop it, or choose another "
+            f"with --port"
+        )
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,158 @@
+"""Settings: three sources, every key explained, mistakes named with their mend."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from config import ConfigProblem, Settings, check, load
+from router.errors import ConfigError
+from router.secrets import load_key, sip_credentials
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("SWITCHBOARD_"):
+            monkeypatch.delenv(name)
+
+
+def complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "PUBLIC_URL": "https://calls.example.com/",
+        "LIVEKIT__URL": "wss://x.livekit.cloud",
+        "LIVEKIT__API_KEY": "key",
+        "LIVEKIT__API_SECRET": "secret",
+        "LIVEKIT__SIP_HOST": "x.sip.livekit.cloud",
+        "PROVIDERS__TWILIO__ACCOUNT_SID": "AC" + "0" * 32,
+        "PROVIDERS__TWILIO__AUTH_TOKENS": '["new", "old"]',
+    }.items():
+        monkeypatch.setenv(f"SWITCHBOARD_{name}", value)
+
+
+def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("[http]\nport = 9000\nhost = '0.0.0.0'\n")
+    monkeypatch.setenv("SWITCHBOARD_HTTP__PORT", "9001")
+    settings = load(file)
+    assert (settings.http.port, settings.http.host, settings.http.max_in_flight) == (
+        9001,
+        "0.0.0.0",
+        1024,
+    )
+    monkeypatch.setenv("SWITCHBOARD_CONFIG", str(file))
+    assert load().http.host == "0.0.0.0"
+    assert load(overrides={"http": {"port": 1}}).http.port == 1
+
+
+def test_a_complete_set_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    complete(monkeypatch)
+    settings = load()
+    check(settings)
+    assert settings.public_url == "https://calls.example.com"
+    assert [t.get_secret_value() for t in settings.providers.twilio.auth_tokens] == ["new", "old"]
+    assert "new" not in repr(settings)
+
+
+def test_lists_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHBOARD_KAFKA__BOOTSTRAP_SERVERS", "a:9092, b:9092")
+    monkeypatch.setenv("SWITCHBOARD_ROLES", '["ingress"]')
+    settings = load()
+    assert settings.kafka.bootstrap_servers == ("a:9092", "b:9092")
+    assert settings.roles == ("ingress",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LIVEKIT__API_KEYS", "x", "livekit.api_keys: there is no such setting"),
+        ("LIVEKITT__URL", "x", "SWITCHBOARD_LIVEKITT__URL: there is no such setting"),
+        ("HTTP__PORT", "eighty", "http.port"),
+        ("PUBLIC_URL", "calls.example.com", "public_url: must be an absolute URL"),
+        ("ROLES", "ingress,cook", "roles"),
+        ("LIVEKIT__WEBHOOK_KEYS", "not json", "JSON"),
+    ],
+)
+def test_mistakes_are_named(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SWITCHBOARD_{name}", value)
+    with pytest.raises(ConfigProblem, match=words.replace(".", r"\.")):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"PUBLIC_URL": ""}, "public_url: is missing"),
+        ({"PUBLIC_URL": "http://calls.example.com"}, "public_url: must be https"),
+        ({"PROVIDERS__TWILIO__AUTH_TOKENS": "[]"}, "auth_tokens: is missing"),
+        ({"LIVEKIT__SIP_HOST": "sip:x"}, "without sip:"),
+        ({"ROLES": "ingress"}, "set kafka"),
+        ({"ROLES": "ingress,dispatch", "KAFKA__BOOTSTRAP_SERVERS": "a:1"}, "PostgreSQL"),
+        ({"DATABASE__URL": "postgresql+psycopg://h/db"}, "secret_key: must be set"),
+        ({"DATABASE__URL": "mysql://h/db"}, "database.url"),
+        ({"DURABILITY": "replicated"}, "durability"),
+        ({"DISPATCH__DEADLINE": "10"}, "dispatch.deadline"),
+    ],
+)
+def test_what_would_lose_calls_is_refused(
+    changes: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete(monkeypatch)
+    for name, value in changes.items():
+        monkeypatch.setenv(f"SWITCHBOARD_{name}", value)
+    with pytest.raises(ConfigProblem, match=words.replace(".", r"\.")):
+        check(load())
+
+
+def test_defaults_and_model_have_the_same_keys_and_every_one_is_explained() -> None:
+    text = (files("config") / "defaults.toml").read_text()
+    assert _keys(tomllib.loads(text)) == _fields(Settings)
+    lines = text.splitlines()
+    blocks = "\n".join(lines).split("\n\n")
+    for block in blocks:
+        keys = [line for line in block.splitlines() if line and line[0] not in "#["]
+        assert not keys or "#" in block, f"nothing is said about {keys}"
+
+
+def _keys(table: dict[str, object], prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in table.items():
+        is_table = isinstance(value, dict) and value
+        found |= _keys(value, f"{prefix}{name}.") if is_table else {prefix + name}  # type: ignore[arg-type]
+    return found
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= _fields(inner, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def test_the_secret_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    key = load_key("", folder)
+    assert load_key("", folder) == key
+    assert (folder / "secret.key").stat().st_mode & 0o777 == 0o600
+    assert sip_credentials(key) == sip_credentials(key)
+    assert sip_credentials(key).password not in repr(sip_credentials(key))
+    assert load_key(key.hex(), tmp_path / "other") == key
+
+
+@pytest.mark.parametrize("text", ["short", "zz" * 32, "ab" * 31])
+def test_a_secret_key_that_is_none_is_refused_without_repeating_it(
+    text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="32 bytes") as caught:
+        load_key(text, tmp_path)
+    assert text not in str(caught.value)

@@ -1,0 +1,136 @@
+"""What Twilio's forms become, and what their strict schema refuses."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import BadPayload
+from router.events.ids import call_id
+from router.events.model import Event
+from router.events.types import EventType
+from tests.support.twilio_requests import ACCOUNT, NOW, form, request
+from tests.unit.test_twilio_signature import source
+
+SID = form()["CallSid"]
+CALL = call_id("twilio", ACCOUNT, SID)
+
+
+def parsed(kind: str, query: str = "", **fields: str) -> Event:
+    twilio = source()
+    return twilio.parse(twilio.verify(request(kind, form(**fields), query=query)))[0]
+
+
+def test_an_incoming_call() -> None:
+    event = parsed("voice")
+    assert (event.type, event.key, event.source) == (EventType.CALL_INITIATED, CALL, "twilio")
+    assert event.time == NOW
+    data = event.data
+    assert (data.from_number, data.to_number) == ("+12125550123", "+14155550100")
+    assert (data.provider_call_id, data.account, data.direction) == (SID, ACCOUNT, "inbound")
+
+
+def test_secrets_are_not_kept() -> None:
+    assert b"a-secret-call-token" not in msgspec.json.encode(parsed("voice"))
+    assert parsed("voice").data.raw["CallerCity"] == ""
+
+
+def test_the_same_request_gives_the_same_event() -> None:
+    assert parsed("voice") == parsed("voice")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("ringing", EventType.CALL_RINGING),
+        ("in-progress", EventType.CALL_ANSWERED),
+        ("completed", EventType.CALL_ENDED),
+        ("no-answer", EventType.CALL_ENDED),
+        ("queued", EventType.PROVIDER_UNKNOWN),
+        ("something-new", EventType.PROVIDER_UNKNOWN),
+    ],
+)
+def test_status_callbacks(status: str, expected: EventType) -> None:
+    event = parsed("status", CallStatus=status, SequenceNumber="1")
+    assert (event.type, event.key) == (expected, CALL)
+
+
+def test_a_childs_callback_belongs_to_its_parents_call() -> None:
+    child = "CA" + "bb" * 16
+    event = parsed("status", CallSid=child, ParentCallSid=SID, CallStatus="completed")
+    assert (event.type, event.key) == (EventType.LEG_ENDED, CALL)
+    assert (event.data.leg_id, event.data.provider_call_id) == (child, SID)
+    assert event.data.stage == ""
+
+
+def test_a_late_callback_tells_when_it_happened() -> None:
+    late = parsed("status", CallStatus="completed", Timestamp="Thu, 28 May 2026 20:00:00 +0000")
+    assert late.time == 1_779_998_400_000_000
+    bad = parsed("status", CallStatus="completed", Timestamp="yesterday")
+    assert bad.time == NOW
+
+
+def test_the_end_of_a_dial() -> None:
+    event = parsed(
+        "dial",
+        "?stage=agent",
+        DialCallStatus="failed",
+        DialCallSid="CA" + "cc" * 16,
+        DialSipResponseCode="486",
+    )
+    assert (event.type, event.data.stage) == (EventType.LEG_ENDED, "agent")
+    assert (event.data.disposition, event.data.sip_status) == ("failed", 486)
+
+
+@pytest.mark.parametrize("query", ["", "?stage=", "?stage=agentx", "?stag=agent"])
+def test_a_dial_of_no_known_stage(query: str) -> None:
+    with pytest.raises(BadPayload, match="stage"):
+        parsed("dial", query, DialCallStatus="completed")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("CallSid", ""),
+        ("CallSid", "CA" + "0F" * 16),
+        ("CallSid", "CA" + "0f" * 15),
+        ("CallSid", "CA" + "0f" * 16 + "\n"),
+        ("AccountSid", "AC" + "b2" * 16),
+        ("AccountSid", "x"),
+        ("ParentCallSid", "CAx"),
+        ("From", "+1212555012345678"),
+        ("From", "<script>"),
+        ("To", "+1415555 0100"),
+        ("To", "sip:a b@c"),
+        ("To", "\x00"),
+    ],
+)
+def test_malformed_fields_are_named_without_their_value(field: str, value: str) -> None:
+    with pytest.raises(BadPayload, match=field) as caught:
+        parsed("voice", **{field: value})
+    assert not value or value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "caller", ["anonymous", "Restricted", "", "sip:bob@example.com", "12345", "client:bob"]
+)
+def test_callers_that_are_not_numbers_are_callers(caller: str) -> None:
+    assert parsed("voice", From=caller).data.from_number == caller
+
+
+@given(
+    st.sampled_from(["voice", "status", "dial", "fallback"]),
+    st.dictionaries(st.sampled_from(sorted(form())), st.text(max_size=40)),
+)
+def test_no_signed_form_is_more_than_a_bad_payload(kind: str, fields: dict[str, str]) -> None:
+    twilio = source()
+    try:
+        signed = request(kind, form(**fields), query="?stage=agent")
+    except UnicodeEncodeError:
+        return
+    verified = twilio.verify(signed)
+    try:
+        event = twilio.parse(verified)[0]
+    except BadPayload:
+        return
+    twilio.reply(kind, event)

@@ -1,0 +1,151 @@
+"""The TwiML: right, safe, and the same bytes for the same event."""
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from router.events.ids import call_id
+from router.events.model import Decision, Event
+from router.providers.twilio.reply import Answers, SipTarget
+from router.routing.decide import decide
+from router.routing.table import Route, RouteTable, Target
+from tests.support.twilio_requests import ACCOUNT, PUBLIC_URL, form, request
+from tests.unit.test_twilio_signature import source
+
+
+def table(fallback: str = "+14155550199", agent: str = "anna") -> RouteTable:
+    routes = RouteTable()
+    routes.put(
+        Route(
+            number="+14155550100",
+            provider="twilio",
+            rev=7,
+            targets=(Target(agent=agent, livekit_agent_name=agent),) if agent else (),
+            fallback=fallback,
+        )
+    )
+    return routes
+
+
+def answer(
+    kind: str, routes: RouteTable, query: str = "", **fields: str
+) -> tuple[Event, ET.Element]:
+    twilio = source()
+    event = decide(
+        twilio.parse(twilio.verify(request(kind, form(**fields), query=query)))[0], routes
+    )
+    reply = twilio.reply(kind, event)
+    assert (reply.status, reply.content_type) == (200, "text/xml")
+    return event, ET.fromstring(reply.body)
+
+
+def test_a_mapped_number_is_dialled_into_the_calls_room() -> None:
+    event, twiml = answer("voice", table())
+    dial, sip = twiml[0], twiml[0][0]
+    assert dial.attrib == {
+        "answerOnBridge": "true",
+        "timeout": "20",
+        "method": "POST",
+        "action": f"{PUBLIC_URL}/webhooks/twilio/dial?stage=agent",
+    }
+    assert sip.text == f"sip:{event.call_id}@sip.example.com;transport=tcp"
+    assert (sip.get("username"), sip.get("password")) == ("user", "pass")
+    assert event.call_id == call_id("twilio", ACCOUNT, form()["CallSid"])
+    assert event.data.decision == Decision(
+        action="dispatch",
+        reason="number is mapped to agent anna",
+        table_version=7,
+        agent="anna",
+        livekit_agent_name="anna",
+        fallback="+14155550199",
+    )
+
+
+def test_an_unknown_number_hears_an_apology() -> None:
+    event, twiml = answer("voice", RouteTable())
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+    assert event.data.decision is not None
+    assert event.data.decision.reason == "number is not mapped"
+
+
+def test_a_number_whose_agent_is_paused_goes_to_its_fallback() -> None:
+    _, twiml = answer("voice", table(agent=""))
+    assert twiml[0][0].tag == "Number"
+    assert twiml[0][0].text == "+14155550199"
+
+
+def test_a_paused_agent_without_fallback_is_an_apology() -> None:
+    _, twiml = answer("voice", table(agent="", fallback=""))
+    assert twiml[0].tag == "Say"
+
+
+@pytest.mark.parametrize("status", ["completed", "answered"])
+def test_after_a_call_that_was_answered_the_dial_hangs_up(status: str) -> None:
+    event, twiml = answer("dial", table(), "?stage=agent", DialCallStatus=status)
+    assert [child.tag for child in twiml] == ["Hangup"]
+    assert (event.type, event.data.disposition) == ("call.ended", "answered")
+
+
+@pytest.mark.parametrize("status", ["no-answer", "failed", "busy", "canceled", "newly-invented"])
+def test_an_unanswered_dial_goes_to_the_fallback(status: str) -> None:
+    event, twiml = answer("dial", table(), "?stage=agent", DialCallStatus=status)
+    assert twiml[0].get("action") == f"{PUBLIC_URL}/webhooks/twilio/dial?stage=fallback"
+    assert twiml[0][0].text == "+14155550199"
+    assert event.type == "call.forwarded"
+
+
+@pytest.mark.parametrize(
+    ("routes", "query"), [(table(fallback=""), "?stage=agent"), (table(), "?stage=fallback")]
+)
+def test_nothing_after_the_last_one_but_an_apology(routes: RouteTable, query: str) -> None:
+    event, twiml = answer("dial", routes, query, DialCallStatus="no-answer")
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+    assert (event.type, event.data.disposition) == ("call.ended", "no_answer")
+
+
+def test_a_fallback_that_talked_ends_as_forwarded() -> None:
+    event, twiml = answer("dial", table(), "?stage=fallback", DialCallStatus="completed")
+    assert [child.tag for child in twiml] == ["Hangup"]
+    assert event.data.disposition == "forwarded"
+
+
+@pytest.mark.parametrize(("routes", "tag"), [(table(), "Dial"), (RouteTable(), "Say")])
+def test_the_degraded_answer_promises_no_agent(routes: RouteTable, tag: str) -> None:
+    _, twiml = answer("fallback", routes, ErrorCode="11205")
+    assert twiml[0].tag == tag
+    assert twiml.find(".//Sip") is None
+
+
+def test_status_callbacks_get_no_content() -> None:
+    twilio = source()
+    event = twilio.parse(twilio.verify(request("status", form(CallStatus="completed"))))[0]
+    assert twilio.reply("status", event) == (204, b"", "text/plain")
+
+
+def test_credentials_and_texts_can_not_break_the_document() -> None:
+    answers = Answers(
+        public_url=PUBLIC_URL,
+        target=SipTarget("h", "tls", 'u"&<', "p'>&"),
+        dial_timeout=20,
+        apology="<Hangup/> & co",
+        language="en-US",
+    )
+    sip = ET.fromstring(answers.to_agent("a-call"))[0][0]
+    assert (sip.get("username"), sip.get("password")) == ('u"&<', "p'>&")
+    assert ET.fromstring(answers.apology)[0].text == "<Hangup/> & co"
+
+
+def test_only_numbers_are_dialled() -> None:
+    with pytest.raises(ValueError, match=r"E\.164"):
+        source()._answers.to_number("+1</Number><Dial>")
+
+
+def test_a_sip_uri_that_twilio_would_refuse_stops_the_start() -> None:
+    with pytest.raises(ValueError, match="sip_host"):
+        Answers(
+            public_url=PUBLIC_URL,
+            target=SipTarget("h" * 250, "tcp", "u", "p"),
+            dial_timeout=20,
+            apology="",
+            language="en-US",
+        )
