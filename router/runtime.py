@@ -19,7 +19,7 @@ from router.clock import Clock, SystemClock
 from router.errors import LogFailed
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
-from router.ingress.app import build_app, serve
+from router.ingress.app import build_app, listening
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
 from router.numbers import publish
@@ -158,41 +158,37 @@ class _Roles:
         drain = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             endless = [tasks.create_task(self._watch_log())]
-            runner = await self._listen(tasks, endless)
+            if self._node.routes is not None:
+                endless.append(tasks.create_task(self._node.routes.run()))
             consumers = self._start_workers(tasks, endless, drain)
-            if started is not None:
-                await started(self._node)
-            await self._stop.wait()
-            self._node.stopping = True
-            await runner.cleanup()
+            async with listening(self._app(), self._node.settings.http) as port:
+                self._node.http_port = port
+                if started is not None:
+                    await started(self._node)
+                await self._stop.wait()
+                self._node.stopping = True
             drain.set()
             if consumers is not None:
                 await consumers
             for task in endless:
                 task.cancel()
 
-    async def _listen(
-        self, tasks: asyncio.TaskGroup, endless: list[asyncio.Task[None]]
-    ) -> web.AppRunner:
+    def _app(self) -> web.Application:
         node, settings = self._node, self._node.settings
         webhooks = None
         if node.routes is not None:
-            endless.append(tasks.create_task(node.routes.run()))
             webhooks = Webhooks(
                 events=node.log,
                 routes=node.routes.table,
                 clock=self._clock,
                 body_timeout=settings.http.body_timeout,
             )
-        app = build_app(
+        return build_app(
             settings.http,
             webhooks=webhooks,
             sources=sources(settings, self._credentials) if webhooks else (),
             health=node.health,
         )
-        runner = await serve(app, settings.http)
-        node.http_port = runner.addresses[0][1]
-        return runner
 
     def _start_workers(
         self,

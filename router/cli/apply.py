@@ -14,6 +14,7 @@ from router.cli.render import console
 from router.numbers.file import read_mapping
 from router.routing.spec import AgentChange, MappingResult, MappingSpec, RouteChange
 from router.routing.table import Route
+from router.storage import mapping
 from router.storage.engine import open_database
 from router.storage.mapping import apply_mapping
 from router.storage.migrate import prepare
@@ -33,16 +34,14 @@ def apply(
     with reported():
         settings = settings_of(config)
         wanted = read_mapping(file)
-        result, holds = run(_apply(settings, wanted, prune=prune))
+        result, held = run(_apply(settings, wanted, prune=prune))
         if json:
-            return print_json(
-                {"version": result.version, "changes": result.changes, "holds": holds}
-            )
+            return print_json({"version": result.version, "changes": result.changes, "holds": held})
         for change in result.changes:
             console.print(_line(change))
         if not result.changes:
             console.print("Nothing to change: everything is as the file says.")
-        console.print(_closing(result, holds, settings))
+        console.print(_closing(result, held, settings))
         return None
 
 
@@ -53,11 +52,12 @@ async def _apply(
     await prepare(settings)
     async with open_database(settings) as database:
         result = await apply_mapping(database, wanted, prune=prune)
-    return result, await _holds(settings, result.version)
+        fingerprint = await mapping.fingerprint(database)
+    return result, await holds(settings, fingerprint)
 
 
-async def _holds(settings: Settings, version: int) -> bool | None:
-    """Whether the instance at http.host:port decides by `version`; None when none runs there."""
+async def holds(settings: Settings, fingerprint: int) -> bool | None:
+    """Whether the instance at http.host:port has these very routes; None when none runs there."""
     url = f"http://{settings.http.host}:{settings.http.port}/readyz"
     give_up = time.monotonic() + _PATIENCE
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
@@ -67,15 +67,15 @@ async def _holds(settings: Settings, version: int) -> bool | None:
                     facts = await answer.json()
             except (aiohttp.ClientError, TimeoutError, ValueError):
                 return None
-            if facts.get("routes", {}).get("version", 0) >= version:
+            if facts.get("routes", {}).get("fingerprint") == f"{fingerprint:016x}":
                 return True
             await asyncio.sleep(0.05)
     return False
 
 
-def _closing(result: MappingResult, holds: bool | None, settings: Settings) -> str:
+def _closing(result: MappingResult, held: bool | None, settings: Settings) -> str:
     where = f"{settings.http.host}:{settings.http.port}"
-    match holds:
+    match held:
         case True:
             return f"Holds now: the instance on {where} decides by version {result.version}."
         case False:

@@ -19,10 +19,10 @@ from router.cli.render import console, describe
 from router.cli.tail import read
 from router.errors import LogUnavailable
 from router.eventlog.base import Follower
-from router.eventlog.open import open_tail
+from router.eventlog.tail import open_tail
 from router.events.ids import call_id
 from router.events.model import Event
-from router.events.types import EventType
+from router.events.types import CALLS_TOPIC, EventType
 
 _SETTLE: Final = 200_000  # µs that a line waits for earlier ones: they come on several ways
 _LINGER: Final = 1.5  # seconds after the carrier is done: the room's end comes last
@@ -72,7 +72,7 @@ class _Timeline:
 
     async def show(self) -> bool:
         """Print until the call is over; whether an agent was heard."""
-        async with open_tail(self._settings, back=0) as follower:
+        async with open_tail(self._settings, (CALLS_TOPIC,)) as follower:
             reading = asyncio.create_task(self._read(follower))
             printing = asyncio.create_task(self._print_settled())
             try:

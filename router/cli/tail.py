@@ -11,10 +11,10 @@ from router.cli.context import ConfigOption, JsonOption, reported, run, settings
 from router.cli.render import clock_time, console, describe
 from router.errors import BadPayload, LogUnavailable
 from router.eventlog.base import Record
-from router.eventlog.open import open_tail
+from router.eventlog.tail import open_tail
 from router.events import codec
 from router.events.model import Event
-from router.events.types import ROUTES_TOPIC
+from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC
 
 
 def tail(
@@ -32,7 +32,7 @@ def tail(
 
 
 async def _tail(settings: Settings, call: str, back: int, *, json: bool) -> None:
-    async with open_tail(settings, back=back) as follower:
+    async with open_tail(settings, (CALLS_TOPIC, NUMBERS_TOPIC), last=back) as follower:
         while True:
             try:
                 records = await follower.fetch(limit=200, wait=0.5)
@@ -47,9 +47,7 @@ async def _tail(settings: Settings, call: str, back: int, *, json: bool) -> None
 
 
 def read(record: Record) -> Event | None:
-    """The event of a record; None for those that carry none (routes)."""
-    if record.position.topic == ROUTES_TOPIC:
-        return None
+    """The event of a record; None for one that can't be read."""
     try:
         return codec.decode(record.key, record.headers, record.value)
     except BadPayload:

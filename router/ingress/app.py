@@ -6,7 +6,8 @@ load shed before a body is read, no request compression, no tracebacks for what 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -46,8 +47,13 @@ def build_app(
     return app
 
 
-async def serve(app: web.Application, settings: HttpSettings) -> web.AppRunner:
-    """Start listening. The caller cleans the runner up; `runner.addresses` has the real port."""
+@asynccontextmanager
+async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterator[int]:
+    """Listen inside the block; yields the port. At its end requests in flight may finish.
+
+    Raises:
+        OSError: the port is taken.
+    """
     logging.getLogger("aiohttp.server").addFilter(_no_traceback)
     runner = web.AppRunner(
         app,
@@ -64,15 +70,13 @@ async def serve(app: web.Application, settings: HttpSettings) -> web.AppRunner:
         handler_cancellation=False,
     )
     await runner.setup()
-    site = CappedSite(
-        runner, settings.host, settings.port, max_connections=settings.max_connections
-    )
     try:
-        await site.start()
-    except OSError:
+        await CappedSite(
+            runner, settings.host, settings.port, max_connections=settings.max_connections
+        ).start()
+        yield int(runner.addresses[0][1])
+    finally:
         await runner.cleanup()
-        raise
-    return runner
 
 
 def _guard(settings: HttpSettings) -> Any:

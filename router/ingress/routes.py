@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from router.clock import Clock
-from router.observability import log
 from router.errors import LogUnavailable
 from router.eventlog.base import EventLog, Follower, Record
 from router.events.types import ROUTES_TOPIC
+from router.observability import log
 from router.observability.metrics import ROUTES, ROUTES_VERSION
 from router.routing.table import Route, RouteTable
 
@@ -63,6 +63,7 @@ class RouteFollower:
         return {
             "numbers": len(self.table),
             "version": self.table.version,
+            "fingerprint": f"{self.table.fingerprint:016x}",
             "current": self.caught_up_at is not None,
             "age_seconds": None if age is None else round(age, 1),
         }

@@ -19,7 +19,6 @@ from time import perf_counter
 from aiohttp import web
 
 from router.clock import Clock
-from router.observability import log
 from router.errors import (
     BadPayload,
     BadSignature,
@@ -31,6 +30,7 @@ from router.eventlog.base import EventLog
 from router.events import codec
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC
+from router.observability import log
 from router.observability.metrics import DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Reply, WebhookRequest, WebhookSource
 from router.routing.decide import decide

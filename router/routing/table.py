@@ -4,7 +4,8 @@ A change is applied between two requests (one thread, one assignment), and only 
 newer than what the table holds: the log may deliver twice or late (`router.eventlog.base`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
 from sys import intern
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ class RouteTable:
         self._removed: dict[str, int] = {}  # number → rev of its tombstone, against late upserts
         self._shared: dict[bytes, tuple[Target, ...]] = {}  # many numbers, few agents
         self.version = 0
+        self.fingerprint = 0  # of all routes: equal to the database's when nothing is missing
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -60,7 +62,9 @@ class RouteTable:
         if route.rev <= self.rev(route.number):
             return False
         self._removed.pop(route.number, None)
+        self._forget(route.number)
         self._routes[route.number] = self._slim(route)
+        self.fingerprint ^= mark(route.number, route.rev)
         self.version = max(self.version, route.rev)
         return True
 
@@ -75,11 +79,30 @@ class RouteTable:
         """Forget a number; False when the table already knows a newer change."""
         if rev <= self.rev(number):
             return False
-        self._routes.pop(number, None)
+        self._forget(number)
         self._removed[number] = rev
         self.version = max(self.version, rev)
         return True
 
+    def _forget(self, number: str) -> None:
+        before = self._routes.pop(number, None)
+        if before is not None:
+            self.fingerprint ^= mark(number, before.rev)
+
     def removed(self) -> Mapping[str, int]:
         """Numbers that were removed, with the rev of the removal."""
         return self._removed
+
+
+def mark(number: str, rev: int) -> int:
+    """What one route adds (XOR) to the fingerprint: 63 bits that name neither number nor rev."""
+    digest = blake2b(f"{number}\x1f{rev}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def fingerprint(revs: Iterable[tuple[str, int]]) -> int:
+    """The fingerprint of a table that holds just these numbers at these revs."""
+    whole = 0
+    for number, rev in revs:
+        whole ^= mark(number, rev)
+    return whole

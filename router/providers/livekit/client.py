@@ -82,11 +82,13 @@ class LiveKitClient:
 
     async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
         """Withdraw a dispatch and the agents that it brought; unknown is fine."""
-        await _gone_is_fine(lambda: self._sdk.agent_dispatch.delete_dispatch(dispatch_id, room))
+        await self._unless_gone(
+            room, lambda: self._sdk.agent_dispatch.delete_dispatch(dispatch_id, room)
+        )
 
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         """The room's named dispatches; none when there is no such room."""
-        found = await _gone_is_fine(lambda: self._sdk.agent_dispatch.list_dispatch(room))
+        found = await self._unless_gone(room, lambda: self._sdk.agent_dispatch.list_dispatch(room))
         return [Dispatch(d.id, d.agent_name) for d in found or () if d.agent_name]
 
     async def participants(self, room: str) -> Sequence[Participant]:
@@ -99,6 +101,17 @@ class LiveKitClient:
         """Close the room and put everybody out; unknown is fine."""
         request = api.DeleteRoomRequest(room=room)
         await _gone_is_fine(lambda: self._sdk.room.delete_room(request))
+
+    async def _unless_gone(self, room: str, request: Callable[[], Awaitable[T]]) -> T | None:
+        # About a room that is gone the server says "unavailable", as it does when it is in trouble
+        # (seen on 1.13.5: nobody answers for the room). Whether the room exists tells them apart.
+        try:
+            return await _gone_is_fine(request)
+        except Ambiguous:
+            names = api.ListRoomsRequest(names=[room])
+            if (await call(lambda: self._sdk.room.list_rooms(names))).rooms:
+                raise
+            return None
 
 
 def participant(info: models.ParticipantInfo) -> Participant:

@@ -1,0 +1,100 @@
+"""Agent workers: who takes a job, how long it takes to be heard, and what may go wrong.
+
+A job goes to the worker registered under the dispatch's agent name. Nobody there: nothing happens,
+now or later, and nobody is told (the open-source server neither queues nor retries). An agent that
+joined stays until its dispatch or the room is deleted, whoever else leaves.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from livekit.protocol.agent_dispatch import AgentDispatch
+from livekit.protocol.models import ParticipantInfo
+
+from router.clock import Clock
+from router.sandbox.livekit import ids
+from router.sandbox.livekit.rooms import LiveRoom, Rooms
+from router.sandbox.tasks import Tasks
+
+_HISTORY: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How the agents of one worker behave; delays in seconds."""
+
+    join_delay: float = 0.0
+    publish_delay: float = 0.0
+    never_joins: bool = False
+    never_publishes: bool = False
+    drop_first: int = 0  # dispatches that get lost on their way to the worker, silently
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What an agent was given."""
+
+    id: str
+    dispatch_id: str
+    agent_name: str
+    room: str
+    metadata: str
+    received_at: float  # monotonic seconds
+
+
+@dataclass(slots=True)
+class _Worker:
+    behaviour: Behaviour
+    to_drop: int
+
+
+class Workers:
+    """The registered workers and the jobs they got."""
+
+    def __init__(self, rooms: Rooms, clock: Clock, tasks: Tasks) -> None:
+        self.jobs: deque[Job] = deque(maxlen=_HISTORY)
+        self._rooms, self._clock, self._tasks = rooms, clock, tasks
+        self._workers: dict[str, _Worker] = {}
+
+    def register(self, agent_name: str, behaviour: Behaviour) -> None:
+        """From now on jobs for `agent_name` go here; one registered before is replaced."""
+        self._workers[agent_name] = _Worker(behaviour, behaviour.drop_first)
+
+    def unregister(self, agent_name: str) -> None:
+        """The worker is gone; its agents stay in their rooms."""
+        self._workers.pop(agent_name, None)
+
+    def launch(self, room: LiveRoom, dispatch: AgentDispatch) -> None:
+        """Hand the dispatch to its worker, if there is one."""
+        worker = self._workers.get(dispatch.agent_name)
+        if worker is None:
+            return
+        if worker.to_drop > 0:
+            worker.to_drop -= 1
+            return
+        job = Job(
+            id=ids.new_id(ids.JOB),
+            dispatch_id=dispatch.id,
+            agent_name=dispatch.agent_name,
+            room=room.name,
+            metadata=dispatch.metadata,
+            received_at=self._clock.monotonic(),
+        )
+        self.jobs.append(job)
+        self._tasks.spawn(self._work(room, job, worker.behaviour))
+
+    async def _work(self, room: LiveRoom, job: Job, behaviour: Behaviour) -> None:
+        await self._clock.sleep(behaviour.join_delay)
+        if behaviour.never_joins or room.is_closed or job.dispatch_id not in room.dispatches:
+            return
+        agent = ParticipantInfo(
+            identity=f"agent-{job.id}",
+            kind=ParticipantInfo.Kind.AGENT,
+            attributes={"lk.agent_name": job.agent_name},
+        )
+        self._rooms.join(room, agent)
+        room.agents[agent.identity] = job.dispatch_id
+        await self._clock.sleep(behaviour.publish_delay)
+        if not behaviour.never_publishes and room.has(agent.identity, agent.sid):
+            self._rooms.publish_audio(room, agent)

@@ -1,0 +1,123 @@
+"""The control API: another process places a call and follows it (`switchboard call`).
+
+- `POST /calls` `{to, from, hold_seconds?}` → `{call_sid}`
+- `GET /calls/{sid}/transcript?after=N&wait=S` → `{steps, next, done, status}`, waiting up to S
+  seconds for a step behind the first N
+- `POST /calls/{sid}/hangup` → `{status}`
+
+Every request carries the bearer token.
+"""
+
+import asyncio
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Final, Protocol
+
+import msgspec
+from aiohttp import web
+
+from router.sandbox.tasks import SandboxFull
+from router.sandbox.twilio.call import Call
+
+_MAX_WAIT: Final = 30.0
+_MAX_HOLD: Final = 3600.0
+_E164: Final = r"^\+[1-9][0-9]{6,14}$"
+_PASSWORD: Final = re.compile(r'password="[^"]*"')
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class PlaceCall(Protocol):
+    """Starts a call."""
+
+    def __call__(self, to: str, from_: str, *, hold_seconds: float | None) -> Call:
+        """Returns at once. Raises SandboxFull."""
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /calls`."""
+
+    to: Annotated[str, msgspec.Meta(pattern=_E164)]
+    from_: Annotated[str, msgspec.Meta(pattern=_E164)] = msgspec.field(name="from")
+    hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=_MAX_HOLD)] | None = None
+
+
+class Control:
+    """The handlers; they know calls only by what they are given."""
+
+    def __init__(self, token: str, place: PlaceCall, find: Callable[[str], Call | None]) -> None:
+        self._token, self._place, self._find = token.encode(), place, find
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes, each behind the token."""
+        return [
+            web.post("/calls", self._guarded(self._create)),
+            web.get("/calls/{sid}/transcript", self._guarded(self._transcript)),
+            web.post("/calls/{sid}/hangup", self._guarded(self._hangup)),
+        ]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.Response:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            if scheme != "Bearer" or not hmac.compare_digest(token.encode(), self._token):
+                return _error(401, "the sandbox's control token is missing or wrong")
+            return await handler(request)
+
+        return guarded
+
+    async def _create(self, request: web.Request) -> web.Response:
+        try:
+            order = msgspec.json.decode(await request.read(), type=_Order)
+            call = self._place(order.to, order.from_, hold_seconds=order.hold_seconds)
+        except msgspec.DecodeError as error:  # names the field, not its value
+            return _error(400, str(error))
+        except SandboxFull as error:
+            return _error(503, str(error))
+        return web.json_response({"call_sid": call.sid}, status=201)
+
+    async def _transcript(self, request: web.Request) -> web.Response:
+        call = self._find(request.match_info["sid"])
+        if call is None:
+            return _error(404, "no such call")
+        try:
+            after = int(request.query.get("after", "0"))
+            wait = min(float(request.query.get("wait", "0")), _MAX_WAIT)
+        except ValueError:
+            return _error(400, "after and wait are numbers")
+        try:
+            async with asyncio.timeout(wait):
+                await call.changed.until(lambda: len(call.steps) > after or call.is_ended)
+        except TimeoutError:
+            pass  # nothing new is an answer as well
+        steps = [
+            {"at": round(step.at - call.started_at, 6), "what": step.what, **_shown(step.detail)}
+            for step in call.steps[after:]
+        ]
+        return web.json_response(
+            {
+                "steps": steps,
+                "next": after + len(steps),
+                "done": call.is_ended,
+                "status": call.status,
+            }
+        )
+
+    async def _hangup(self, request: web.Request) -> web.Response:
+        call = self._find(request.match_info["sid"])
+        if call is None:
+            return _error(404, "no such call")
+        call.hangup()
+        return web.json_response({"status": call.status})
+
+
+def _shown(detail: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
+    """The details without the SIP password that a document holds."""
+    return {
+        key: _PASSWORD.sub('password="***"', value) if isinstance(value, str) else value
+        for key, value in detail.items()
+    }
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
