@@ -12,7 +12,7 @@ SwitchboardError
 │   ├── LogFailed         an fsync failed: the process must end, it is never retried    → 503
 │   └── PartitionLost     a commit for a partition that now belongs to another member
 ├── StorageError          the database
-│   └── StorageUnavailable  nothing was written; may be tried again
+│   └── StorageUnavailable  can't be reached; may be tried again
 └── EffectError           something done to the world outside
     ├── Transient         did not happen, may be tried again
     ├── Ambiguous         may or may not have happened: ask, never blindly repeat
@@ -73,7 +73,11 @@ class StorageError(SwitchboardError):
 
 
 class StorageUnavailable(StorageError):
-    """The database can't be reached; nothing was written and a retry may work."""
+    """The database can't be reached; a retry may work.
+
+    Nothing was written, unless the connection broke during the commit itself: then nobody knows,
+    and what is repeated must be safe to repeat.
+    """
 
 
 class EffectError(SwitchboardError):

@@ -89,7 +89,8 @@ async def run(
         clock: the machine's unless given.
 
     Raises:
-        ConfigError: the data folder, the key or the schema can't be used.
+        ConfigError: the data folder or the key can't be used.
+        StorageError: the schema is not this program's, or the database can't be reached.
         LogFailed: the journal's disk failed; start anew once it is mended.
         ExceptionGroup: a role died.
     """

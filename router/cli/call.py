@@ -145,4 +145,6 @@ def _steps(event: Event, appended_at: int) -> list[Step]:
             ),
             Step(appended_at, "appended", "the event is on disk"),
         ]
+    if event.type is EventType.PROVIDER_UNKNOWN:
+        return []  # kept on the log, but nothing that the call depends on
     return [Step(event.time, event.type.value, describe(event))]

@@ -24,7 +24,7 @@ from router.cli.context import (
 )
 from router.cli.render import console
 from router.errors import EffectError, SwitchboardError
-from router.eventlog.topics import probe_kafka
+from router.eventlog.kafka_probe import probe_kafka
 from router.providers.livekit import setup
 from router.providers.livekit.client import open_livekit
 from router.secrets import load_key, sip_credentials
@@ -134,7 +134,7 @@ async def _database(settings: Settings) -> Finding:
 async def _kafka(settings: Settings) -> Finding:
     if not settings.has_kafka:
         return Finding("Kafka", "ok", "not used: the journal alone (kafka.bootstrap_servers)")
-    return Finding("Kafka", "ok", await probe_kafka(settings))
+    return Finding("Kafka", "ok", await probe_kafka(settings.kafka))
 
 
 async def _livekit(settings: Settings) -> Finding:

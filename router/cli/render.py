@@ -1,5 +1,6 @@
 """How events, calls and decisions look on a terminal."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -11,7 +12,9 @@ from router.events.call import CallRecord
 from router.events.model import Event
 from router.events.types import EventType
 
-console: Final = Console(highlight=False, soft_wrap=True)
+_WIDTH: Final = None if sys.stdout.isatty() else 160  # of a pipe: rows are not cut
+
+console: Final = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 problems: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -71,7 +74,7 @@ def call_table(calls: Sequence[CallRecord]) -> Table:
     """A line a call."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("began (UTC)", "from", "to", "agent", "state", "ended as", "seconds", "call"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for call in calls:
         table.add_row(
             date_time(call.initiated_at),
@@ -81,7 +84,7 @@ def call_table(calls: Sequence[CallRecord]) -> Table:
             call.state,
             call.disposition or "-",
             f"{call.duration:.1f}" if call.duration is not None else "-",
-            call.call_id,
+            call.call_id[:13],
         )
     return table
 

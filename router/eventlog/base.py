@@ -3,21 +3,36 @@
 Promised
 - **Durable on return.** `append` returns when the record survives a crash of this process and of
   the machine (journal: fsync; replicated: also acknowledged by Kafka, or the deadline passed).
-- **Idempotent by id.** A record whose `ce_id` the log already holds is not written again; the
-  answer carries the first one, so that a repeated webhook gets the answer the first one got.
+- **Idempotent by id.** A record whose topic and `ce_id` the journal already holds is not written
+  again; the answer carries the first one, so that a repeated webhook gets the answer the first one
+  got. The memory is that of one journal: its retention, and not the journals of other processes.
 - **Order per key.** Records of one key are read in the order in which `append` was called for them.
 - **At least once per group.** A record is handed out until a position at or past it is committed.
 - **Members of a group share no partition.** Groups are independent of each other.
+- **A follower misses nothing.** It gets every record after the given positions, belongs to no
+  group, and says when it has handed out everything that was in the log when it was opened. Where
+  the log is shorter than a given position it is another log, and is read from its beginning.
 
-Not promised: order across keys, exactly once (consumers fence their effects).
+Not promised: order across keys, exactly once (consumers fence their effects), one place per record
+(a replicated record has a position in the journal and another in Kafka).
 
-The conformance suite (tests/contract/eventlog.py) has one test for each line.
+The conformance suite (tests/contract/test_eventlog.py) has one test for each line.
 """
 
+import time
+from asyncio import Event
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+Clock = Callable[[], int]
+"""µs since the epoch, UTC."""
+
+
+def now_micros() -> int:
+    """The clock of this machine."""
+    return time.time_ns() // 1000
 
 
 class Position(NamedTuple):
@@ -40,10 +55,17 @@ class Record:
 
 
 class Appended(NamedTuple):
-    """Where a record is; `existing` is the record that was there first, for a repeated id."""
+    """Where the journal has a record; `existing` is the one that was there first, for a repeat."""
 
     position: Position
     existing: Record | None
+
+
+class Lag(NamedTuple):
+    """What the relay has not moved into Kafka yet."""
+
+    events: int
+    age: float  # seconds since the oldest of them was appended, 0.0 for none
 
 
 OnRevoke = Callable[[Sequence[tuple[str, int]]], Awaitable[None]]
@@ -72,20 +94,82 @@ class Reader(Protocol):
         """
 
 
+class Follower(Protocol):
+    """Reads everything from given positions on, for itself alone."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that was in the log at the time of opening has been handed out."""
+
+    async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
+        """Up to `limit` (≥ 1) records, waiting at most `wait` seconds for the first.
+
+        Raises:
+            LogUnavailable: the log can't be read now; call again.
+        """
+
+
 class EventLog(Protocol):
     """Append and read."""
 
     async def append(
         self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str]
     ) -> Appended:
-        """Add a record; `headers["ce_id"]` is its identity.
+        """Add a record; `headers["ce_id"]` is its identity within the topic.
 
         Raises:
             LogUnavailable: nothing was written, the sender may try again.
             LogFailed: the disk failed; this process must end.
+            ValueError: the record can't be stored, now or ever (no `ce_id`, not UTF-8).
         """
 
     def reader(
         self, topics: Sequence[str], *, group: str, on_revoke: OnRevoke | None = None
     ) -> AbstractAsyncContextManager[Reader]:
-        """Join `group`. A group that never committed starts at the log's beginning."""
+        """Join `group`. A group that never committed starts at the log's beginning.
+
+        All members of a group read the same topics.
+        """
+
+    def follow(
+        self, topics: Sequence[str], *, after: Mapping[tuple[str, int], int]
+    ) -> AbstractAsyncContextManager[Follower]:
+        """Read without a group, after the given offset of each (topic, partition).
+
+        What `after` does not name is read from the beginning.
+        """
+
+
+class RelayState(Protocol):
+    """How far the copy into Kafka has come."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether Kafka takes events fast enough that an answer may wait for it."""
+
+    @property
+    def lag(self) -> Lag:
+        """What waits for Kafka."""
+
+    @property
+    def acked_seq(self) -> int:
+        """Everything up to this offset of the journal is in Kafka."""
+
+
+class OpenLog(EventLog, Protocol):
+    """What `router.eventlog.open.open_log` gives: the log, and what a runtime has to watch."""
+
+    @property
+    def failed(self) -> Event:
+        """Set when the disk failed: the process must end, with an exit code that restarts it."""
+
+    @property
+    def relay(self) -> RelayState | None:
+        """None where the log is the journal alone."""
+
+    def takeover(self, topics: Sequence[str]) -> AbstractAsyncContextManager[Reader] | None:
+        """Records of this process that Kafka has not taken for `kafka.takeover_after` seconds.
+
+        For the one consumer that must not wait for Kafka. Its `commit` does nothing: the same
+        records come once more through Kafka. None where the log is the journal alone.
+        """

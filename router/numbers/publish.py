@@ -8,17 +8,16 @@ change is on the log exactly when it is in the database, soon after. One process
 import asyncio
 from typing import Final
 
-import msgspec
-
 from router.clock import Clock
 from router.errors import LogUnavailable, StorageUnavailable
 from router.eventlog.base import EventLog
-from router.events.ids import event_id
 from router.events.types import ROUTES_TOPIC
 from router.observability import log
+from router.routing.table import Route
 from router.storage import mapping, outbox
 from router.storage.engine import Database
 from router.storage.leader import leader
+from router.storage.records import route_record
 
 logger = log.get(__name__)
 
@@ -70,12 +69,12 @@ async def republish(database: Database, events: EventLog, clock: Clock) -> int:
     sent = 0
     async for route in mapping.all_routes(database):
         if published.pop(route.number, 0) < route.rev:
-            await _send(events, clock, route.number, route.rev, msgspec.json.encode(route))
+            await _send(events, clock, route.number, route, route.rev)
             sent += 1
     version = await mapping.version(database)
     for number, rev in published.items():
         if rev > 0:  # on the topic, but not in the database any more
-            await _send(events, clock, number, max(version, rev + 1), None)
+            await _send(events, clock, number, None, max(version, rev + 1))
             sent += 1
     if sent:
         logger.warning("publish.republished", routes=sent)
@@ -93,11 +92,8 @@ async def _published(events: EventLog) -> dict[str, int]:
     return revs
 
 
-async def _send(events: EventLog, clock: Clock, number: str, rev: int, value: bytes | None) -> None:
-    # Its own id: the journal may still hold the first copy, and would take this one for a repeat.
-    headers = {
-        "ce_id": event_id("route", number, str(rev), "again", str(clock.now())),
-        "content-type": "application/json",
-        "rev": str(rev),
-    }
+async def _send(events: EventLog, clock: Clock, number: str, route: Route | None, rev: int) -> None:
+    # By its time it has its own id: the journal may still hold the first copy, and would take this
+    # one for a repeat.
+    headers, value = route_record(number, route, rev=rev, time=clock.now())
     await events.append(ROUTES_TOPIC, number, value, headers)

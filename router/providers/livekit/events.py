@@ -73,7 +73,9 @@ def from_webhook(message: webhook.WebhookEvent, received_at: int) -> Event:
         source=PROVIDER,
         time=time,
         key=room or message.id,
-        data=EventData(call_id=room if is_call(room) else "", raw=raw),
+        data=EventData(
+            call_id=room if is_call(room) else "", reason=f"LiveKit {message.event}", raw=raw
+        ),
     )
 
 

@@ -1,0 +1,25 @@
+"""Keeps a record of every call (CDR): `plan` folds its events (pure), `handler` stores it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from consumers.calls.handler import Recorder
+from consumers.consumer import Consumer, ConsumerSpec
+from router.events.types import CALLS_TOPIC
+from router.resources import Resources
+
+
+@asynccontextmanager
+async def _open(resources: Resources) -> AsyncIterator[Consumer]:
+    yield Recorder(resources.database)
+
+
+CONSUMER: Final = ConsumerSpec(
+    name="calls",
+    role="calls",
+    topics=(CALLS_TOPIC,),
+    takeover=False,  # a record may be late
+    retry_for=3600.0,  # the database's outages are waited out: records can't be made up for
+    open=_open,
+)

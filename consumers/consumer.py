@@ -1,0 +1,70 @@
+"""What a consumer is: a handler of events that answers with a value, and its own background work.
+
+A handler is called again for an event that it has seen (at least once, `router.eventlog.base`), so
+its effects must be fenced. Its answer says what happens to the event next:
+
+| answer    | then                                                                                |
+|-----------|-------------------------------------------------------------------------------------|
+| `Done`    | the event may be committed                                                          |
+| `RetryIn` | handled again after the pause, later events of its key wait; too long: dead topic   |
+| `GiveUp`  | to the dead topic, with the reason                                                  |
+
+`Transient`, `Ambiguous`, `StorageUnavailable` and `LogUnavailable` may be raised instead of
+answering `RetryIn`, the runner then picks the pause (`consumers.attempts`); `Permanent` gives up.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from config.settings import Role
+from router.events.model import Event
+from router.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Handled, or nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryIn:
+    """Not now. `reason` is a constant text, without facts of the call."""
+
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It will never work. `reason` is a constant text, without facts of the call."""
+
+    reason: str
+
+
+Outcome = Done | RetryIn | GiveUp
+
+
+class Consumer(Protocol):
+    """Acts on the events of its topics."""
+
+    async def handle(self, event: Event) -> Outcome:
+        """Act on one event. Events of one key come one after the other, others meanwhile."""
+
+    async def run(self) -> None:
+        """The consumer's own background work, if any; started once, ended by cancelling it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """What a consumer's folder exports as `CONSUMER`. `name` is also its group in the log."""
+
+    name: str
+    role: Role
+    topics: Sequence[str]
+    takeover: (
+        bool  # whether it also acts on events that Kafka did not take (`kafka.takeover_after`)
+    )
+    retry_for: float  # seconds that one event is tried for, then it goes to the dead topic
+    open: Callable[[Resources], AbstractAsyncContextManager[Consumer]]

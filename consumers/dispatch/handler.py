@@ -1,0 +1,119 @@
+"""Events of calls → agents in rooms.
+
+A `call.initiated` only claims its call here; bringing the agent takes seconds, outlives rebalances,
+and is `Watch`'s. Once the claim is written the event has done its work: should this process die,
+the claim is what another one goes on from.
+"""
+
+from typing import Final
+
+import msgspec
+from typing_extensions import override
+
+from consumers.consumer import Consumer, Done, Outcome, RetryIn
+from consumers.dispatch.connect import Means
+from consumers.dispatch.plan import Reaction, presence, reaction
+from consumers.dispatch.watch import Watch
+from router.events.model import Event
+from router.storage.claims import Claim
+
+_SETTLING: Final = 1.0  # seconds
+
+
+class Dispatcher(Consumer):
+    """The dispatch consumer."""
+
+    def __init__(self, means: Means, watch: Watch) -> None:
+        self._means = means
+        self._watch = watch
+
+    @override
+    async def run(self) -> None:
+        await self._watch.run()
+
+    @override
+    async def handle(self, event: Event) -> Outcome:
+        """See `consumers.dispatch.plan.Reaction`. Raises EffectError, StorageUnavailable."""
+        match reaction(event):
+            case Reaction.START:
+                await self._start(event)
+            case Reaction.HEAR:
+                self._watch.hear(event.call_id)
+            case Reaction.CHECK_LATE:
+                await self._check_late(event.call_id)
+            case Reaction.WITHDRAW:
+                return await self._withdraw(event.call_id)
+            case Reaction.CLOSE:
+                await self._watch.close(event.call_id)
+            case Reaction.CHECK_EMPTY | Reaction.SWEEP as then:
+                await self._if_empty(event.call_id, then)
+            case Reaction.NONE:
+                pass
+        return Done()
+
+    async def _start(self, event: Event) -> None:
+        await self._watch.reserve()
+        claim = None
+        try:
+            claim, fresh = await self._claim(event)
+        finally:
+            if claim is None:
+                self._watch.free()
+        if claim is not None:
+            self._watch.begin(claim, fresh=fresh)
+
+    async def _claim(self, event: Event) -> tuple[Claim | None, bool]:
+        """The claim, if the call is ours to serve, and whether nobody tried before."""
+        decision = event.data.decision
+        if decision is None:
+            return None, False
+        kept = msgspec.structs.replace(event.data, raw={}, timing={})
+        claim = await self._means.claims.claim(
+            event.call_id,
+            owner=self._watch.owner,
+            lease=self._means.settings.lease,
+            agent=decision.agent,
+            livekit_agent_name=decision.livekit_agent_name,
+            initiated=msgspec.json.encode(msgspec.structs.replace(event, data=kept)),
+        )
+        if claim is not None:
+            return claim, claim.fence == 1
+        # Ours after all when the database broke after it had written what we asked for.
+        held = await self._means.claims.get(event.call_id)
+        if held is None or held.final or held.owner != self._watch.owner:
+            return None, False
+        return (None if self._watch.waits(event.call_id) else held), False
+
+    async def _check_late(self, call_id: str) -> None:
+        """An agent that came for a call that is settled leaves again, the one it has stays.
+
+        The last guard against a dispatch that LiveKit carried out long after it gave no answer.
+        """
+        claim = await self._means.claims.get(call_id)
+        if claim is None or not claim.final:
+            return
+        effects = self._means.effects
+        if claim.state == "over":
+            await effects.rooms.delete_room(call_id)
+        elif claim.state != "ready":
+            await effects.withdraw(claim)
+        elif (await effects.look(claim)).doubled:
+            await effects.tidy(claim)
+
+    async def _withdraw(self, call_id: str) -> Outcome:
+        claim = await self._means.claims.get(call_id)
+        if claim is not None and not claim.final:
+            return RetryIn(_SETTLING, "the call was not settled in time")  # it is about to be
+        if claim is not None and claim.state == "missing":
+            await self._means.effects.withdraw(claim)
+        return Done()
+
+    async def _if_empty(self, call_id: str, then: Reaction) -> None:
+        """Close the room unless a SIP leg is in it: agents dial out too, for transfers."""
+        found = await self._means.effects.rooms.participants(call_id)
+        if presence(found, "").callers:
+            return
+        if then is Reaction.SWEEP:
+            await self._means.effects.rooms.delete_room(call_id)
+        else:
+            await self._watch.close(call_id)

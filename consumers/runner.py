@@ -1,0 +1,244 @@
+"""Runs a consumer: fetch → chain per key → handle → commit.
+
+The story of a record
+1. The poll loop fetches it and hangs it onto the chain of its key; it never waits for a handler. A
+   chain is worked off in order by one task, many chains at once, `Limits.in_flight` records in all.
+   When that many are in hand the loop fetches nothing but still calls the reader, because a member
+   that stays silent loses its partitions.
+2. `Attempts` brings the record to its end: done, or in the dead topic. Only then does it count.
+3. Every second, or after a hundred completions, what is done without a gap is committed
+   (`Progress`). A crash therefore repeats records, it never skips one.
+
+The story of a partition
+- It begins with its first record. It *closes* when it is revoked or the runner stops: nothing new
+  is started, pauses between attempts end, handlers under way get `Limits.drain` seconds; then what
+  is done is committed and the partition is forgotten.
+- A handler that outlasts that finishes for nothing: it reports to bookkeeping that nobody commits
+  from any more, and the partition's next owner handles the record again.
+- It also begins anew when the reader hands out an offset that was started already: the reader
+  was rebuilt, or the topic made anew, and counts on nothing that we remember.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from random import Random, SystemRandom
+from typing import Final
+
+from config.settings import Settings
+from consumers.attempts import Attempts
+from consumers.backoff import backoff, jitter
+from consumers.consumer import Consumer, ConsumerSpec
+from consumers.progress import Progress
+from router.clock import Clock
+from router.errors import LogUnavailable, PartitionLost
+from router.eventlog.base import EventLog, OnRevoke, Position, Reader, Record
+from router.observability import log as logs
+
+log = logs.get("consumers")
+
+OpenReader = Callable[[OnRevoke], AbstractAsyncContextManager[Reader]]
+
+_COMMIT_EVERY: Final = 1.0  # seconds
+_COMMIT_AFTER: Final = 100  # completions
+_WAIT: Final = 0.5  # seconds that one fetch may wait: what stopping and committing may be late by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Times in seconds."""
+
+    in_flight: int  # records taken and not at their end, over all keys
+    time_limit: float  # one call of the handler
+    drain: float  # handlers under way, when their partition is revoked
+    grace: float  # handlers under way, when the process stops
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Draining may take half of the time that Kafka gives a member before it is put out."""
+        return cls(
+            in_flight=settings.dispatch.concurrency,
+            time_limit=settings.kafka.rebalance_timeout / 2,
+            drain=settings.kafka.rebalance_timeout / 2,
+            grace=settings.http.shutdown_grace,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Partition:
+    """A partition while it is ours; a later ownership is another object."""
+
+    topic: str
+    number: int
+    progress: Progress = field(default_factory=Progress)
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    running: int = 0  # records whose handling has begun
+    committed: int | None = None
+
+
+_Chain = deque[tuple[_Partition, Record]]
+
+
+class Runner:
+    """One member of a consumer's group."""
+
+    def __init__(
+        self,
+        spec: ConsumerSpec,
+        consumer: Consumer,
+        open_reader: OpenReader,
+        event_log: EventLog,
+        clock: Clock,
+        limits: Limits,
+        random: Random | None = None,
+    ) -> None:
+        self._group = spec.name
+        self._open = open_reader
+        self._clock = clock
+        self._limits = limits
+        self._random = random or SystemRandom()
+        self._attempts = Attempts(
+            spec.name,
+            consumer,
+            event_log,
+            clock,
+            time_limit=limits.time_limit,
+            retry_for=spec.retry_for,
+            random=self._random,
+        )
+        self._reader: Reader | None = None
+        self._partitions: dict[tuple[str, int], _Partition] = {}
+        self._chains: dict[tuple[str, int, str], _Chain] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._completed = 0  # since the last commit
+        self._committed_at = clock.monotonic()
+        self._failed_fetches = 0
+        self._moved = asyncio.Event()  # a record came to its end
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read and handle until `stop` is set, then drain and commit; cancelling skips that.
+
+        Raises:
+            ExceptionGroup: of `LogFailed`; the process must end.
+        """
+        async with asyncio.TaskGroup() as tasks, self._open(self.revoke) as reader:
+            self._reader = reader
+            try:
+                while not stop.is_set():
+                    for record in await self._fetch(reader):
+                        self._take(record, tasks)
+                    if self._commit_is_due():
+                        await self._commit(list(self._partitions.values()))
+                await self._release(list(self._partitions.values()), self._limits.grace)
+                for worker in self._workers:
+                    worker.cancel()
+            finally:
+                self._partitions.clear()  # cancelled: leaving the group must not drain first
+
+    async def revoke(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """The reader's `on_revoke`: bring what is under way to its end, commit, forget."""
+        found = [self._partitions.get(pair) for pair in partitions]
+        await self._release([part for part in found if part is not None], self._limits.drain)
+
+    async def _fetch(self, reader: Reader) -> Sequence[Record]:
+        if not self._room():
+            await self._until(lambda: self._room() > 0, _WAIT)
+        room = self._room()
+        try:
+            records = await reader.fetch(limit=room, wait=_WAIT if room else 0.0)
+        except LogUnavailable as error:
+            self._failed_fetches += 1
+            log.warning("fetch.failed", group=self._group, error=str(error))
+            await self._clock.sleep(jitter(backoff(self._failed_fetches), self._random))
+            return ()
+        self._failed_fetches = 0
+        return records
+
+    def _room(self) -> int:
+        return max(0, self._limits.in_flight - self._in_flight)
+
+    def _take(self, record: Record, tasks: asyncio.TaskGroup) -> None:
+        topic, number, offset = record.position
+        partition = self._partitions.get((topic, number))
+        if partition is not None and partition.progress.started(offset):
+            self._forget(partition)
+            partition = None
+        if partition is None:
+            partition = self._partitions[topic, number] = _Partition(topic, number)
+        if partition.closing.is_set():
+            return  # on its way to another member, who will read this record
+        partition.progress.start(offset)
+        self._in_flight += 1
+        key = (topic, number, record.key)
+        if key in self._chains:
+            self._chains[key].append((partition, record))
+            return
+        self._chains[key] = deque([(partition, record)])
+        worker = tasks.create_task(self._work_off(key))
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _work_off(self, key: tuple[str, int, str]) -> None:
+        chain = self._chains[key]
+        try:
+            while chain:
+                await self._finish(*chain.popleft())
+        finally:
+            del self._chains[key]
+
+    async def _finish(self, partition: _Partition, record: Record) -> None:
+        partition.running += 1
+        try:
+            if await self._attempts.finish(record, partition.closing):
+                partition.progress.done(record.position.offset)
+                self._completed += 1
+        finally:
+            partition.running -= 1
+            self._in_flight -= 1
+            self._moved.set()
+
+    async def _release(self, partitions: Sequence[_Partition], seconds: float) -> None:
+        for partition in partitions:
+            partition.closing.set()
+        if not await self._until(lambda: not any(part.running for part in partitions), seconds):
+            log.warning("drain.late", group=self._group, seconds=seconds)
+        await self._commit(partitions)
+        for partition in partitions:
+            self._forget(partition)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._moved.clear()
+                    await self._moved.wait()
+        return condition()
+
+    def _commit_is_due(self) -> bool:
+        waited = self._clock.monotonic() - self._committed_at
+        return self._completed >= _COMMIT_AFTER or waited >= _COMMIT_EVERY
+
+    async def _commit(self, partitions: Iterable[_Partition]) -> None:
+        self._completed = 0
+        self._committed_at = self._clock.monotonic()
+        for partition in partitions:
+            offset = partition.progress.committable()
+            if self._reader is None or offset is None or offset == partition.committed:
+                continue
+            try:
+                await self._reader.commit(Position(partition.topic, partition.number, offset))
+                partition.committed = offset
+            except PartitionLost:
+                log.info("partition.lost", group=self._group, partition=partition.number)
+                self._forget(partition)
+            except LogUnavailable as error:
+                log.warning("commit.failed", group=self._group, error=str(error))
+
+    def _forget(self, partition: _Partition) -> None:
+        partition.closing.set()
+        key = (partition.topic, partition.number)
+        if self._partitions.get(key) is partition:
+            del self._partitions[key]

@@ -1,0 +1,103 @@
+"""Looking at the log from another process: `switchboard tail`.
+
+Over Kafka where there is one, else over the journals in the data folder, which are read while their
+owners write them (read-only connections, 20 times a second).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from config.settings import Settings
+from router.errors import LogFailed, LogUnavailable
+from router.eventlog.base import Follower, Record
+from router.eventlog.journal import to_record
+from router.eventlog.journal_db import FILE_NAME, JournalReader
+from router.eventlog.kafka_follower import KafkaFollower
+from router.eventlog.slots import slot_folders, slot_number
+
+_POLL: Final = 0.05  # seconds
+
+
+class JournalTail:
+    """See `base.Follower`. A position's partition is the number of the journal's folder."""
+
+    def __init__(self, data_dir: Path, topics: Sequence[str], last: int) -> None:
+        self._data_dir = data_dir
+        self._topics = tuple(topics)
+        self._last = last
+        self._open: dict[int, tuple[JournalReader, int]] = {}  # and the seq to go on from
+        self._begun = False
+
+    @property
+    def caught_up(self) -> bool:
+        """See `base.Follower`."""
+        return self._begun
+
+    async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
+        """See `base.Follower`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while True:
+            try:
+                records = await asyncio.to_thread(self._read, limit)
+            except LogFailed as error:
+                raise LogUnavailable("a journal can't be read now") from error
+            if records or loop.time() >= deadline:
+                self._begun = self._begun or not records
+                return records
+            await asyncio.sleep(_POLL)
+
+    def _read(self, limit: int) -> list[Record]:
+        self._discover()
+        records: list[Record] = []
+        for number, (reader, after) in self._open.items():
+            rows = reader.read(after, upto=_NO_END, topics=self._topics, limit=limit)
+            if rows:
+                self._open[number] = (reader, rows[-1][0])
+                records += [to_record(row, partition=number) for row in rows]
+            limit -= len(rows)
+            if limit <= 0:
+                break
+        return sorted(records, key=lambda record: record.time)
+
+    def _discover(self) -> None:
+        for folder in slot_folders(self._data_dir):
+            number = slot_number(folder)
+            if number not in self._open and (folder / FILE_NAME).exists():
+                reader = JournalReader(folder)
+                # A journal that appears later is new from its first record on.
+                after = 0 if self._begun else reader.before_last(self._last, self._topics)
+                self._open[number] = (reader, after)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for reader, _ in self._open.values():
+            reader.close()
+
+
+_NO_END: Final = (1 << 63) - 1
+
+
+@asynccontextmanager
+async def open_tail(
+    settings: Settings, topics: Sequence[str], *, last: int = 0
+) -> AsyncIterator[Follower]:
+    """What comes into `topics` from now on, after the `last` records of each journal or partition.
+
+    Opens nothing for writing and takes no lock; the log's processes need not know.
+    """
+    if settings.has_kafka:
+        follower = KafkaFollower(settings.kafka, topics, after={}, last=last)
+        try:
+            yield follower
+        finally:
+            await follower.close()
+    else:
+        tail = JournalTail(settings.data_dir, topics, last)
+        try:
+            yield tail
+        finally:
+            tail.close()

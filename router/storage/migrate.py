@@ -1,0 +1,122 @@
+"""Bring the database's schema to the one of this program, and tell where they differ.
+
+A migration is one transaction on either database. Starts that race wait for each other: in SQLite
+at the gate, in PostgreSQL at an advisory lock; the second finds nothing to do. Old and new
+programs run side by side during a roll-out, so a migration only adds; what it replaces goes a
+release later.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, func, select, text
+
+from config.settings import Settings
+from router.errors import StorageError
+from router.storage.engine import open_database
+
+_LIMIT: Final = 300.0  # seconds
+_LOCK: Final = 0x5377_6974_6368  # "Switch", among PostgreSQL's advisory locks
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationResult:
+    """The schema's revision before and after; None: an empty database."""
+
+    from_rev: str | None
+    to_rev: str | None
+
+
+async def prepare(settings: Settings) -> None:
+    """What every start does: `migrate`, or `check` where `database.migrate_at_start` is off.
+
+    Raises:
+        StorageError, StorageUnavailable: as these do.
+    """
+    await (migrate(settings) if settings.database.migrate_at_start else check(settings))
+
+
+async def migrate(settings: Settings) -> MigrationResult:
+    """Bring the schema up to the one of this program.
+
+    Raises:
+        StorageError: the schema is newer than this program, or a migration failed; nothing changed.
+        StorageUnavailable: the database can't be reached.
+    """
+    return await _run(settings, command.upgrade, "head")
+
+
+async def rollback(settings: Settings, *, to: str) -> MigrationResult:
+    """Take the schema back to revision `to`, before an older program starts; `base` drops it all.
+
+    Raises:
+        StorageError, StorageUnavailable: as `migrate`.
+    """
+    return await _run(settings, command.downgrade, to)
+
+
+async def current(settings: Settings) -> str | None:
+    """The revision of the database's schema; None: an empty database."""
+    async with open_database(settings) as db, db.read() as connection:
+        return await connection.run_sync(_current)
+
+
+async def check(settings: Settings) -> None:
+    """Make sure that the schema is the one of this program.
+
+    Raises:
+        StorageError: it is older or newer; says what to do.
+    """
+    rev = await current(settings)
+    head = _known(rev).get_current_head()
+    if rev != head:
+        raise StorageError(
+            f"the database's schema ({rev or 'none'}) is older than this program ({head}): run "
+            "`switchboard migrate`, or set database.migrate_at_start = true"
+        )
+
+
+async def _run(settings: Settings, step: Callable[[Config, str], None], to: str) -> MigrationResult:
+    async with open_database(settings) as db, db.write(limit=_LIMIT) as connection:
+        if db.dialect == "postgresql":
+            await connection.execute(text("SET LOCAL statement_timeout = '300s'"))
+            await connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        return await connection.run_sync(_step, step, to)
+
+
+def _step(connection: Connection, step: Callable[[Config, str], None], to: str) -> MigrationResult:
+    before = _current(connection)
+    _known(before)
+    config = _config()
+    config.attributes["connection"] = connection
+    step(config, to)
+    return MigrationResult(before, _current(connection))
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _known(rev: str | None) -> ScriptDirectory:
+    """The migrations of this program, which must know `rev`."""
+    scripts = ScriptDirectory.from_config(_config())
+    if rev is not None and rev not in {script.revision for script in scripts.walk_revisions()}:
+        raise StorageError(
+            f"the database's schema ({rev}) is newer than this program "
+            f"({scripts.get_current_head()}): upgrade this program; or, with the newer one, take "
+            "the schema back"
+        )
+    return scripts
+
+
+def _config() -> Config:
+    # A package path, not a file's: the same from a checkout and from an installed wheel.
+    config = Config()
+    config.set_main_option("script_location", "router.storage:migrations")
+    return config

@@ -1,0 +1,88 @@
+"""The outbox: log records that were decided in a transaction and wait to be appended to the log.
+
+They are read by id and deleted when the log has them. Ids are given before a commit, so a reader
+could pass over the row of a slow transaction for ever; here that can't happen, because every
+writer holds the mapping's revision row while it adds (`router.storage.mapping`), so ids commit in
+order. Appending twice does no harm: the log knows each record by its `ce_id`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from router.storage.engine import Database
+from router.storage.leader import leader
+from router.storage.schema import outbox
+
+__all__ = ["Draft", "Entry", "add", "done", "leader", "pending"]
+
+_decoder = msgspec.json.Decoder(dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A log record to be; `value` None is a tombstone."""
+
+    topic: str
+    key: str
+    value: bytes | None
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Draft):
+    """A draft that waits in the outbox."""
+
+    id: int
+    created_at: int  # µs since epoch
+
+
+async def add(connection: AsyncConnection, drafts: Iterable[Draft], *, now: int) -> None:
+    """Put drafts into the outbox, in order; the transaction must hold the revision row."""
+    rows = [
+        {
+            "topic": draft.topic,
+            "key": draft.key,
+            "value": draft.value,
+            "headers": msgspec.json.encode(draft.headers).decode(),
+            "created_at": now,
+        }
+        for draft in drafts
+    ]
+    if rows:
+        await connection.execute(insert(outbox), rows)
+
+
+async def pending(db: Database, limit: int) -> Sequence[Entry]:
+    """The oldest `limit` entries, in the order in which they must reach the log.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    async with db.read() as connection:
+        rows = (await connection.execute(select(outbox).order_by(outbox.c.id).limit(limit))).all()
+    return [
+        Entry(
+            topic=row.topic,
+            key=row.key,
+            value=row.value,
+            headers=_decoder.decode(row.headers),
+            id=row.id,
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
+
+
+async def done(db: Database, ids: Sequence[int]) -> None:
+    """The log has these entries of one `pending`: forget them.
+
+    Raises:
+        StorageUnavailable: they stay, and will be pending again.
+    """
+    if ids:
+        async with db.write() as connection:
+            await connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))

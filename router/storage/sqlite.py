@@ -1,0 +1,127 @@
+"""SQLite as Switchboard uses it: one connection per process, and a gate between processes.
+
+SQLite before 3.51.3 can corrupt a WAL database when two connections write or checkpoint at the
+same moment (https://www.sqlite.org/wal.html, "WAL-reset bug"); most Pythons bundle such a
+version. `switchboard apply` runs beside the instance, so two processes do write. Each therefore
+has one connection, and whoever opens, writes (the automatic checkpoint is part of a commit) or
+closes holds a lock file. Readers write nothing and need no lock.
+"""
+
+import asyncio
+import fcntl
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, cast
+
+from sqlalchemy import AdaptedConnection, Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from router.errors import StorageError, StorageUnavailable
+
+WRITES: Final = "switchboard_writes"
+"""Execution option of a connection that will write."""
+
+_PRAGMAS: Final = (
+    "PRAGMA busy_timeout=5000",  # ms; only a foreign program in the file makes us wait
+    "PRAGMA synchronous=FULL",  # a commit survives a power cut
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA mmap_size=0",
+    "PRAGMA journal_size_limit=67108864",
+    "PRAGMA fullfsync=ON",  # macOS: fsync alone does not reach the disk; no effect elsewhere
+    "PRAGMA checkpoint_fullfsync=ON",
+)
+
+
+class Gate:
+    """The lock file: one writer at a time, in this process and among processes."""
+
+    def __init__(self, path: Path, *, limit: float) -> None:
+        self._path = path
+        self._limit = limit  # seconds to wait
+        self._local = asyncio.Lock()  # the file lock belongs to the descriptor, not to a task
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        """Give the descriptor back, and with it the lock."""
+        os.close(self._descriptor)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Hold the lock.
+
+        Raises:
+            StorageUnavailable: another process kept it for longer than the limit.
+        """
+        try:
+            async with asyncio.timeout(self._limit):
+                await self._local.acquire()
+        except TimeoutError as error:
+            raise StorageUnavailable("the database's write queue is too long") from error
+        try:
+            await self._lock_file()
+            try:
+                yield
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._local.release()
+
+    async def _lock_file(self) -> None:
+        # Asked again and again: a blocking flock in a thread could not be cancelled.
+        deadline = asyncio.get_running_loop().time() + self._limit
+        pause = 0.001
+        while not self._try_lock():
+            if asyncio.get_running_loop().time() > deadline:
+                raise StorageUnavailable(
+                    f"another process has been writing to the database for {self._limit:g} s "
+                    f"(lock file {self._path.name}); stop it or try again"
+                )
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(pause * 2, 0.02)
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the database's folder, readable by its owner only: it holds who called whom."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def install(engine: AsyncEngine) -> None:
+    """Set up each new connection of `engine`, and how its transactions begin."""
+    event.listen(engine.sync_engine, "connect", _on_connect)
+    event.listen(engine.sync_engine, "begin", _on_begin)
+
+
+def _on_connect(connection: DBAPIConnection, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves; the driver's way is BEGIN DEFERRED
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.execute("PRAGMA journal_mode=WAL")
+    row = cursor.fetchone()
+    cursor.close()
+    if row is None or row[0] != "wal":
+        raise StorageError(
+            "SQLite can't use a write-ahead log here; put data_dir on a local disk, or use "
+            "PostgreSQL (database.url)"
+        )
+
+
+def _on_begin(connection: Connection) -> None:
+    writes = bool(connection.get_execution_options().get(WRITES))
+    # A write that slipped into a read transaction would go past the gate: SQLite refuses it.
+    begin = "PRAGMA query_only=OFF; BEGIN IMMEDIATE" if writes else "PRAGMA query_only=ON; BEGIN"
+    # One trip to the driver's thread instead of six: such trips are most of a transaction's time.
+    adapted = cast("AdaptedConnection", connection.connection.dbapi_connection)
+    adapted.run_async(lambda driver: driver.executescript(begin))

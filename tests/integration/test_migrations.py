@@ -1,0 +1,121 @@
+"""Migrations on both databases: up and down, no difference to the tables, one start at a time."""
+
+import asyncio
+import itertools
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+
+from config import Settings, load
+from router.errors import StorageError
+from router.storage.engine import open_database
+from router.storage.migrate import (
+    MigrationResult,
+    check,
+    current,
+    migrate,
+    prepare,
+    rollback,
+)
+from router.storage.schema import metadata
+from tests.support.servers.postgres import Postgres
+
+HEAD = "0001"
+_names = (f"migrations_{n}" for n in itertools.count())
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'data' / 'own.db'}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.create_database(next(_names))
+
+
+@pytest.fixture
+def settings(url: str, tmp_path: Path) -> Settings:
+    return settings_of(url, tmp_path)
+
+
+def settings_of(url: str, folder: Path, *, at_start: bool = True) -> Settings:
+    database = {"url": url, "migrate_at_start": at_start}
+    return load(overrides={"data_dir": str(folder), "database": database})
+
+
+async def tables(settings: Settings) -> set[str]:
+    async with open_database(settings) as db, db.read() as connection:
+        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+
+async def execute(settings: Settings, statement: str) -> None:
+    async with open_database(settings) as db, db.write() as connection:
+        await connection.execute(text(statement))
+
+
+async def test_up_down_and_up_again(settings: Settings) -> None:
+    assert await current(settings) is None
+    assert await migrate(settings) == MigrationResult(None, HEAD)
+    assert await current(settings) == HEAD
+    assert await tables(settings) == {*metadata.tables, "alembic_version"}
+    assert await migrate(settings) == MigrationResult(HEAD, HEAD)
+    assert await rollback(settings, to="base") == MigrationResult(HEAD, None)
+    assert await tables(settings) == {"alembic_version"}
+    assert await migrate(settings) == MigrationResult(None, HEAD)
+
+
+async def test_the_migrated_schema_is_the_metadata(settings: Settings) -> None:
+    def differences(connection: Connection) -> list[object]:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        return list(compare_metadata(context, metadata))
+
+    await migrate(settings)
+    async with open_database(settings) as db, db.read() as connection:
+        assert await connection.run_sync(differences) == []
+    await execute(settings, "DROP INDEX ix_claims_open")  # does the comparison see anything at all?
+    await execute(settings, "ALTER TABLE calls ADD COLUMN extra TEXT")
+    async with open_database(settings) as db, db.read() as connection:
+        found = {str(change[0]) for change in await connection.run_sync(differences)}  # type: ignore[index]
+    assert found == {"add_index", "remove_column"}
+
+
+async def test_two_starts_do_not_race(settings: Settings) -> None:
+    results = await asyncio.gather(*(migrate(settings) for _ in range(4)))
+    assert sorted(results, key=lambda result: result.from_rev or "") == [
+        MigrationResult(None, HEAD),
+        *[MigrationResult(HEAD, HEAD)] * 3,
+    ]
+
+
+async def test_a_start_brings_the_schema_up_to_date(settings: Settings) -> None:
+    await prepare(settings)
+    await check(settings)
+    assert await current(settings) == HEAD
+
+
+async def test_a_start_that_may_not_migrate_says_what_to_do(url: str, tmp_path: Path) -> None:
+    settings = settings_of(url, tmp_path, at_start=False)
+    with pytest.raises(StorageError, match=r"older than this program.*`switchboard migrate`"):
+        await prepare(settings)
+    assert await current(settings) is None
+
+
+async def test_a_newer_schema_is_left_alone(settings: Settings) -> None:
+    await migrate(settings)
+    await execute(settings, "UPDATE alembic_version SET version_num = '9999'")
+    for step in (migrate, check, prepare):
+        with pytest.raises(StorageError, match=r"\(9999\) is newer than this program"):
+            await step(settings)
+    assert await current(settings) == "9999"
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(settings: Settings) -> None:
+    await execute(settings, "CREATE TABLE call_events (mine TEXT)")  # the last table to be made
+    with pytest.raises(StorageError):
+        await migrate(settings)
+    assert await tables(settings) - {"alembic_version"} == {"call_events"}
+    assert await current(settings) is None

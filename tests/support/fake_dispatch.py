@@ -1,0 +1,133 @@
+"""Processes that run the dispatch consumer over one log, one database and one LiveKit, all fake."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+from config.settings import DispatchSettings
+from consumers.consumer import ConsumerSpec
+from consumers.dispatch import CONSUMER
+from consumers.dispatch.connect import Means
+from consumers.dispatch.effect import Complaints, Effects
+from consumers.dispatch.handler import Dispatcher
+from consumers.dispatch.ports import OnMissing, nothing_more
+from consumers.dispatch.watch import Watch
+from consumers.runner import Limits, Runner
+from router.events.model import Event
+from router.events.types import CALLS_TOPIC, EventType
+from router.providers.livekit.events import participant_event
+from router.storage.claims import Claim
+from tests.support.fake_claims import FakeClaims
+from tests.support.fake_log import FakeLog
+from tests.support.fake_rooms import FakeRooms
+from tests.support.fake_time import FakeClock
+
+SETTINGS = DispatchSettings(deadline=4.0, ring_window=60.0, concurrency=32, lease=15.0)
+LIMITS = Limits(in_flight=32, time_limit=15.0, drain=15.0, grace=5.0)
+POLL = 0.5
+
+
+class World:
+    """What the processes share. `settled` collects the claims that became final, in order."""
+
+    def __init__(
+        self, rooms: FakeRooms | None = None, settings: DispatchSettings = SETTINGS
+    ) -> None:
+        self.clock = FakeClock()
+        self.log = FakeLog()
+        self.rooms = rooms or FakeRooms()
+        self.settings = settings
+        self.settled: list[tuple[Claim, int]] = []  # with the count of its agents just then
+        self.claims = FakeClaims(self.clock, latency=0.004, seen=self._seen)
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    def _seen(self, claim: Claim) -> None:
+        if claim.final:
+            self.settled.append((claim, self.rooms.agents(claim.call_id)))
+
+    async def tell(self, *events: Event) -> None:
+        for event in events:
+            await self.log.add(CALLS_TOPIC, event)
+
+    def webhooks(self) -> None:
+        """From now on LiveKit tells of every agent that joins."""
+        self.rooms.on_join = lambda room, agent: self._deliver(
+            participant_event(EventType.AGENT_JOINED, room, agent, time=self.clock.now())
+        )
+
+    def _deliver(self, event: Event) -> None:
+        task = asyncio.create_task(self.tell(event))
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+
+    def told(self, call_id: str) -> list[EventType]:
+        """Types of the call's events, in order."""
+        return [event.type for event in self.log.events(CALLS_TOPIC) if event.key == call_id]
+
+    def state(self, call_id: str) -> str:
+        row = self.claims.rows.get(call_id)
+        return row.state if row is not None else "none"
+
+
+class Process:
+    """One running dispatch consumer."""
+
+    def __init__(
+        self, world: World, name: str, seed: int = 7, on_missing: OnMissing = nothing_more
+    ) -> None:
+        random = Random(seed)
+        means = Means(
+            claims=world.claims,
+            effects=Effects(world.rooms, world.log, world.clock, random),
+            complaints=Complaints(world.clock),
+            clock=world.clock,
+            random=random,
+            settings=world.settings,
+            poll_interval=POLL,
+            on_missing=on_missing,
+        )
+        self.watch = Watch(means, name)
+        self.consumer = Dispatcher(means, self.watch)
+        self._stop = asyncio.Event()
+        spec: ConsumerSpec = CONSUMER
+        self.runner = Runner(
+            spec,
+            self.consumer,
+            lambda on_revoke: world.log.reader(spec.topics, group=spec.name, on_revoke=on_revoke),
+            world.log,
+            world.clock,
+            LIMITS,
+            random,
+        )
+        self._tasks = [
+            asyncio.create_task(self.runner.run(self._stop)),
+            asyncio.create_task(self.consumer.run()),
+        ]
+
+    async def crash(self) -> None:
+        """As by SIGKILL: nothing is drained, committed or released."""
+        doomed = [*self._tasks, *(task for _, task in self.watch._waiting.values())]
+        for task in doomed:
+            task.cancel()
+        await asyncio.wait(doomed)
+
+    async def stop(self) -> None:
+        """In good order."""
+        self._stop.set()
+        await self._tasks[0]
+        self._tasks[1].cancel()
+        await asyncio.wait(self._tasks)
+        await self.watch.release()
+
+
+@asynccontextmanager
+async def process(
+    world: World, name: str = "p1", on_missing: OnMissing = nothing_more
+) -> AsyncIterator[Process]:
+    """A process, stopped in good order at the end."""
+    running = Process(world, name, on_missing=on_missing)
+    try:
+        yield running
+    finally:
+        await running.stop()

@@ -1,0 +1,152 @@
+"""`consumers.dispatch.ports.AgentRooms` in memory: LiveKit with its habits and its failures.
+
+As the real one: every `create_dispatch` starts one more agent, whatever went before; an accepted
+dispatch says nothing about an agent; withdrawing a dispatch takes its agent out of the room.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from router.errors import Ambiguous, Permanent, Transient
+from router.providers.livekit.client import Dispatch, Participant
+
+
+class Fate(Enum):
+    """What becomes of a `create_dispatch`."""
+
+    WELL = auto()
+    BUSY = auto()  # Transient, nothing done
+    LOST = auto()  # done, but the answer never came
+    LATE_LOST = auto()  # the answer never came, and it is done seconds after that
+    SLOW = auto()  # done, and answered after the lease is over
+    SWALLOWED = auto()  # accepted; no agent ever comes
+    TARDY = auto()  # accepted; the agent comes after the deadline
+    REFUSED = auto()  # Permanent
+
+
+@dataclass
+class _Made:
+    id: str
+    room: str
+    agent_name: str
+    metadata: str
+    joins_at: float | None
+    deleted: bool = False
+
+
+@dataclass
+class FakeRooms:
+    """All rooms. `fate` is asked about each dispatch."""
+
+    fate: Callable[[], Fate] = lambda: Fate.WELL
+    join_after: float = 0.6  # seconds from the dispatch to the agent in the room
+    speak_after: float = 0.3  # and on to its audio
+    tardy: float = 6.0
+    latency: float = 0.01
+    down: bool = False
+    made: list[_Made] = field(default_factory=list)
+    sip: dict[str, dict[str, Participant]] = field(default_factory=dict)
+    closed: list[str] = field(default_factory=list)
+    asked: int = 0
+    on_join: Callable[[str, Participant], None] = lambda room, agent: None  # LiveKit's webhook
+
+    async def create_dispatch(self, *, room: str, agent_name: str, metadata: str) -> str:
+        await self._network()
+        fate = self.fate()
+        if fate is Fate.BUSY:
+            raise Transient("resource_exhausted")
+        if fate is Fate.REFUSED:
+            raise Permanent("invalid_argument")
+        if fate is Fate.LATE_LOST:
+            asyncio.get_running_loop().call_later(3.0, self._make, room, agent_name, metadata, fate)
+            raise Ambiguous("timed out")
+        if fate is Fate.SLOW:
+            await asyncio.sleep(17.0)
+        made = self._make(room, agent_name, metadata, fate)
+        await asyncio.sleep(self.latency)
+        if fate is Fate.LOST:
+            raise Ambiguous("timed out")
+        return made.id
+
+    def _make(self, room: str, agent_name: str, metadata: str, fate: Fate) -> _Made:
+        delay = self.tardy if fate is Fate.TARDY else self.join_after
+        joins_at = None if fate is Fate.SWALLOWED else self._now() + delay
+        made = _Made(f"AD_{len(self.made)}", room, agent_name, metadata, joins_at)
+        self.made.append(made)
+        if joins_at is not None:
+            asyncio.get_running_loop().call_at(joins_at, self._joined, made)
+        return made
+
+    def _joined(self, made: _Made) -> None:
+        if not made.deleted:
+            self.on_join(made.room, self._agent(made))
+
+    async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
+        await self._network()
+        for made in self.made:
+            if (made.room, made.id) == (room, dispatch_id):
+                made.deleted = True
+
+    async def dispatches(self, room: str) -> Sequence[Dispatch]:
+        await self._network()
+        return [Dispatch(made.id, made.agent_name) for made in self._standing(room)]
+
+    async def participants(self, room: str) -> Sequence[Participant]:
+        await self._network()
+        now = self._now()
+        agents = [
+            self._agent(made)
+            for made in self._standing(room)
+            if made.joins_at is not None and now >= made.joins_at
+        ]
+        return [*agents, *self.sip.get(room, {}).values()]
+
+    def _agent(self, made: _Made) -> Participant:
+        speaks = made.joins_at is not None and self._now() >= made.joins_at + self.speak_after
+        return Participant(
+            sid=f"PA_{made.id}",
+            identity=f"agent-{made.id}",
+            kind="AGENT",
+            agent_name=made.agent_name,
+            publishes_audio=speaks,
+            attributes={},
+            joined_at=0,
+        )
+
+    async def delete_room(self, room: str) -> None:
+        await self._network()
+        self.closed.append(room)
+        self.sip.pop(room, None)
+        for made in self._standing(room):
+            made.deleted = True
+
+    def caller_joins(self, room: str, sid: str = "PA_caller") -> Participant:
+        """The SIP leg is in the room."""
+        who = Participant(
+            sid, "sip_caller", "SIP", "", publishes_audio=True, attributes={}, joined_at=0
+        )
+        self.sip.setdefault(room, {})[sid] = who
+        return who
+
+    def caller_leaves(self, room: str, sid: str = "PA_caller") -> None:
+        """The SIP leg is gone."""
+        self.sip.get(room, {}).pop(sid, None)
+
+    def agents(self, room: str) -> int:
+        """Dispatches of the room that were created and not withdrawn."""
+        return len(self._standing(room))
+
+    def _standing(self, room: str) -> list[_Made]:
+        return [made for made in self.made if made.room == room and not made.deleted]
+
+    async def _network(self) -> None:
+        self.asked += 1
+        await asyncio.sleep(self.latency)
+        if self.down:
+            raise Transient("LiveKit can't be reached")
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

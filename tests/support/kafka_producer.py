@@ -1,0 +1,77 @@
+"""A producer that obeys a test: typed against `shipment.Producer`."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from router.errors import LogUnavailable
+from router.eventlog.base import Record
+
+
+class TooLarge(Exception):
+    """What the fake broker says to a record that is too large."""
+
+
+@dataclass
+class FakeBroker:
+    """Takes records of all its producers; the switches say how."""
+
+    taken: list[Record] = field(default_factory=list)
+    producers: list["FakeProducer"] = field(default_factory=list)
+    away: bool = False  # no new connection
+    mute: bool = False  # takes no record, says nothing
+    largest: dict[str, int] = field(default_factory=dict)  # topic → bytes of a value
+
+    async def connect(self) -> "FakeProducer":
+        if self.away:
+            raise LogUnavailable("the fake broker is away")
+        if any(not producer.ended for producer in self.producers):
+            raise RuntimeError("the old producer was not ended")
+        producer = FakeProducer(self)
+        self.producers.append(producer)
+        return producer
+
+    def ids(self, topic: str) -> list[str]:
+        """What was taken for a topic, in order."""
+        return [r.headers["ce_id"] for r in self.taken if r.position.topic == topic]
+
+
+class FakeProducer:
+    """One connection. After a refusal it takes nothing more, as an idempotent one of aiokafka."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+        self.alive = True
+        self.ended = False
+        self.poisoned = False
+        self.waiting: list[tuple[Record, asyncio.Future[object]]] = []
+
+    async def send(self, record: Record) -> "asyncio.Future[object]":
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.waiting.append((record, future))
+        asyncio.get_running_loop().call_soon(self.deliver)
+        return future
+
+    def deliver(self) -> None:
+        """Answer what waits: all of it is one batch."""
+        if self._broker.mute or self.ended or not self.alive:
+            return
+        batch, self.waiting = self.waiting, []
+        limit = self._broker.largest
+        if self.poisoned or any(
+            len(record.value or b"") > limit.get(record.position.topic, 1 << 60)
+            for record, _ in batch
+        ):
+            error = RuntimeError("out of order") if self.poisoned else TooLarge()
+            self.poisoned = True
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for record, future in batch:
+            self._broker.taken.append(record)
+            future.set_result(None)
+
+    def too_large(self, error: BaseException) -> bool:
+        return isinstance(error, TooLarge)
+
+    async def end(self) -> None:
+        self.ended = True
