@@ -1,0 +1,309 @@
+"""One real call, end to end, with the real servers; what Twilio does is played by the test.
+
+Switchboard answers a signed webhook; SIPp plays Twilio's SIP leg to the URI and with the
+credentials of our TwiML; livekit-server and livekit-sip carry it; livekit-agents workers, each with
+its own tone, are dispatched; the test listens to the RTP and hears who speaks.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+from xml.etree import ElementTree as ET
+
+import aiohttp
+import pytest
+from livekit import api
+
+from config import Settings
+from router.events.call import CallRecord
+from router.events.ids import call_id
+from router.events.model import Event
+from router.storage import calls as call_store
+from router.storage.engine import open_database
+from tests.support.nodes import (
+    ACCOUNT,
+    TOKEN,
+    apply_text,
+    eventually,
+    free_port,
+    node_settings,
+    running,
+)
+from tests.support.servers.kafka import kafka_server
+from tests.support.servers.livekit import LiveKit, LiveKitSip, livekit_server, livekit_sip
+from tests.support.servers.postgres import Postgres
+from tests.support.servers.redis import redis_server
+from tests.support.sip.agent import AgentWorker, agent_worker
+from tests.support.sip.caller import SipCall, SipResult, place_calls
+from tests.support.twilio_requests import form, headers, sign
+
+pytestmark = [pytest.mark.livekit, pytest.mark.sip, pytest.mark.timeout(240)]
+
+TONES = {"anna": 440.0, "bob": 880.0}
+NUMBERS = {"anna": "+14155550100", "bob": "+14155550101", "nobody": "+14155550102"}
+CALLER = "+12125550123"
+FALLBACK = "<Number>+14155550199</Number>"
+
+
+@dataclass(frozen=True)
+class Telephony:
+    """LiveKit with its bridge and two agents; its webhooks go to `port`, where the node will be."""
+
+    port: int
+    livekit: LiveKit
+    sip: LiveKitSip
+    agents: dict[str, AgentWorker]
+
+
+@pytest.fixture(scope="module")
+def telephony() -> Iterator[Telephony]:
+    port = free_port()
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server())
+        webhook = f"http://127.0.0.1:{port}/webhooks/livekit"
+        livekit = stack.enter_context(livekit_server(redis=redis, webhook_url=webhook))
+        sip = stack.enter_context(livekit_sip(livekit, redis=redis))
+        agents = {
+            name: stack.enter_context(agent_worker(name, tone=tone, livekit=livekit))
+            for name, tone in TONES.items()
+        }
+        yield Telephony(port, livekit, sip, agents)
+
+
+@pytest.fixture(
+    params=[
+        "journal",
+        pytest.param(
+            "kafka-postgres", marks=[pytest.mark.kafka, pytest.mark.postgres], id="kafka-postgres"
+        ),
+    ]
+)
+def backend(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """Settings of the two ways to run: the journal and SQLite alone; Kafka and PostgreSQL."""
+    if request.param == "journal":
+        yield {}
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    with kafka_server() as kafka:
+        yield {
+            "kafka": {"bootstrap_servers": kafka.bootstrap},
+            "database": {"url": postgres.create_database(f"e2e_{uuid4().hex[:8]}")},
+            "secret_key": "ab" * 32,
+        }
+
+
+class Switchboard:
+    """A running node, and what Twilio does to it."""
+
+    def __init__(
+        self, settings: Settings, session: aiohttp.ClientSession, telephony: Telephony
+    ) -> None:
+        self.settings, self._session, self.telephony = settings, session, telephony
+
+    async def post(self, kind: str, query: str = "", **fields: str) -> str:
+        """A signed webhook; the answer's text."""
+        path = f"/webhooks/twilio/{kind}{query}"
+        sent = form(AccountSid=ACCOUNT, From=CALLER, **fields)
+        signed = headers(sign(path, sent, base=self.settings.public_url, token=TOKEN))
+        url = self.settings.public_url + path
+        async with self._session.post(url, data=urlencode(sent), headers=signed) as answer:
+            assert answer.status in (200, 204), await answer.text()
+            return await answer.text()
+
+    async def answer(self, sid: str, agent: str) -> ET.Element:
+        """What the voice webhook of a call to `agent`'s number is answered: the `<Sip>`."""
+        sip = ET.fromstring(await self.post("voice", CallSid=sid, To=NUMBERS[agent])).find(".//Sip")
+        assert sip is not None
+        return sip
+
+    async def dialled(
+        self, sid: str, sip: ET.Element, *, password: str | None = None, **how: Any
+    ) -> SipResult:
+        """Twilio's SIP leg, as the `<Sip>` says."""
+        uri = sip.text or ""
+        user, host = uri.removeprefix("sip:").partition(";")[0].split("@")
+        assert host == f"{self.telephony.sip.host}:{self.telephony.sip.port}"
+        call = SipCall(from_user=CALLER, to_user=user, call_sid=sid)
+        [result] = await place_calls(
+            [call],
+            server=self.telephony.sip.address,
+            username=sip.get("username", ""),
+            password=password or sip.get("password") or "",
+            **how,
+        )
+        return result
+
+    async def record(self, sid: str, *, until: str) -> tuple[CallRecord, list[Event]]:
+        """The call's record and events, once it has an event of that type."""
+        wanted = call_id("twilio", ACCOUNT, sid)
+        told: list[str] = []
+        async with open_database(self.settings) as database:
+            for _ in range(400):
+                events = list(await call_store.events(database, wanted))
+                record = await call_store.get(database, wanted)
+                told = [event.type.value for event in events]
+                if record is not None and until in told:
+                    return record, events
+                await asyncio.sleep(0.05)
+        raise AssertionError(f"no {until} among {told}")
+
+    async def room_is_gone(self, name: str) -> bool:
+        server = self.telephony.livekit
+        async with api.LiveKitAPI(server.url, server.api_key, server.api_secret) as client:
+            for _ in range(100):
+                found = await client.room.list_rooms(api.ListRoomsRequest(names=[name]))
+                if not found.rooms:
+                    return True
+                await asyncio.sleep(0.05)
+        return False
+
+
+@asynccontextmanager
+async def switchboard(
+    telephony: Telephony, folder: Path, backend: dict[str, Any], **more: Any
+) -> AsyncIterator[Switchboard]:
+    livekit, sip = telephony.livekit, telephony.sip
+    settings = node_settings(
+        folder,
+        port=telephony.port,
+        livekit_url=livekit.url,
+        **backend,
+        **more,
+        livekit={
+            "api_key": livekit.api_key,
+            "api_secret": livekit.api_secret,
+            "sip_host": f"{sip.host}:{sip.port}",
+        },
+    )
+    async with AsyncExitStack() as stack:
+        routes = await apply_text(settings)
+        node = await stack.enter_async_context(running(settings, routes=routes))
+        await eventually(lambda: node.health()[1]["livekit"] == "ok")
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Switchboard(settings, session, telephony)
+
+
+def new_sid() -> str:
+    return f"CA{uuid4().hex}"
+
+
+def assert_hears_only(result: SipResult, agent: str) -> None:
+    """The agent's tone stands far above every other one.
+
+    Not by its share of the sound: ten calls on two cores make the media stutter, which is noise,
+    but never another agent's tone.
+    """
+    scores = {name: result.audio.scores([tone])[tone] for name, tone in TONES.items()}
+    right = scores.pop(agent)
+    assert right > 0.02, (agent, right, result)
+    assert right > 20 * max(scores.values()), (agent, right, scores)
+
+
+async def test_the_right_agent_speaks_and_the_call_is_recorded(
+    telephony: Telephony, tmp_path: Path, backend: dict[str, Any]
+) -> None:
+    async with switchboard(telephony, tmp_path, backend) as board:
+        sid = new_sid()
+        sip = await board.answer(sid, "anna")
+        result = await board.dialled(sid, sip, hold=1.5)
+        assert result.status == 200, result
+        assert_hears_only(result, "anna")
+        record, events = await board.record(sid, until="sip.left")
+        assert (record.state, record.disposition, record.agent) == ("ended", "answered", "anna")
+        assert record.duration == pytest.approx(1.5, abs=0.7)
+        assert record.agent_ready_at is not None
+        told = [event.type.value for event in events]
+        for kind in ("call.initiated", "agent.dispatched", "agent.joined", "agent.ready"):
+            assert told.count(kind) == 1, told
+        assert await board.room_is_gone(record.call_id)
+        [job] = telephony.agents["anna"].events("job", room=record.call_id)
+        metadata = json.loads(job.metadata)
+        assert metadata["metadata"] == {"greeting": "Hello"}
+        assert metadata["call"]["provider_call_id"] == sid
+        assert metadata["call"]["from"] == CALLER
+        # What Twilio does next: it asks what follows the dial, and reports the end.
+        dial = await board.post(
+            "dial", "?stage=agent", CallSid=sid, To=NUMBERS["anna"], DialCallStatus="completed"
+        )
+        assert "<Hangup" in dial
+        await board.post(
+            "status", CallSid=sid, To=NUMBERS["anna"], CallStatus="completed", CallDuration="2"
+        )
+
+
+async def test_ten_calls_at_once_to_two_numbers_reach_their_agents(
+    telephony: Telephony, tmp_path: Path, backend: dict[str, Any]
+) -> None:
+    async with switchboard(telephony, tmp_path, backend) as board:
+
+        async def one(index: int) -> str:
+            agent = ("anna", "bob")[index % 2]
+            sid = new_sid()
+            sip = await board.answer(sid, agent)
+            result = await board.dialled(sid, sip, hold=2.0)
+            assert result.status == 200, (agent, result)
+            assert_hears_only(result, agent)
+            record, events = await board.record(sid, until="sip.left")
+            assert (record.agent, record.disposition) == (agent, "answered")
+            assert [e.type.value for e in events].count("agent.ready") == 1
+            assert await board.room_is_gone(record.call_id)
+            return agent
+
+        async with asyncio.TaskGroup() as tasks:
+            running_calls = [tasks.create_task(one(index)) for index in range(10)]
+        agents = [call.result() for call in running_calls]
+        assert (agents.count("anna"), agents.count("bob")) == (5, 5)
+
+
+async def test_a_wrong_password_gets_nowhere_and_the_fallback_is_dialled(
+    telephony: Telephony, tmp_path: Path, backend: dict[str, Any]
+) -> None:
+    async with switchboard(telephony, tmp_path, backend) as board:
+        sid = new_sid()
+        sip = await board.answer(sid, "anna")
+        result = await board.dialled(sid, sip, password="not-the-password")
+        assert result.status == 401, result
+        assert result.audio.packets == 0
+        dial = await board.post(
+            "dial",
+            "?stage=agent",
+            CallSid=sid,
+            To=NUMBERS["anna"],
+            DialCallStatus="failed",
+            DialSipResponseCode="401",
+        )
+        assert FALLBACK in dial
+        record, _ = await board.record(sid, until="call.forwarded")
+        assert record.state == "forwarded"
+
+
+async def test_an_agent_without_a_worker_is_missing_and_the_fallback_is_dialled(
+    telephony: Telephony, tmp_path: Path, backend: dict[str, Any]
+) -> None:
+    async with switchboard(telephony, tmp_path, backend, dispatch={"deadline": 1.0}) as board:
+        sid = new_sid()
+        sip = await board.answer(sid, "nobody")
+        leg = asyncio.create_task(board.dialled(sid, sip, patience=4.0))
+        record, events = await board.record(sid, until="agent.missing")
+        told = [event.type.value for event in events]
+        assert told.count("agent.dispatched") == 2, told
+        assert not record.agent_ready
+        result = await leg  # Twilio gives the dial up after its time-out
+        assert result.status == 487, result
+        dial = await board.post(
+            "dial",
+            "?stage=agent",
+            CallSid=sid,
+            To=NUMBERS["nobody"],
+            DialCallStatus="no-answer",
+        )
+        assert FALLBACK in dial
+        record, _ = await board.record(sid, until="call.forwarded")
+        assert record.state == "forwarded"
+        assert await board.room_is_gone(record.call_id)
