@@ -25,6 +25,7 @@ from router.events.codec import decode
 from router.events.model import Event
 from router.events.types import dead_topic
 from router.observability import log as logs
+from router.observability.metrics import HANDLED
 
 log = logs.get("consumers")
 
@@ -54,6 +55,8 @@ class Attempts:
         self._time_limit = time_limit
         self._retry_for = retry_for
         self._random = random
+        self._done = HANDLED.labels(group, "done")
+        self._dead = HANDLED.labels(group, "dead")
 
     async def finish(self, record: Record, closing: asyncio.Event) -> bool:
         """Handle `record` until it is done or dead.
@@ -68,6 +71,7 @@ class Attempts:
             attempt += 1
             outcome = await self._attempt(record, attempt)
             if isinstance(outcome, Done):
+                self._done.inc()
                 return True
             first_failed_at = first_failed_at or self._clock.now()
             late = isinstance(outcome, RetryIn) and self._late(outcome, deadline)
@@ -131,6 +135,7 @@ class Attempts:
             except LogUnavailable:
                 await _pause(jitter(backoff(attempt), self._random), closing)
                 continue
+            self._dead.inc()
             log.error(
                 "event.dead",
                 group=self._group,

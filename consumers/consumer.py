@@ -58,7 +58,7 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSpec:
-    """What a consumer's folder exports as `CONSUMER`. `name` is also its group in the log."""
+    """What a consumer's folder exports as `CONSUMER`."""
 
     name: str
     role: Role
@@ -68,3 +68,8 @@ class ConsumerSpec:
     )
     retry_for: float  # seconds that one event is tried for, then it goes to the dead topic
     open: Callable[[Resources], AbstractAsyncContextManager[Consumer]]
+
+    @property
+    def group(self) -> str:
+        """Its group in the log."""
+        return f"switchboard.{self.name}"

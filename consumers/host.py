@@ -50,7 +50,7 @@ def _start(
     log, limits = resources.log, Limits.of(resources.settings)
 
     def group(on_revoke: OnRevoke):  # type: ignore[no-untyped-def]
-        return log.reader(spec.topics, group=f"switchboard.{spec.name}", on_revoke=on_revoke)
+        return log.reader(spec.topics, group=spec.group, on_revoke=on_revoke)
 
     tasks.create_task(Runner(spec, consumer, group, log, resources.clock, limits).run(stop))
     takeover = log.takeover(spec.topics) if spec.takeover else None

@@ -94,13 +94,13 @@ class Runner:
         limits: Limits,
         random: Random | None = None,
     ) -> None:
-        self._group = spec.name
+        self._group = spec.group
         self._open = open_reader
         self._clock = clock
         self._limits = limits
         self._random = random or SystemRandom()
         self._attempts = Attempts(
-            spec.name,
+            spec.group,
             consumer,
             event_log,
             clock,

@@ -27,6 +27,7 @@ from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable
 from router.events.model import Event
 from router.events.types import EventType
 from router.observability import log as logs
+from router.observability.metrics import AGENT_READY_SECONDS, DISPATCHES
 from router.storage.claims import Claim, ClaimState
 
 log = logs.get("dispatch")
@@ -228,6 +229,7 @@ class Connection:
         return self._means.poll_interval if withdrawn else 0.0
 
     async def _again(self) -> None:
+        DISPATCHES.labels("again").inc()
         log.warning("agent.late", call_id=self.claim.call_id, attempt=self.claim.attempt)
         self._certain = False  # until the late dispatch is withdrawn
         await self._write("dispatching", attempt=self.claim.attempt + 1)
@@ -236,6 +238,8 @@ class Connection:
         if self.seen is not None:
             await self._means.effects.tell_presence(self.claim.call_id, self.seen)
         await self._write("ready")
+        DISPATCHES.labels("ready").inc()
+        AGENT_READY_SECONDS.observe((self._means.clock.now() - self._initiated.time) / _MICROS)
 
     async def _missing(self, reason: str) -> None:
         # The event also has what was dispatched withdrawn; the caller does not wait for that.
@@ -243,6 +247,7 @@ class Connection:
         await self._tell(EventType.AGENT_MISSING, 0, reason)
         await self._hook()
         await self._write("missing")
+        DISPATCHES.labels("missing").inc()
         log.error("agent.missing", call_id=self.claim.call_id, reason=reason)
 
     async def _hook(self) -> None:
@@ -262,6 +267,7 @@ class Connection:
             EventType.CALL_EXPIRED, 0, "read after the ring window; nothing was started"
         )
         await self._write("expired")
+        DISPATCHES.labels("expired").inc()
 
     async def _hold(self, unless_within: float = 0.0) -> None:
         """Renew the lease, unless that was done so recently (seconds). Raises _Lost."""

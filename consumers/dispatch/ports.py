@@ -70,6 +70,12 @@ class ClaimStore(Protocol):
     async def get(self, call_id: str) -> Claim | None:
         """The claim of a call."""
 
+    async def connected(self, *, limit: int) -> Sequence[Claim]:
+        """Calls whose agent could be heard and whose end is not known, newest first."""
+
+    async def prune(self, older_than: float) -> int:
+        """Forget settled calls that nothing happened to for so many seconds; how many."""
+
 
 OnMissing = Callable[[Event], Awaitable[None]]
 """Called with the `call.initiated` of a call for which no agent came; perhaps more than once."""

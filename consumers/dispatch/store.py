@@ -70,3 +70,11 @@ class StoredClaims(ClaimStore):
     @override
     async def get(self, call_id: str) -> Claim | None:
         return await claims.get(self._db, call_id)
+
+    @override
+    async def connected(self, *, limit: int) -> Sequence[Claim]:
+        return await claims.connected(self._db, limit=limit)
+
+    @override
+    async def prune(self, older_than: float) -> int:
+        return await claims.prune(self._db, older_than)

@@ -19,6 +19,9 @@ from router.storage.claims import Claim
 log = logs.get("dispatch")
 
 _TAKE_OVER_EVERY: Final = 1.0  # seconds
+_REMEMBERED: Final = 1000  # calls
+_PRUNE_EVERY: Final = 3600.0  # seconds
+_KEPT: Final = 14 * 86400.0  # seconds; longer than any log holds a `call.initiated` (kafka: 7 days)
 _TAKE_OVER: Final = 32  # claims at once, so that several processes share what one left
 
 
@@ -82,10 +85,12 @@ class Watch:
         await self._means.effects.rooms.delete_room(call_id)
 
     async def run(self) -> None:
-        """Take over and look after, until cancelled."""
+        """Take over, look after and forget, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._take_over())
+            tasks.create_task(self._remember())
             tasks.create_task(self._follow.run())
+            tasks.create_task(self._prune())
 
     async def release(self) -> None:
         """Stop the connections and let other processes have their calls at once."""
@@ -111,6 +116,26 @@ class Watch:
                 del self._waiting[call_id]
         if connection.claim.state == "ready":
             self._follow.add(connection.claim, connection.seen, doubtful=connection.doubtful)
+
+    async def _remember(self) -> None:
+        """Look after the calls that were connected before this process started."""
+        while True:
+            try:
+                for claim in await self._means.claims.connected(limit=_REMEMBERED):
+                    self._follow.add(claim, None, doubtful=True)
+            except SwitchboardError as error:
+                self._means.complaints.complain("remember.failed", error)
+                await self._means.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._means.random))
+            else:
+                return
+
+    async def _prune(self) -> None:
+        while True:
+            await self._means.clock.sleep(_PRUNE_EVERY)
+            try:
+                await self._means.claims.prune(_KEPT)
+            except SwitchboardError as error:
+                self._means.complaints.complain("prune.failed", error)
 
     async def _take_over(self) -> None:
         while True:

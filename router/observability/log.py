@@ -7,7 +7,8 @@ one forgotten call would otherwise put callers' numbers into a log store.
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -16,7 +17,7 @@ from typing_extensions import override
 from config.settings import LogSettings
 from router.events.phone import mask
 
-_NUMBER: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+_NUMBER: Final = re.compile(r"(?:\+|%2[Bb])[1-9][0-9]{6,14}")  # also as a URL has it
 _SECRET_KEYS: Final = re.compile(r"secret|token|password|authorization|cookie|signature", re.I)
 _OURS: Final = ("router", "consumers", "config")
 
@@ -69,22 +70,39 @@ def redact(_logger: object, _method: str, fields: Fields) -> Fields:
     return fields
 
 
-class _RateLimit(logging.Filter):
-    """At most 20 lines in 10 s from each library logger: an outage must not fill the disk."""
+class Budget:
+    """At most 20 lines in 10 s for each key, so that no outage and no stranger fills the disk."""
 
     _LINES: Final = 20
     _SECONDS: Final = 10.0
 
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._windows: dict[Hashable, tuple[float, int, int]] = {}  # began, written, left out
+
+    def spend(self, key: Hashable) -> int | None:
+        """How many lines were left out since the last one, None for leaving this one out too.
+
+        Keys are kept for ever: they must come from a closed set.
+        """
+        now = self._clock()
+        began, written, left_out = self._windows.get(key, (now, 0, 0))
+        if now - began > self._SECONDS:
+            began, written = now, 0
+        if written >= self._LINES:
+            self._windows[key] = (began, written, left_out + 1)
+            return None
+        self._windows[key] = (began, written + 1, 0)
+        return left_out
+
+
+class _RateLimit(logging.Filter):
+    """A budget for each library's logger."""
+
     def __init__(self) -> None:
         super().__init__()
-        self._windows: dict[str, tuple[float, int]] = {}
+        self._budget = Budget()
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.startswith(_OURS):
-            return True
-        start, count = self._windows.get(record.name, (record.created, 0))
-        if record.created - start > self._SECONDS:
-            start, count = record.created, 0
-        self._windows[record.name] = (start, count + 1)
-        return count < self._LINES
+        return record.name.startswith(_OURS) or self._budget.spend(record.name) is not None

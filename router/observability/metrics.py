@@ -30,6 +30,24 @@ SHED: Final = Counter(
 DECISIONS: Final = Counter(
     "switchboard_decisions_total", "Calls by where they were sent", ("action",), registry=REGISTRY
 )
+HANDLED: Final = Counter(
+    "switchboard_events_handled_total",
+    "Events that a consumer brought to their end: done or dead",
+    ("group", "outcome"),
+    registry=REGISTRY,
+)
+DISPATCHES: Final = Counter(
+    "switchboard_dispatches_total",
+    "Calls by what became of their dispatch: ready, missing, expired; again: a second try",
+    ("outcome",),
+    registry=REGISTRY,
+)
+AGENT_READY_SECONDS: Final = Histogram(
+    "switchboard_agent_ready_seconds",
+    "From the call's webhook to the agent's audio",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", registry=REGISTRY)
 ROUTES_VERSION: Final = Gauge(
     "switchboard_routes_version", "Newest change that the route table has seen", registry=REGISTRY

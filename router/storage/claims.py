@@ -207,9 +207,10 @@ async def due(db: Database, *, owner: str, lease: float, limit: int) -> list[Cla
     return sorted(map(_claim, rows), key=lambda claim: claim.created_at)
 
 
-async def open_claims(db: Database, *, limit: int) -> list[Claim]:
-    """Up to `limit` calls that wait for their agent, oldest first, whoever holds them."""
-    query = select(claims).where(_OPEN).order_by(claims.c.created_at).limit(limit)
+async def connected(db: Database, *, limit: int) -> list[Claim]:
+    """Up to `limit` calls whose agent could be heard and whose end is not known, newest first."""
+    ready = claims.c.state == "ready"
+    query = select(claims).where(ready).order_by(claims.c.created_at.desc()).limit(limit)
     async with db.read() as connection:
         return [_claim(row) for row in (await connection.execute(query)).mappings()]
 

@@ -135,6 +135,19 @@ class FakeClaims:
         await self._work()
         return self.rows.get(call_id)
 
+    async def connected(self, *, limit: int) -> Sequence[Claim]:
+        await self._work()
+        ready = [row for row in self.rows.values() if row.state == "ready"]
+        return sorted(ready, key=lambda row: -row.created_at)[:limit]
+
+    async def prune(self, older_than: float) -> int:
+        await self._work()
+        before = self._clock.now() - round(older_than * 1e6)
+        old = [r for r in self.rows.values() if r.state not in OPEN and r.updated_at < before]
+        for row in old:
+            del self.rows[row.call_id]
+        return len(old)
+
     def _abandoned(self, row: Claim) -> bool:
         now = self._clock.now()
         waits = row.state == "dispatched" and row.due_at is not None and row.due_at > now

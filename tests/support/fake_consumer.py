@@ -16,7 +16,7 @@ from tests.support.fake_time import START, FakeClock
 
 Script = Callable[[Event], Awaitable[Outcome]]
 
-GROUP = "test"
+GROUP = "switchboard.test"
 LIMITS = Limits(in_flight=8, time_limit=20.0, drain=5.0, grace=3.0)
 
 
@@ -65,7 +65,7 @@ def call_event(key: str, number: int) -> Event:
 
 def spec(retry_for: float = 30.0) -> ConsumerSpec:
     return ConsumerSpec(
-        name=GROUP,
+        name="test",
         role="calls",
         topics=(CALLS_TOPIC,),
         takeover=False,

@@ -11,7 +11,7 @@ from consumers.dispatch import CONSUMER
 from consumers.dispatch.connect import Means
 from consumers.dispatch.effect import Complaints, Effects
 from consumers.dispatch.handler import Dispatcher
-from consumers.dispatch.ports import OnMissing, nothing_more
+from consumers.dispatch.ports import ClaimStore, OnMissing, nothing_more
 from consumers.dispatch.watch import Watch
 from consumers.runner import Limits, Runner
 from router.events.model import Event
@@ -40,6 +40,7 @@ class World:
         self.settings = settings
         self.settled: list[tuple[Claim, int]] = []  # with the count of its agents just then
         self.claims = FakeClaims(self.clock, latency=0.004, seen=self._seen)
+        self.store: ClaimStore = self.claims  # what the processes use
         self._deliveries: set[asyncio.Task[None]] = set()
 
     def _seen(self, claim: Claim) -> None:
@@ -78,7 +79,7 @@ class Process:
     ) -> None:
         random = Random(seed)
         means = Means(
-            claims=world.claims,
+            claims=world.store,
             effects=Effects(world.rooms, world.log, world.clock, random),
             complaints=Complaints(world.clock),
             clock=world.clock,

@@ -1,0 +1,180 @@
+"""Our LiveKit client and set-up, against the stand-in and against the real livekit-server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from livekit import api
+
+from config.settings import LiveKitSettings
+from router.errors import Ambiguous, Permanent, Transient
+from router.events.ids import call_id
+from router.providers.livekit import setup
+from router.providers.livekit.client import LiveKitClient, open_livekit
+from router.sandbox.livekit import Behaviour, LiveKitStandIn
+from router.secrets import SipCredentials
+from tests.support.sandbox_livekit import API_KEY, API_SECRET, eventually
+from tests.support.sandbox_livekit_real import BOTH, connected, real_server
+from tests.support.servers.livekit import LiveKit
+from tests.support.servers.ports import free_port
+
+CREDENTIALS = SipCredentials("switchboard-1", "Correct-horse-battery-1")
+ROOM = call_id("twilio", "AC1", "CA1")
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[LiveKit]:
+    with real_server() as server:
+        yield server
+
+
+@pytest.fixture(params=BOTH)
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[LiveKitClient]:
+    async with connected(request) as sdk:
+        yield LiveKitClient(sdk)
+
+
+def settings(url: str, timeout: float = 5.0) -> LiveKitSettings:
+    return LiveKitSettings.model_validate(
+        {
+            "url": url,
+            "api_key": API_KEY,
+            "api_secret": API_SECRET,
+            "sip_host": "h",
+            "sip_transport": "udp",
+            "webhook_keys": {},
+            "timeout": timeout,
+            "poll_interval": 0.5,
+        }
+    )
+
+
+async def trunk(client: LiveKitClient, info: api.SIPInboundTrunkInfo) -> api.SIPInboundTrunkInfo:
+    return await client.sip.create_inbound_trunk(api.CreateSIPInboundTrunkRequest(trunk=info))
+
+
+class TestSetup:
+    async def test_made_once_then_found(self, client: LiveKitClient) -> None:
+        assert len(await setup.inspect(client, CREDENTIALS)) == 2
+        first = await setup.ensure(client, CREDENTIALS)
+        assert (first.trunk, first.rule) == ("created", "created")
+        again = await setup.ensure(client, CREDENTIALS)
+        assert (again.trunk, again.rule) == ("found", "found")
+        assert (again.trunk_id, again.rule_id) == (first.trunk_id, first.rule_id)
+        assert await setup.inspect(client, CREDENTIALS) == []
+
+    async def test_other_credentials_are_mended(self, client: LiveKitClient) -> None:
+        first = await setup.ensure(client, CREDENTIALS)
+        other = SipCredentials("switchboard-2", "Another-battery-2")
+        assert "credentials" in (await setup.inspect(client, other))[0]
+        mended = await setup.ensure(client, other)
+        assert (mended.trunk, mended.trunk_id) == ("mended", first.trunk_id)
+        assert await setup.inspect(client, other) == []
+
+    async def test_a_rule_of_ours_that_was_changed_is_mended(self, client: LiveKitClient) -> None:
+        done = await setup.ensure(client, CREDENTIALS)
+        changed = api.SIPDispatchRuleInfo(
+            name=setup.NAME,
+            trunk_ids=[done.trunk_id],
+            rule=api.SIPDispatchRule(
+                dispatch_rule_callee=api.SIPDispatchRuleCallee(room_prefix="x", randomize=True)
+            ),
+        )
+        await client.sip.update_dispatch_rule(done.rule_id, changed)
+        assert (await setup.ensure(client, CREDENTIALS)).rule == "mended"
+        assert (await setup.ensure(client, CREDENTIALS)).rule == "found"
+
+    async def test_a_foreign_wildcard_trunk_is_reported_by_its_id(
+        self, client: LiveKitClient
+    ) -> None:
+        foreign = await trunk(
+            client,
+            api.SIPInboundTrunkInfo(name="theirs", auth_username="u", auth_password="p"),
+        )
+        with pytest.raises(setup.SetupConflict, match=foreign.sip_trunk_id):
+            await setup.ensure(client, CREDENTIALS)
+        left = await client.sip.list_inbound_trunk(api.ListSIPInboundTrunkRequest())
+        assert [item.sip_trunk_id for item in left.items] == [foreign.sip_trunk_id]
+
+    async def test_foreign_objects_beside_ours_are_not_touched(self, client: LiveKitClient) -> None:
+        theirs = await trunk(
+            client, api.SIPInboundTrunkInfo(name="theirs", numbers=["+15550001111"])
+        )
+        before = await client.sip.list_inbound_trunk(api.ListSIPInboundTrunkRequest())
+        await setup.ensure(client, CREDENTIALS)
+        after = await client.sip.list_inbound_trunk(api.ListSIPInboundTrunkRequest())
+        kept = [item for item in after.items if item.sip_trunk_id == theirs.sip_trunk_id]
+        assert kept == list(before.items)
+
+
+class TestRooms:
+    async def test_what_is_gone_is_no_error(self, client: LiveKitClient) -> None:
+        await client.delete_room(ROOM)
+        assert list(await client.participants(ROOM)) == []
+        assert list(await client.dispatches(ROOM)) == []
+        await client.delete_dispatch(room=ROOM, dispatch_id="AD_none")
+
+    async def test_a_dispatch_is_listed_and_withdrawn(self, client: LiveKitClient) -> None:
+        made = await client.create_dispatch(room=ROOM, agent_name="nobody", metadata="{}")
+        assert [(d.id, d.agent_name) for d in await client.dispatches(ROOM)] == [(made, "nobody")]
+        await client.delete_dispatch(room=ROOM, dispatch_id=made)
+        assert list(await client.dispatches(ROOM)) == []
+        await client.delete_room(ROOM)
+
+
+async def test_an_agents_audio_is_seen() -> None:
+    async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:
+        standin.register_worker("anna")
+        async with open_livekit(settings(standin.url)) as client:
+            await client.create_dispatch(room=ROOM, agent_name="anna", metadata="{}")
+            await eventually(lambda: standin.rooms.get(ROOM) is not None)
+            seen = await client.participants(ROOM)
+            while not (seen and seen[0].publishes_audio):  # bounded by the test's time limit
+                await asyncio.sleep(0.01)
+                seen = await client.participants(ROOM)
+            assert (seen[0].kind, seen[0].agent_name) == ("AGENT", "anna")
+            assert seen[0].publishes_audio
+            assert seen[0].joined_at > 1_700_000_000_000_000
+
+
+class TestFailures:
+    async def test_nobody_there_is_transient(self) -> None:
+        async with open_livekit(settings(f"http://127.0.0.1:{free_port()}")) as client:
+            with pytest.raises(Transient, match="can't be reached"):
+                await client.create_dispatch(room=ROOM, agent_name="a", metadata="")
+
+    @pytest.mark.parametrize(
+        ("code", "expected"),
+        [
+            ("unavailable", Ambiguous),
+            ("internal", Ambiguous),
+            ("resource_exhausted", Transient),
+            ("permission_denied", Permanent),
+            ("invalid_argument", Permanent),
+        ],
+    )
+    async def test_refusals(self, code: str, expected: type[Exception]) -> None:
+        async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:
+            standin.faults.fail("CreateDispatch", code)
+            async with open_livekit(settings(standin.url)) as client:
+                with pytest.raises(expected):
+                    await client.create_dispatch(room=ROOM, agent_name="a", metadata="")
+
+    async def test_no_answer_is_ambiguous_and_never_repeated(self) -> None:
+        async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:
+            standin.register_worker("a", Behaviour())
+            standin.faults.hang_after_apply("CreateDispatch")
+            async with open_livekit(settings(standin.url, timeout=1.0)) as client:
+                with pytest.raises(Ambiguous):
+                    await client.create_dispatch(room=ROOM, agent_name="a", metadata="")
+            assert len(standin.jobs) == 1
+
+    async def test_trouble_about_a_living_room_is_not_taken_for_its_end(self) -> None:
+        async with (
+            LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin,
+            open_livekit(settings(standin.url)) as client,
+        ):
+            await client.create_dispatch(room=ROOM, agent_name="a", metadata="")
+            standin.faults.fail("ListDispatch", "unavailable")
+            with pytest.raises(Ambiguous):
+                await client.dispatches(ROOM)

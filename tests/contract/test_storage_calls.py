@@ -1,0 +1,163 @@
+"""Call records: in whatever order and however often events come, the record is their fold."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from router.events.call import CallRecord, CallState
+from router.events.model import Event, EventData
+from router.events.types import EventType
+from router.storage import calls
+from router.storage.engine import Database
+
+START = 1_700_000_000_000_000
+CALL = "5f5d0000-0000-5000-8000-000000000001"
+
+
+def happened(name: str, call_id: str = CALL, at: int = 0, kind: str = "leg.ended") -> Event:
+    return Event(
+        id=f"event-{name}",
+        type=EventType(kind),
+        source="twilio",
+        time=START + at,
+        key=call_id,
+        data=EventData(call_id=call_id, provider_call_id=f"CA-{call_id}", reason=name),
+    )
+
+
+def fold(events: Sequence[Event]) -> CallRecord:
+    """Tells which events it was given, and in what order."""
+    ended = any(event.type is EventType.CALL_ENDED for event in events)
+    return CallRecord(
+        call_id=events[0].call_id,
+        provider="twilio",
+        provider_call_id=events[0].data.provider_call_id,
+        account="AC1",
+        direction="inbound",
+        from_number="anony\0mous\ud800",
+        to_number="+14155550100",
+        state="ended" if ended else "initiated",
+        disposition="answered" if ended else None,
+        agent="anna",
+        agent_ready=ended,
+        reason=",".join(event.data.reason for event in events),
+        initiated_at=events[0].time,
+        ringing_at=None,
+        agent_ready_at=None,
+        answered_at=None,
+        ended_at=events[-1].time if ended else None,
+        duration=1.5 if ended else None,
+    )
+
+
+async def test_an_event_makes_a_record(db: Database) -> None:
+    event = happened("a")
+    record, new = await calls.record(db, event, fold)
+    assert new
+    assert (record.call_id, record.reason) == (CALL, "a")
+    assert await calls.events(db, CALL) == [event]
+
+
+async def test_a_record_comes_back_as_it_was_folded(db: Database) -> None:
+    await calls.record(db, happened("a"), fold)
+    folded, _ = await calls.record(db, happened("b", at=9, kind="call.ended"), fold)
+    found = await calls.get(db, CALL)
+    assert found is not None
+    assert isinstance(found.agent_ready, bool)
+    # What PostgreSQL's text can't hold is gone; a caller may send it, and the call must be kept.
+    assert found.from_number == "anonymous?"
+    assert found == CallRecord(
+        **{
+            name: getattr(folded, name)
+            for name in folded.__struct_fields__
+            if name != "from_number"
+        },
+        from_number=found.from_number,
+    )
+
+
+async def test_a_repeated_event_changes_nothing(db: Database) -> None:
+    await calls.record(db, happened("a"), fold)
+    again, new = await calls.record(db, happened("a"), fold)
+    assert not new
+    assert again == await calls.get(db, CALL)
+    assert len(await calls.events(db, CALL)) == 1
+
+
+async def test_events_are_folded_by_time_in_whatever_order_they_come(
+    db: Database, other: Database
+) -> None:
+    events = [happened(f"{n:02}", at=n) for n in range(24)] * 2
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    random.Random(seed).shuffle(events)
+    told = await asyncio.gather(
+        *(calls.record(db if n % 2 else other, event, fold) for n, event in enumerate(events))
+    )
+    assert sum(new for _, new in told) == 24
+    record = await calls.get(db, CALL)
+    assert record is not None
+    assert record.reason == ",".join(f"{n:02}" for n in range(24))
+
+
+async def test_a_fold_that_fails_keeps_nothing(db: Database) -> None:
+    def broken(events: Sequence[Event]) -> CallRecord:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await calls.record(db, happened("a"), broken)
+    assert await calls.events(db, CALL) == []
+    assert (await calls.record(db, happened("a"), fold))[1]
+
+
+async def test_an_event_about_no_call_is_refused(db: Database) -> None:
+    with pytest.raises(ValueError, match=r"number\.mapped is about no call"):
+        await calls.record(db, happened("a", call_id="", kind="number.mapped"), fold)
+
+
+async def test_a_call_is_found_by_a_prefix_or_by_its_providers_id(db: Database) -> None:
+    ids = ["5f5d0000-aaaa", "5f5e0000-bbbb", "6f5d0000-cccc"]
+    for n, call_id in enumerate(ids):
+        await calls.record(db, happened(call_id, call_id, at=n), fold)
+
+    async def find(text: str) -> str | None:
+        found = await calls.find(db, text)
+        return None if found is None else found.call_id
+
+    assert await find("5f5d") == ids[0]
+    assert await find("5f5d0000-") == ids[0]
+    assert await find("5f5") == ids[1]  # the newest
+    assert await find(ids[2]) == ids[2]
+    assert await find("CA-5f5d0000-aaaa") == ids[0]
+    assert await find("CA-5f5d") is None
+    assert await find("7") is None
+    assert await find("") is None
+    assert await find("%") is None
+
+
+async def test_calls_are_paged_newest_first_though_they_began_at_once(db: Database) -> None:
+    ids = [f"call-{n}" for n in range(7)]
+    for call_id in ids:
+        await calls.record(db, happened(call_id, call_id), fold)
+    seen: list[str] = []
+    while page := await calls.list_calls(db, limit=3, before=seen[-1] if seen else None):
+        seen += [record.call_id for record in page]
+    assert seen == ids[::-1]
+
+
+async def test_calls_are_listed_by_state(db: Database) -> None:
+    await calls.record(db, happened("a", "one"), fold)
+    await calls.record(db, happened("b", "two", kind="call.ended"), fold)
+    wanted: list[tuple[CallState, str]] = [("initiated", "one"), ("ended", "two")]
+    for state, call_id in wanted:
+        found = await calls.list_calls(db, limit=9, state=state)
+        assert [record.call_id for record in found] == [call_id]
+
+
+async def test_calls_that_never_end_are_found(db: Database) -> None:
+    await calls.record(db, happened("a", "stuck"), fold)
+    await calls.record(db, happened("b", "done", kind="call.ended"), fold)
+    assert [record.call_id for record in await calls.open_calls(db, 60.0)] == ["stuck"]
+    assert await calls.open_calls(db, 100 * 365 * 86400.0) == []

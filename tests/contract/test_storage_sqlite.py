@@ -1,0 +1,146 @@
+"""SQLite's own promises: one writer among processes, no more rights than needed, no lost commit."""
+
+import asyncio
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text, update
+
+from config import Settings, load
+from router.errors import ConfigError, StorageUnavailable
+from router.storage import sqlite
+from router.storage.engine import open_database
+from router.storage.migrate import migrate
+from router.storage.schema import revision
+
+# What `switchboard apply` does beside a running instance, many times.
+_WRITER = """
+import asyncio, sys
+from pathlib import Path
+from sqlalchemy import update
+from config import load
+from router.storage.engine import open_database
+from router.storage.schema import revision
+
+async def main() -> None:
+    settings = load(overrides={"data_dir": sys.argv[1]})
+    for _ in range(5):
+        async with open_database(settings) as db:
+            for _ in range(20):
+                async with db.write() as connection:
+                    await connection.execute(update(revision).values(value=revision.c.value + 1))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def settings(tmp_path: Path) -> Settings:
+    settings = load(overrides={"data_dir": str(tmp_path / "data")})
+    await migrate(settings)
+    return settings
+
+
+@contextmanager
+def lock_held(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def test_two_processes_write_without_losing_a_commit(settings: Settings) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _WRITER, str(settings.data_dir), cwd=Path(__file__).parents[2]
+    )
+    own = 0
+    async with open_database(settings) as db:
+        while process.returncode is None:
+            async with db.write() as connection:
+                await connection.execute(update(revision).values(value=revision.c.value + 1))
+            own += 1
+            await asyncio.sleep(0)
+        assert process.returncode == 0
+        assert own > 0
+        async with db.read() as connection:
+            assert (await connection.execute(select(revision.c.value))).scalar_one() == 100 + own
+            assert (await connection.execute(text("PRAGMA integrity_check"))).scalar_one() == "ok"
+
+
+async def test_a_writer_waits_for_the_gate_no_longer_than_it_must(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(settings) as db:
+        assert db._gate is not None
+        monkeypatch.setattr(db._gate, "_limit", 0.1)
+        with lock_held(settings.data_dir / "switchboard.db.lock"):
+            with pytest.raises(StorageUnavailable, match="another process"):
+                async with db.write():
+                    pytest.fail("went past the gate")
+            async with db.read() as connection:  # readers do not care
+                assert (await connection.execute(select(revision.c.value))).scalar_one() == 0
+        async with db.write() as connection:
+            await connection.execute(update(revision).values(value=1))
+
+
+async def test_a_foreign_writer_without_the_gate_is_unavailability(settings: Settings) -> None:
+    async with open_database(settings) as db, open_database(settings) as foreign:
+        async with foreign._transaction(5.0, writes=True):  # as the sqlite3 shell would
+            async with db._engine.connect() as connection:
+                await connection.exec_driver_sql("PRAGMA busy_timeout=50")
+            with pytest.raises(StorageUnavailable, match="SQLITE_BUSY"):
+                async with db.write():
+                    pytest.fail("two writers at once")
+        async with db.write():
+            pass
+
+
+async def test_every_connection_is_set_up_for_durability(settings: Settings) -> None:
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "mmap_size": 0}
+    async with open_database(settings) as db, db.read() as connection:
+        for name, expected in wanted.items():
+            found = (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
+            assert (name, found) == (name, expected)
+
+
+async def test_only_the_owner_may_read_it(settings: Settings) -> None:
+    async with open_database(settings):
+        for path in settings.data_dir.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
+
+
+async def test_a_queue_of_writers_is_served_one_after_the_other(tmp_path: Path) -> None:
+    gate = sqlite.Gate(tmp_path / "lock", limit=5.0)
+    inside = 0
+
+    async def enter() -> None:
+        nonlocal inside
+        async with gate.held():
+            inside += 1
+            await asyncio.sleep(0)
+            assert inside == 1
+            inside -= 1
+
+    await asyncio.gather(*(enter() for _ in range(20)))
+    gate.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "mysql://u:hush@h/d", "hush"]
+)
+async def test_a_database_that_can_not_be_used_is_refused(tmp_path: Path, url: str) -> None:
+    settings = load(overrides={"data_dir": str(tmp_path), "database": {"url": url}})
+    with pytest.raises(ConfigError) as caught:
+        async with open_database(settings):
+            pytest.fail("opened")
+    assert caught.value.key == "database.url"
+    assert "hush" not in str(caught.value)

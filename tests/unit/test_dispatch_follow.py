@@ -1,0 +1,97 @@
+"""Connected calls are looked after until their caller is gone, without any webhook."""
+
+import asyncio
+
+import pytest
+
+from router.events.types import CALLS_TOPIC
+from router.events.types import EventType as T
+from router.providers.livekit.events import participant_event
+from tests.support import fake_time
+from tests.support.fake_dispatch import World, process
+from tests.support.fake_events import event, initiated, new_call
+from tests.support.fake_time import START
+
+CALL = new_call("followed")
+
+
+@pytest.mark.parametrize("joined_after", [0.1, 8.0])
+def test_a_caller_who_left_unheard_is_noticed_and_the_room_closed(joined_after: float) -> None:
+    async def scenario() -> None:
+        world = World()
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(joined_after)
+            caller = world.rooms.caller_joins(CALL)
+            await asyncio.sleep(20.0)
+            assert world.state(CALL) == "ready"
+            world.rooms.caller_leaves(CALL)
+            await asyncio.sleep(12.0)
+            assert world.state(CALL) == "over"
+            assert world.rooms.agents(CALL) == 0
+        webhook = participant_event(T.SIP_LEFT, CALL, caller, time=START)
+        told = [e.id for e in world.log.events(CALLS_TOPIC) if e.type is T.SIP_LEFT]
+        assert told == [webhook.id]
+
+    fake_time.run(scenario())
+
+
+def test_a_room_that_is_gone_with_its_caller_is_the_end_too() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.rooms.caller_joins(CALL)
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(3.0)
+            await world.rooms.delete_room(CALL)
+            await asyncio.sleep(12.0)
+            assert world.state(CALL) == "over"
+
+    fake_time.run(scenario())
+
+
+def test_an_agent_whose_caller_never_came_is_not_kept_for_ever() -> None:
+    async def scenario() -> None:
+        world = World()
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(50.0)
+            assert world.rooms.agents(CALL) == 1
+            await asyncio.sleep(25.0)
+            assert world.rooms.agents(CALL) == 0
+            assert world.state(CALL) == "over"
+
+    fake_time.run(scenario())
+
+
+def test_livekit_away_says_nothing_about_the_caller() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.rooms.caller_joins(CALL)
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(3.0)
+            world.rooms.down = True
+            await asyncio.sleep(100.0)
+            world.rooms.down = False
+            await asyncio.sleep(20.0)
+            assert world.state(CALL) == "ready"
+        assert T.SIP_LEFT not in world.told(CALL)
+
+    fake_time.run(scenario())
+
+
+def test_a_call_that_ended_is_not_asked_about_any_more() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.rooms.caller_joins(CALL)
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(3.0)
+            await world.tell(event(CALL, T.CALL_ENDED, 3.0))
+            await asyncio.sleep(1.0)
+            asked = world.rooms.asked
+            await asyncio.sleep(60.0)
+            assert world.rooms.asked == asked
+
+    fake_time.run(scenario())
