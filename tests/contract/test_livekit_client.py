@@ -31,7 +31,7 @@ def real() -> Iterator[LiveKit]:
 @pytest.fixture(params=BOTH)
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[LiveKitClient]:
     async with connected(request) as sdk:
-        yield LiveKitClient(sdk)
+        yield LiveKitClient(sdk, timeout=5.0)
 
 
 def settings(url: str, timeout: float = 5.0) -> LiveKitSettings:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 
 from router.errors import LogUnavailable
-from router.eventlog.base import EventLog, Follower, Reader, Record
+from router.eventlog.base import EventLog, Follower, Position, Reader, Record, now_micros
 
 PATIENCE = 30.0  # seconds; a new consumer of a busy broker on two cores needs some
 
@@ -17,6 +17,10 @@ def new_topic() -> str:
 
 def headers(identity: str) -> dict[str, str]:
     return {"ce_id": identity, "ce_type": "call.initiated", "ce_source": "/test"}
+
+
+def make_record(topic: str, identity: str) -> Record:
+    return Record(Position(topic, 0, 0), "key", b"value", headers(identity), now_micros())
 
 
 async def append(log: EventLog, topic: str, key: str, identity: str) -> None:

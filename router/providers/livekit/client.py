@@ -10,6 +10,7 @@ more agent each time). Errors become the three that matter to a caller:
 | 4xx                                        | `Permanent` |
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -60,12 +61,13 @@ class Participant:
 class LiveKitClient:
     """Rooms, participants, dispatches and the SIP set-up of one LiveKit project."""
 
-    def __init__(self, sdk: api.LiveKitAPI) -> None:
+    def __init__(self, sdk: api.LiveKitAPI, *, timeout: float) -> None:
         self._sdk = sdk
+        self._timeout = timeout  # seconds
 
     @property
     def sip(self) -> api.sip_service.SipService:
-        """The SDK's SIP service, for `router.providers.livekit.setup`; wrap calls in `call`."""
+        """The SDK's SIP service, for `livekit.setup`; run its calls through `call`."""
         return self._sdk.sip
 
     async def create_dispatch(self, *, room: str, agent_name: str, metadata: str) -> str:
@@ -77,7 +79,7 @@ class LiveKitClient:
         request = api.CreateAgentDispatchRequest(
             agent_name=agent_name, room=room, metadata=metadata
         )
-        created = await call(lambda: self._sdk.agent_dispatch.create_dispatch(request))
+        created = await self.call(lambda: self._sdk.agent_dispatch.create_dispatch(request))
         return created.id
 
     async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
@@ -94,22 +96,55 @@ class LiveKitClient:
     async def participants(self, room: str) -> Sequence[Participant]:
         """Who is in the room; nobody when there is no such room."""
         request = api.ListParticipantsRequest(room=room)
-        found = await _gone_is_fine(lambda: self._sdk.room.list_participants(request))
+        found = await self._call_about(lambda: self._sdk.room.list_participants(request))
         return [participant(p) for p in (found.participants if found else ())]
 
     async def delete_room(self, room: str) -> None:
         """Close the room and put everybody out; unknown is fine."""
         request = api.DeleteRoomRequest(room=room)
-        await _gone_is_fine(lambda: self._sdk.room.delete_room(request))
+        await self._call_about(lambda: self._sdk.room.delete_room(request))
+
+    async def call(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Run one call of the SDK, bounded in time and with its errors translated.
+
+        The bound is ours: the SDK hands `timeout=None` to aiohttp with every request, which turns
+        the session's own time-out off (seen with livekit-api 1.2.2 and aiohttp 3.14).
+
+        Raises:
+            Transient: nothing was done.
+            Ambiguous: it may have been done.
+            Permanent: refused; the message has LiveKit's own words.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await request()
+        except api.TwirpError as error:
+            raise _translate(error) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Transient(f"LiveKit can't be reached: {type(error).__name__}") from error
+        except TimeoutError as error:
+            raise Ambiguous("LiveKit did not answer in time") from error
+        except aiohttp.ClientError as error:
+            raise Ambiguous(f"the connection to LiveKit broke: {type(error).__name__}") from error
+
+    async def _call_about(self, request: Callable[[], Awaitable[T]]) -> T | None:
+        """A call about something that may be gone: then None."""
+        try:
+            return await self.call(request)
+        except Permanent as error:
+            cause = error.__cause__
+            if isinstance(cause, api.TwirpError) and cause.code == "not_found":
+                return None
+            raise
 
     async def _unless_gone(self, room: str, request: Callable[[], Awaitable[T]]) -> T | None:
         # About a room that is gone the server says "unavailable", as it does when it is in trouble
         # (seen on 1.13.5: nobody answers for the room). Whether the room exists tells them apart.
         try:
-            return await _gone_is_fine(request)
+            return await self._call_about(request)
         except Ambiguous:
             names = api.ListRoomsRequest(names=[room])
-            if (await call(lambda: self._sdk.room.list_rooms(names))).rooms:
+            if (await self.call(lambda: self._sdk.room.list_rooms(names))).rooms:
                 raise
             return None
 
@@ -129,26 +164,6 @@ def participant(info: models.ParticipantInfo) -> Participant:
     )
 
 
-async def call(request: Callable[[], Awaitable[T]]) -> T:
-    """Run one call of the SDK, its errors translated.
-
-    Raises:
-        Transient: nothing was done.
-        Ambiguous: it may have been done.
-        Permanent: refused; the message has LiveKit's own words.
-    """
-    try:
-        return await request()
-    except api.TwirpError as error:
-        raise _translate(error) from error
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise Transient(f"LiveKit can't be reached: {type(error).__name__}") from error
-    except TimeoutError as error:
-        raise Ambiguous("LiveKit did not answer in time") from error
-    except aiohttp.ClientError as error:
-        raise Ambiguous(f"the connection to LiveKit broke: {type(error).__name__}") from error
-
-
 def _translate(error: api.TwirpError) -> EffectError:
     text = f"LiveKit: {error.code}: {error.message}"
     if error.code in _REFUSED:
@@ -158,29 +173,15 @@ def _translate(error: api.TwirpError) -> EffectError:
     return Permanent(text)
 
 
-async def _gone_is_fine(request: Callable[[], Awaitable[T]]) -> T | None:
-    try:
-        return await call(request)
-    except Permanent as error:
-        cause = error.__cause__
-        if isinstance(cause, api.TwirpError) and cause.code == "not_found":
-            return None
-        raise
-
-
 @asynccontextmanager
 async def open_livekit(settings: LiveKitSettings) -> AsyncIterator[LiveKitClient]:
     """A client for `livekit.url`, closed at exit."""
-    async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=settings.timeout, connect=min(2.0, settings.timeout)),
-        connector=aiohttp.TCPConnector(limit=64),
-    ) as session:
-        yield LiveKitClient(
-            api.LiveKitAPI(
-                settings.url,
-                settings.api_key,
-                settings.api_secret.get_secret_value(),
-                session=session,
-                failover=False,
-            )
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64)) as session:
+        sdk = api.LiveKitAPI(
+            settings.url,
+            settings.api_key,
+            settings.api_secret.get_secret_value(),
+            session=session,
+            failover=False,
         )
+        yield LiveKitClient(sdk, timeout=settings.timeout)

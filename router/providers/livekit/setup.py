@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeVar
 from livekit import api
 
 from router.errors import Permanent
-from router.providers.livekit.client import LiveKitClient, call
+from router.providers.livekit.client import LiveKitClient
 from router.secrets import SipCredentials
 
 NAME: Final = "switchboard"
@@ -76,7 +76,7 @@ async def _ensure_trunk(client: LiveKitClient, credentials: SipCredentials) -> t
             return ours.sip_trunk_id, "found"
         ours.auth_username, ours.auth_password = credentials.username, credentials.password
         ours_id = ours.sip_trunk_id
-        await call(lambda: client.sip.update_inbound_trunk(ours_id, ours))
+        await client.call(lambda: client.sip.update_inbound_trunk(ours_id, ours))
         return ours_id, "mended"
     foreign = [t for t in trunks if not t.numbers and not t.allowed_numbers]
     if foreign:
@@ -92,7 +92,7 @@ async def _ensure_trunk(client: LiveKitClient, credentials: SipCredentials) -> t
         auth_password=credentials.password,
     )
     request = api.CreateSIPInboundTrunkRequest(trunk=info)
-    created = await call(lambda: client.sip.create_inbound_trunk(request))
+    created = await client.call(lambda: client.sip.create_inbound_trunk(request))
     _only(await _trunks(client), "trunk")
     return created.sip_trunk_id, "created"
 
@@ -105,7 +105,7 @@ async def _ensure_rule(client: LiveKitClient, trunk_id: str) -> tuple[str, Statu
         rule_id = ours.sip_dispatch_rule_id
         if list(ours.trunk_ids) == [trunk_id] and ours.rule == wanted.rule:
             return rule_id, "found"
-        await call(lambda: client.sip.update_dispatch_rule(rule_id, wanted))
+        await client.call(lambda: client.sip.update_dispatch_rule(rule_id, wanted))
         return rule_id, "mended"
     foreign = [r for r in rules if trunk_id in r.trunk_ids]
     if foreign:
@@ -114,7 +114,7 @@ async def _ensure_rule(client: LiveKitClient, trunk_id: str) -> tuple[str, Statu
             f"Switchboard's: delete it, or take the trunk out of it"
         )
     request = api.CreateSIPDispatchRuleRequest(dispatch_rule=wanted)
-    created = await call(lambda: client.sip.create_dispatch_rule(request))
+    created = await client.call(lambda: client.sip.create_dispatch_rule(request))
     _only(await _rules(client), "dispatch rule")
     return created.sip_dispatch_rule_id, "created"
 
@@ -130,12 +130,12 @@ def _rule(trunk_id: str) -> api.SIPDispatchRuleInfo:
 
 async def _trunks(client: LiveKitClient) -> list[api.SIPInboundTrunkInfo]:
     request = api.ListSIPInboundTrunkRequest()
-    return list((await call(lambda: client.sip.list_inbound_trunk(request))).items)
+    return list((await client.call(lambda: client.sip.list_inbound_trunk(request))).items)
 
 
 async def _rules(client: LiveKitClient) -> list[api.SIPDispatchRuleInfo]:
     request = api.ListSIPDispatchRuleRequest()
-    return list((await call(lambda: client.sip.list_dispatch_rule(request))).items)
+    return list((await client.call(lambda: client.sip.list_dispatch_rule(request))).items)
 
 
 def _same_credentials(trunk: api.SIPInboundTrunkInfo, credentials: SipCredentials) -> bool:

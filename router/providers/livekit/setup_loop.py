@@ -3,10 +3,9 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
-
 from router.clock import Clock
-from router.observability import log
 from router.errors import EffectError, StorageError
+from router.observability import log
 from router.providers.livekit import setup
 from router.providers.livekit.client import LiveKitClient
 from router.secrets import SipCredentials
