@@ -36,7 +36,7 @@ async def next_records(
         await journal.wait(after, left)
 
 
-class JournalReader:
+class JournalMember:
     """One member. `turn` is the group's lock: who holds it is the active member."""
 
     def __init__(
@@ -147,7 +147,7 @@ class JournalLog:
     ) -> AsyncIterator[Reader]:
         """As `EventLog.reader`."""
         del on_revoke  # an active member stays active until it leaves
-        member = JournalReader(self._journal, topics, group, self._turns[group])
+        member = JournalMember(self._journal, topics, group, self._turns[group])
         await member.join()
         try:
             yield member

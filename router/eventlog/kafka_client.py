@@ -11,7 +11,12 @@ from ssl import SSLContext
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalOperation,
+    KafkaError,
+    TopicAlreadyExistsError,
+)
 from aiokafka.helpers import create_ssl_context
 
 from config.settings import KafkaSettings
@@ -20,6 +25,15 @@ from router.eventlog.dead import MAX_DEAD_RECORD
 from router.eventlog.topics import cleanup
 from router.events.types import DEAD_SUFFIX
 
+# aiokafka also asserts what a broker or a race can make untrue; that is no fault of the caller.
+CLIENT_ERRORS: Final = (
+    KafkaError,
+    ConsumerStoppedError,
+    IllegalOperation,
+    AssertionError,
+    OSError,
+    TimeoutError,
+)
 REQUEST_TIMEOUT: Final = 15.0  # seconds; longer than an election of a leader takes
 
 _WEEK: Final = str(7 * 24 * 3600 * 1000)
@@ -78,7 +92,7 @@ async def ensure_topics(settings: KafkaSettings, topics: Sequence[str]) -> None:
                 ]
                 if refused:
                     raise LogUnavailable(f"Kafka refused to create topics (error {refused[0]})")
-    except (KafkaError, OSError, TimeoutError) as error:
+    except CLIENT_ERRORS as error:
         raise LogUnavailable(f"Kafka can't be asked for its topics: {name_of(error)}") from error
 
 

@@ -1,7 +1,7 @@
 """What the two consumers have in common: records, and an end that is one."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
@@ -26,27 +26,39 @@ async def end_consumer(consumer: AIOKafkaConsumer) -> None:
     """Leave the group and end every task of the consumer, with the broker away too.
 
     `stop()` waits for a broker that may not be there. Only cancelled, it would leave heartbeats
-    behind that keep the partitions for a member which no longer reads.
+    behind that keep the partitions for a member which no longer reads. And it can raise the
+    CancelledError of its own fetch tasks, which would end whoever awaits it: so it gets a task.
     """
-    with suppress(Exception):
-        async with asyncio.timeout(_STOP):
-            await consumer.stop()
-            return
-    tasks = [
-        task
-        for owner, names in (
-            (consumer._coordinator, ("_coordination_task", "_heartbeat_task", *_REFRESH)),  # noqa: SLF001
-            (consumer._fetcher, ("_fetch_task",)),  # noqa: SLF001 there is no public way
-        )
-        for name in names
-        if (task := getattr(owner, name, None)) is not None
-    ]
+    stopping = asyncio.create_task(consumer.stop())
+    if await _ended([stopping], _STOP) and not stopping.cancelled() and not stopping.exception():
+        return
+    tasks = [stopping, *_tasks_of(consumer)]
     for task in tasks:
         task.cancel()
-    with suppress(Exception):
-        async with asyncio.timeout(_STOP):
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await consumer._client.close()  # noqa: SLF001 as above
+    await _ended(tasks, _STOP)
+    await _ended([asyncio.create_task(consumer._client.close())], _STOP)  # noqa: SLF001 as below
 
 
-_REFRESH: Final = ("_commit_refresh_task", "_reset_committed_task")
+async def _ended(tasks: Sequence["asyncio.Task[object]"], seconds: float) -> bool:
+    """Wait for tasks whatever becomes of them; whether all ended."""
+    done, pending = await asyncio.wait(tasks, timeout=seconds)
+    for task in done:
+        if not task.cancelled():
+            task.exception()  # seen
+    return not pending
+
+
+def _tasks_of(consumer: AIOKafkaConsumer) -> "list[asyncio.Task[object]]":
+    owners = (consumer._coordinator, consumer._fetcher)  # noqa: SLF001 there is no public way
+    found = [getattr(owner, name, None) for owner in owners for name in _TASKS]
+    pending = list(getattr(consumer._fetcher, "_pending_tasks", ()))  # noqa: SLF001 as above
+    return [task for task in (*found, *pending) if isinstance(task, asyncio.Task)]
+
+
+_TASKS: Final = (
+    "_coordination_task",
+    "_heartbeat_task",
+    "_commit_refresh_task",
+    "_reset_committed_task",
+    "_fetch_task",
+)

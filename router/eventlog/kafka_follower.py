@@ -11,13 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
 from router.eventlog.backoff import backoff
 from router.eventlog.base import Record
-from router.eventlog.kafka_client import REQUEST_TIMEOUT, connection, ensure_topics, name_of
+from router.eventlog.kafka_client import (
+    CLIENT_ERRORS,
+    REQUEST_TIMEOUT,
+    connection,
+    ensure_topics,
+    name_of,
+)
 from router.eventlog.kafka_consumer import end_consumer, to_record
 from router.observability import log
 
@@ -80,7 +85,7 @@ class KafkaFollower:
                 else:
                     await self._check(consumer)
                 return records
-        except (KafkaError, OSError, TimeoutError, LogUnavailable) as error:
+        except (*CLIENT_ERRORS, LogUnavailable) as error:
             await self._drop(name_of(error))
             raise LogUnavailable(f"Kafka can't be read: {name_of(error)}") from error
 

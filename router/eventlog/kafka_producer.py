@@ -1,28 +1,36 @@
 """An idempotent aiokafka producer as the relay wants it (`shipment.Producer`)."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
 from router.eventlog.base import Record
 from router.eventlog.dead import MAX_DEAD_RECORD
-from router.eventlog.kafka_client import REQUEST_TIMEOUT, connection, ensure_topics, name_of
+from router.eventlog.kafka_client import (
+    CLIENT_ERRORS,
+    REQUEST_TIMEOUT,
+    connection,
+    ensure_topics,
+    name_of,
+)
+from router.eventlog.topics import TOPICS
 
 # With aiokafka's 16 KiB one busy partition takes a ninth of the records a second (measured).
 _BATCH_BYTES: Final = 262_144
+_AGAIN: Final = 0.1  # seconds between attempts to end the sender's tasks
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 class KafkaProducer:
-    """One connected producer. Topics that it has not met are created before their first record."""
+    """One connected producer. A topic that is not among ours is made before its first record."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._topics: set[str] = set()
+        self._topics: set[str] = {topic.name for topic in TOPICS}
         self._producer = AIOKafkaProducer(
             **connection(settings),
             acks="all",
@@ -31,13 +39,20 @@ class KafkaProducer:
             max_batch_size=_BATCH_BYTES,
             max_request_size=MAX_DEAD_RECORD + 100_000,
         )
+        self._requests: set[asyncio.Task[object]] = set()
+        self._track_requests()
 
     async def start(self) -> None:
-        """Connect. Raises LogUnavailable; then the producer is ended."""
+        """Make the topics that are missing, and connect.
+
+        Raises:
+            LogUnavailable: no broker; the producer is ended.
+        """
         try:
+            await ensure_topics(self._settings, sorted(self._topics))
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 await self._producer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
+        except CLIENT_ERRORS as error:
             await self.end()
             raise LogUnavailable(f"no Kafka broker answers: {name_of(error)}") from error
         except BaseException:
@@ -58,7 +73,7 @@ class KafkaProducer:
                 timestamp_ms=record.time // 1000,
                 headers=[(name, value.encode()) for name, value in record.headers.items()],
             )
-        except KafkaError as error:
+        except CLIENT_ERRORS as error:
             raise LogUnavailable(f"Kafka takes no record: {name_of(error)}") from error
         acknowledged: asyncio.Future[object] = future
         return acknowledged
@@ -76,15 +91,30 @@ class KafkaProducer:
     async def end(self) -> None:
         """See `shipment.Producer`.
 
-        `stop()` alone would first deliver what waits: for ever while the broker is away, and when
-        it is cancelled the sender goes on and delivers later. So the sender is ended first;
-        requests that are under way end with their connections.
+        `stop()` would first deliver what waits: for ever while the broker is away, and when it is
+        cancelled the sender goes on and delivers later. Requests are cancelled too, because one
+        that is just connecting would still send. Futures of what was not delivered stay as they
+        are.
         """
-        sender = self._producer._sender  # noqa: SLF001 as above
-        if sender.sender_task is not None:
-            sender.sender_task.cancel()
-            await self._producer.client.close()
-            await asyncio.wait([sender.sender_task])
-        gone = LogUnavailable("the producer was ended")
-        self._producer._message_accumulator.fail_all(gone)  # noqa: SLF001 nothing is left to flush
-        await self._producer.stop()
+        sender = self._producer._sender.sender_task  # noqa: SLF001 there is no public way
+        tasks = [] if sender is None else [sender]
+        while running := [task for task in (*tasks, *self._requests) if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=_AGAIN)  # one may just be starting
+        await self._producer.client.close()
+        self._producer._closed = True  # noqa: SLF001 as `stop()` says it
+
+    def _track_requests(self) -> None:
+        """Know the tasks in which the sender makes its requests; aiokafka keeps them to itself."""
+        sender: Any = self._producer._sender  # noqa: SLF001 there is no public way
+        send = sender._send_produce_req  # noqa: SLF001 as above
+
+        async def tracked(*arguments: object) -> None:
+            task = asyncio.current_task()
+            if task is not None:
+                self._requests.add(task)
+                task.add_done_callback(self._requests.discard)
+            await send(*arguments)
+
+        sender._send_produce_req = tracked  # noqa: SLF001 as above

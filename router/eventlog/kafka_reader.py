@@ -20,14 +20,20 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError
 from typing_extensions import override
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable, PartitionLost
 from router.eventlog.backoff import backoff
 from router.eventlog.base import OnRevoke, Position, Record
-from router.eventlog.kafka_client import REQUEST_TIMEOUT, connection, ensure_topics, name_of
+from router.eventlog.kafka_client import (
+    CLIENT_ERRORS,
+    REQUEST_TIMEOUT,
+    connection,
+    ensure_topics,
+    name_of,
+)
 from router.eventlog.kafka_consumer import end_consumer, to_record
 from router.observability import log
 
@@ -98,7 +104,7 @@ class KafkaReader:
                 found = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
         except TimeoutError:
             return []
-        except KafkaError as error:
+        except CLIENT_ERRORS as error:
             await self._drop(name_of(error))
             raise LogUnavailable(f"Kafka can't be read: {name_of(error)}") from error
         return [to_record(message) for messages in found.values() for message in messages]
@@ -111,7 +117,7 @@ class KafkaReader:
                 raise LogUnavailable("Kafka is away; the next attempt follows soon")
         try:
             return await self._join()
-        except (KafkaError, OSError, TimeoutError, LogUnavailable) as error:
+        except (*CLIENT_ERRORS, LogUnavailable) as error:
             self._pause()
             raise LogUnavailable(f"no Kafka broker answers: {name_of(error)}") from error
 
@@ -146,7 +152,7 @@ class KafkaReader:
         try:
             async with asyncio.timeout(_PROBE):
                 waiting = await _has_unread(consumer)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except CLIENT_ERRORS as error:
             await self._strike(f"no answer to a probe: {name_of(error)}")
         else:
             if waiting:
@@ -197,7 +203,7 @@ class KafkaReader:
                 await consumer.commit({partition: position.offset + 1})
         except (CommitFailedError, IllegalStateError) as error:
             raise PartitionLost("the partition belongs to another member now") from error
-        except (KafkaError, OSError, TimeoutError) as error:
+        except CLIENT_ERRORS as error:
             raise LogUnavailable(f"Kafka took no commit: {name_of(error)}") from error
 
     async def close(self) -> None:

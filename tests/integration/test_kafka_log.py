@@ -1,6 +1,7 @@
 """The log over the real Kafka: what is particular to this adapter."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ async def test_topics_are_made_with_their_policies(kafka: Kafka, tmp_path: Path)
 def _policies(bootstrap: str, *topics: str) -> dict[str, str]:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     while not set(topics) <= set(admin.list_topics(timeout=10).topics):
-        pass
+        time.sleep(0.05)
     resources = [ConfigResource("topic", topic) for topic in topics]
     found = admin.describe_configs(resources)
     return {r.name: future.result(10)["cleanup.policy"].value for r, future in found.items()}

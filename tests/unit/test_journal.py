@@ -64,11 +64,11 @@ async def test_a_row_that_cant_be_stored_does_not_fail_its_neighbours(tmp_path: 
 async def test_a_nearly_full_disk_refuses_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = Path("/proc")  # its file system has no free space at all
+    full = Path("/proc")  # its file system has no free space at all
     limits = settings(tmp_path, min_free_bytes=1)
     async with open_journal(tmp_path, limits, pinned_by=GROUP) as journal:
         await put(journal, "id-1")
-        monkeypatch.setattr(journal._writer, "_folder", free)
+        monkeypatch.setattr(journal._writer, "_folder", full)
         with pytest.raises(LogUnavailable, match="nearly full"):
             await put(journal, "id-2")
         await journal.move("group/g/t", 1)  # positions may use the reserve
