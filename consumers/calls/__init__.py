@@ -12,7 +12,7 @@ from router.resources import Resources
 
 @asynccontextmanager
 async def _open(resources: Resources) -> AsyncIterator[Consumer]:
-    yield Recorder(resources.database)
+    yield Recorder(resources.database, resources.clock)
 
 
 CONSUMER: Final = ConsumerSpec(

@@ -5,11 +5,12 @@ more came; so the order in which they arrive does not matter, and a fold that le
 can be run over the past. Every function may raise StorageUnavailable.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import RowMapping, Select, and_, func, or_, select, tuple_
+from sqlalchemy import Executable, RowMapping, Select, and_, bindparam, or_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.events.call import CallRecord, CallState
@@ -22,29 +23,43 @@ from router.storage.sql import insert, micros, now_micros
 Fold = Callable[[Sequence[Event]], CallRecord]
 """All events of one call, by time, to its record. Pure."""
 
-_LOCKS: Final = 1  # our class among PostgreSQL's advisory locks of two numbers
+# Be the only one who folds these calls until the transaction ends. Their rows can't be locked, they
+# may not be there yet. In SQLite nobody else writes anyhow. Always in the same order, or two would
+# wait for each other; 1 is our class among the advisory locks of two numbers.
+_LOCK: Final = text(
+    "SELECT pg_advisory_xact_lock(1, key) FROM (SELECT hashtext(k) AS key "
+    "FROM unnest(CAST(:keys AS text[])) AS k ORDER BY 1) AS ordered"
+)
+# Built once: building a statement costs more than running it.
+_OF_CALLS: Final = (
+    select(call_events)
+    .where(call_events.c.call_id.in_(bindparam("call_ids", expanding=True)))
+    .order_by(call_events.c.time, call_events.c.event_id)
+)
 _decoder: Final = msgspec.json.Decoder(EventData)
 
 
-async def record(db: Database, event: Event, fold: Fold) -> tuple[CallRecord, bool]:
-    """Keep `event` and fold its call anew; the record, and whether the event was new.
+async def record(db: Database, batch: Sequence[Event], fold: Fold) -> None:
+    """Keep the events and fold their calls anew, in one transaction; repeated ones change nothing.
 
     Raises:
-        ValueError: the event is about no call.
+        ValueError: an event is about no call.
     """
-    if not event.call_id:
-        raise ValueError(f"{event.type.value} is about no call")
+    for event in batch:
+        if not event.call_id:
+            raise ValueError(f"{event.type.value} is about no call")
+    call_ids = sorted({event.call_id for event in batch})
 
-    async def work(connection: AsyncConnection) -> tuple[CallRecord, bool]:
-        await _lock(connection, event.call_id)
-        if not await _add(connection, event):
-            query = select(calls).where(calls.c.call_id == event.call_id)
-            return _record((await connection.execute(query)).mappings().one()), False
-        record = fold(await _events(connection, event.call_id))
-        await _put(connection, record)
-        return record, True
+    async def work(connection: AsyncConnection) -> None:
+        dialect = connection.dialect.name
+        if dialect == "postgresql":
+            await connection.execute(_LOCK, {"keys": call_ids})
+        await connection.execute(_adding(dialect), [_event_values(event) for event in batch])
+        told = await _events(connection, call_ids)
+        records = [_record_values(fold(told[call_id])) for call_id in call_ids]
+        await connection.execute(_putting(dialect), records)
 
-    return await db.transact(work)
+    await db.transact(work)
 
 
 async def get(db: Database, call_id: str) -> CallRecord | None:
@@ -82,7 +97,7 @@ async def list_calls(
 async def events(db: Database, call_id: str) -> Sequence[Event]:
     """All events of a call, by time."""
     async with db.read() as connection:
-        return await _events(connection, call_id)
+        return (await _events(connection, [call_id]))[call_id]
 
 
 async def open_calls(db: Database, older_than: float, *, limit: int = 100) -> Sequence[CallRecord]:
@@ -97,58 +112,52 @@ async def _fetch(db: Database, query: Select[Any]) -> Sequence[CallRecord]:
         return [_record(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def _lock(connection: AsyncConnection, call_id: str) -> None:
-    """Be the only one who folds this call until the transaction ends.
-
-    Its row can't be locked, it may not be there yet. In SQLite nobody else writes anyhow.
-    """
-    if connection.dialect.name == "postgresql":
-        lock = func.pg_advisory_xact_lock(_LOCKS, func.hashtext(call_id))
-        await connection.execute(select(lock))
-
-
-async def _add(connection: AsyncConnection, event: Event) -> bool:
-    statement = (
-        insert(connection.dialect.name, call_events)
-        .values(
-            event_id=event.id,
-            call_id=event.call_id,
-            type=event.type.value,
-            time=event.time,
-            source=event.source,
-            data=msgspec.json.encode(event.data),
+async def _events(
+    connection: AsyncConnection, call_ids: Sequence[str]
+) -> Mapping[str, Sequence[Event]]:
+    """The events of each call, by time."""
+    told: dict[str, list[Event]] = {call_id: [] for call_id in call_ids}
+    for row in await connection.execute(_OF_CALLS, {"call_ids": call_ids}):
+        told[row.call_id].append(
+            Event(
+                id=row.event_id,
+                type=EventType(row.type),
+                source=row.source,
+                time=row.time,
+                key=row.call_id,
+                data=_decoder.decode(row.data),
+            )
         )
-        .on_conflict_do_nothing(index_elements=[call_events.c.event_id])
-        .returning(call_events.c.event_id)
+    return told
+
+
+@cache
+def _adding(dialect: str) -> Executable:
+    return insert(dialect, call_events).on_conflict_do_nothing(
+        index_elements=[call_events.c.event_id]
     )
-    return (await connection.execute(statement)).one_or_none() is not None
 
 
-async def _events(connection: AsyncConnection, call_id: str) -> Sequence[Event]:
-    query = (
-        select(call_events)
-        .where(call_events.c.call_id == call_id)
-        .order_by(call_events.c.time, call_events.c.event_id)
-    )
-    return [
-        Event(
-            id=row.event_id,
-            type=EventType(row.type),
-            source=row.source,
-            time=row.time,
-            key=row.call_id,
-            data=_decoder.decode(row.data),
-        )
-        for row in await connection.execute(query)
-    ]
+@cache
+def _putting(dialect: str) -> Executable:
+    statement = insert(dialect, calls)
+    newer = {column.name: statement.excluded[column.name] for column in calls.c}
+    return statement.on_conflict_do_update(index_elements=[calls.c.call_id], set_=newer)
 
 
-async def _put(connection: AsyncConnection, record: CallRecord) -> None:
-    values = {name: _storable(value) for name, value in msgspec.structs.asdict(record).items()}
-    statement = insert(connection.dialect.name, calls).values(values)
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=[calls.c.call_id], set_=values)
-    )
+def _event_values(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.id,
+        "call_id": event.call_id,
+        "type": event.type.value,
+        "time": event.time,
+        "source": event.source,
+        "data": msgspec.json.encode(event.data),
+    }
+
+
+def _record_values(record: CallRecord) -> dict[str, Any]:
+    return {name: _storable(value) for name, value in msgspec.structs.asdict(record).items()}
 
 
 def _storable(value: Any) -> Any:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from router.events.call import CallRecord, CallState
@@ -52,17 +53,25 @@ def fold(events: Sequence[Event]) -> CallRecord:
     )
 
 
+async def kept(db: Database, event: Event) -> CallRecord:
+    """Record one event; the record of its call afterwards."""
+    await calls.record(db, [event], fold)
+    record = await calls.get(db, event.call_id)
+    assert record is not None
+    return record
+
+
 async def test_an_event_makes_a_record(db: Database) -> None:
     event = happened("a")
-    record, new = await calls.record(db, event, fold)
-    assert new
+    record = await kept(db, event)
     assert (record.call_id, record.reason) == (CALL, "a")
     assert await calls.events(db, CALL) == [event]
 
 
 async def test_a_record_comes_back_as_it_was_folded(db: Database) -> None:
-    await calls.record(db, happened("a"), fold)
-    folded, _ = await calls.record(db, happened("b", at=9, kind="call.ended"), fold)
+    told = [happened("a"), happened("b", at=9, kind="call.ended")]
+    await calls.record(db, told, fold)
+    folded = fold(told)
     found = await calls.get(db, CALL)
     assert found is not None
     assert isinstance(found.agent_ready, bool)
@@ -79,11 +88,19 @@ async def test_a_record_comes_back_as_it_was_folded(db: Database) -> None:
 
 
 async def test_a_repeated_event_changes_nothing(db: Database) -> None:
-    await calls.record(db, happened("a"), fold)
-    again, new = await calls.record(db, happened("a"), fold)
-    assert not new
-    assert again == await calls.get(db, CALL)
+    first = await kept(db, happened("a"))
+    again = await kept(db, msgspec.structs.replace(happened("a"), time=START + 5))
+    assert again == first
     assert len(await calls.events(db, CALL)) == 1
+
+
+async def test_several_calls_are_recorded_at_once(db: Database) -> None:
+    told = [happened(f"{n}", f"call-{n % 3}", at=n) for n in range(9)]
+    await calls.record(db, told, fold)
+    for n in range(3):
+        record = await calls.get(db, f"call-{n}")
+        assert record is not None
+        assert record.reason == f"{n},{n + 3},{n + 6}"
 
 
 async def test_events_are_folded_by_time_in_whatever_order_they_come(
@@ -93,10 +110,11 @@ async def test_events_are_folded_by_time_in_whatever_order_they_come(
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     random.Random(seed).shuffle(events)
-    told = await asyncio.gather(
-        *(calls.record(db if n % 2 else other, event, fold) for n, event in enumerate(events))
+    batches = [events[n : n + 3] for n in range(0, len(events), 3)]
+    await asyncio.gather(
+        *(calls.record(db if n % 2 else other, batch, fold) for n, batch in enumerate(batches))
     )
-    assert sum(new for _, new in told) == 24
+    assert len(await calls.events(db, CALL)) == 24
     record = await calls.get(db, CALL)
     assert record is not None
     assert record.reason == ",".join(f"{n:02}" for n in range(24))
@@ -107,20 +125,20 @@ async def test_a_fold_that_fails_keeps_nothing(db: Database) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await calls.record(db, happened("a"), broken)
+        await calls.record(db, [happened("a")], broken)
     assert await calls.events(db, CALL) == []
-    assert (await calls.record(db, happened("a"), fold))[1]
+    assert (await kept(db, happened("a"))).reason == "a"
 
 
 async def test_an_event_about_no_call_is_refused(db: Database) -> None:
     with pytest.raises(ValueError, match=r"number\.mapped is about no call"):
-        await calls.record(db, happened("a", call_id="", kind="number.mapped"), fold)
+        await calls.record(db, [happened("a", call_id="", kind="number.mapped")], fold)
 
 
 async def test_a_call_is_found_by_a_prefix_or_by_its_providers_id(db: Database) -> None:
     ids = ["5f5d0000-aaaa", "5f5e0000-bbbb", "6f5d0000-cccc"]
     for n, call_id in enumerate(ids):
-        await calls.record(db, happened(call_id, call_id, at=n), fold)
+        await kept(db, happened(call_id, call_id, at=n))
 
     async def find(text: str) -> str | None:
         found = await calls.find(db, text)
@@ -140,7 +158,7 @@ async def test_a_call_is_found_by_a_prefix_or_by_its_providers_id(db: Database) 
 async def test_calls_are_paged_newest_first_though_they_began_at_once(db: Database) -> None:
     ids = [f"call-{n}" for n in range(7)]
     for call_id in ids:
-        await calls.record(db, happened(call_id, call_id), fold)
+        await kept(db, happened(call_id, call_id))
     seen: list[str] = []
     while page := await calls.list_calls(db, limit=3, before=seen[-1] if seen else None):
         seen += [record.call_id for record in page]
@@ -148,8 +166,8 @@ async def test_calls_are_paged_newest_first_though_they_began_at_once(db: Databa
 
 
 async def test_calls_are_listed_by_state(db: Database) -> None:
-    await calls.record(db, happened("a", "one"), fold)
-    await calls.record(db, happened("b", "two", kind="call.ended"), fold)
+    await kept(db, happened("a", "one"))
+    await kept(db, happened("b", "two", kind="call.ended"))
     wanted: list[tuple[CallState, str]] = [("initiated", "one"), ("ended", "two")]
     for state, call_id in wanted:
         found = await calls.list_calls(db, limit=9, state=state)
@@ -157,7 +175,7 @@ async def test_calls_are_listed_by_state(db: Database) -> None:
 
 
 async def test_calls_that_never_end_are_found(db: Database) -> None:
-    await calls.record(db, happened("a", "stuck"), fold)
-    await calls.record(db, happened("b", "done", kind="call.ended"), fold)
+    await kept(db, happened("a", "stuck"))
+    await kept(db, happened("b", "done", kind="call.ended"))
     assert [record.call_id for record in await calls.open_calls(db, 60.0)] == ["stuck"]
     assert await calls.open_calls(db, 100 * 365 * 86400.0) == []

@@ -52,9 +52,11 @@ async def test_records_are_what_their_events_say(tmp_path: Path) -> None:
         for each in told:
             await log.add(CALLS_TOPIC, each)
         stop = asyncio.Event()
+        recorder = Recorder(database, clock)
+        storing = asyncio.create_task(recorder.run())
         runner = Runner(
             CONSUMER,
-            Recorder(database),
+            recorder,
             lambda on_revoke: log.reader((CALLS_TOPIC,), group="calls", on_revoke=on_revoke),
             log,
             clock,
@@ -67,6 +69,7 @@ async def test_records_are_what_their_events_say(tmp_path: Path) -> None:
         await _all_committed(log)
         stop.set()
         await running
+        storing.cancel()
         for call in names:
             assert await calls.get(database, call) == fold(_events(call))
     assert log.all(f"{CALLS_TOPIC}.dead") == []
