@@ -5,7 +5,7 @@ TO ?= +14155550100
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run call test test-fast servers lint format types imports lock bench clean
+.PHONY: help setup run call test test-fast coverage servers format lock bench clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -27,6 +27,10 @@ test: .venv/installed-dev ## All checks and every test whose servers can start h
 
 test-fast: .venv/installed-dev ## Only the tests that need no server
 	$(BIN)/pytest -m "not (kafka or postgres or redis or livekit or sip or slow)" $(ARGS)
+
+coverage: .venv/installed-dev ## The tests that need no server, with what they cover
+	$(BIN)/pytest -m "not (kafka or postgres or redis or livekit or sip or slow)" \
+	  --cov --cov-report=term:skip-covered $(ARGS)
 
 servers: .venv/installed-dev ## Build or find Kafka, LiveKit, PostgreSQL, Redis and SIPp for the tests
 	$(BIN)/python -m tests.support.servers $(ARGS)
