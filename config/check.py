@@ -57,10 +57,11 @@ def _split(settings: Settings) -> Iterator[str]:
 
 
 def _risky(settings: Settings) -> Iterator[str]:
-    if _has_postgres(settings) and not settings.secret_key.get_secret_value():
+    alone = set(settings.roles) == set(ALL_ROLES) and not _has_postgres(settings)
+    if not alone and not settings.secret_key.get_secret_value():
         yield (
-            "secret_key: must be set with PostgreSQL, the same on every node, or each would use "
-            "other SIP credentials; make one: openssl rand -hex 32"
+            "secret_key: must be set, the same on every node, or each would use other SIP "
+            "credentials and LiveKit refuse its calls; make one: openssl rand -hex 32"
         )
     if settings.durability == "replicated" and not settings.has_kafka:
         yield "durability: replicated needs kafka.bootstrap_servers"

@@ -27,7 +27,7 @@ from router.events.types import dead_topic
 from router.observability import log as logs
 from router.observability.metrics import HANDLED
 
-log = logs.get("consumers")
+log = logs.get(__name__)
 
 
 class Attempts:

@@ -37,7 +37,7 @@ from router.errors import LogUnavailable, PartitionLost
 from router.eventlog.base import EventLog, OnRevoke, Position, Reader, Record
 from router.observability import log as logs
 
-log = logs.get("consumers")
+log = logs.get(__name__)
 
 OpenReader = Callable[[OnRevoke], AbstractAsyncContextManager[Reader]]
 

@@ -30,7 +30,7 @@ from router.observability import log as logs
 from router.observability.metrics import AGENT_READY_SECONDS, DISPATCHES
 from router.storage.claims import Claim, ClaimState
 
-log = logs.get("dispatch")
+log = logs.get(__name__)
 
 _DEAF: Final = 5  # turns that failed in a row
 _HOOK_TRIES: Final = 4

@@ -24,7 +24,7 @@ from router.providers.livekit.client import Participant
 from router.providers.livekit.events import participant_event
 from router.storage.claims import Claim
 
-log = logs.get("dispatch")
+log = logs.get(__name__)
 
 _METADATA_LIMIT: Final = 64 * 1024  # bytes; LiveKit takes 512 KiB, and copies it to every worker
 _APPENDS: Final = 4

@@ -18,7 +18,7 @@ from router.observability import log as logs
 from router.providers.livekit.client import Participant
 from router.storage.claims import Claim
 
-log = logs.get("dispatch")
+log = logs.get(__name__)
 
 _INTERVAL: Final = 10.0  # seconds between two looks at a room, more with many rooms:
 _PER_SECOND: Final = 5.0  # looks; LiveKit Cloud allows a project 1,000 requests a minute in all

@@ -16,7 +16,7 @@ from router.errors import SwitchboardError
 from router.observability import log as logs
 from router.storage.claims import Claim
 
-log = logs.get("dispatch")
+log = logs.get(__name__)
 
 _TAKE_OVER_EVERY: Final = 1.0  # seconds
 _REMEMBERED: Final = 1000  # calls

@@ -95,6 +95,7 @@ def test_mistakes_are_named(
         ({"ROLES": "ingress"}, "set kafka"),
         ({"ROLES": "ingress,dispatch", "KAFKA__BOOTSTRAP_SERVERS": "a:1"}, "PostgreSQL"),
         ({"DATABASE__URL": "postgresql+psycopg://h/db"}, "secret_key: must be set"),
+        ({"ROLES": "ingress", "KAFKA__BOOTSTRAP_SERVERS": "a:1"}, "secret_key: must be set"),
         ({"DATABASE__URL": "mysql://h/db"}, "database.url"),
         ({"DURABILITY": "replicated"}, "durability"),
         ({"DISPATCH__DEADLINE": "10"}, "dispatch.deadline"),
