@@ -7,8 +7,8 @@ non-zero exit, because a process that answers webhooks but dispatches nobody is 
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -16,13 +16,14 @@ from aiohttp import web
 
 from config.settings import Settings
 from router.clock import Clock, SystemClock
-from router.errors import LogFailed
+from router.errors import ConfigError, LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
 from router.ingress.app import build_app, listening
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
 from router.numbers import publish
+from router.observability.log import get as log_of
 from router.observability.metrics import RELAY_LAG, RELAY_LAG_SECONDS
 from router.provider import WebhookSource
 from router.providers.livekit import setup_loop
@@ -37,8 +38,11 @@ from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import prepare
 
-RunConsumers = Callable[[Resources, asyncio.Event], Awaitable[None]]
+logger = log_of(__name__)
 
+RunConsumers = Callable[[Resources, asyncio.Event], Coroutine[Any, Any, None]]
+
+_PREPARE_AGAIN: Final = 3.0  # seconds
 _WATCH: Final = 1.0  # seconds between looks at the relay for the metrics
 
 
@@ -52,6 +56,10 @@ class Node:
     livekit_setup: setup_loop.SetupLoop | None
     http_port: int = 0
     stopping: bool = False
+
+    def has_routes(self) -> bool:
+        """Whether calls can be decided: the route table is here."""
+        return self.routes is not None and self.routes.ready
 
     def health(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether this process can do its job, and the facts (of /readyz)."""
@@ -67,7 +75,7 @@ class Node:
         able = not self.stopping and not self.log.failed.is_set()
         if self.routes is not None:
             facts["routes"] = self.routes.facts()
-            able = able and self.routes.ready
+            able = able and self.has_routes()
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
         return able, facts
@@ -90,7 +98,8 @@ async def run(
 
     Raises:
         ConfigError: the data folder or the key can't be used.
-        StorageError: the schema is not this program's, or the database can't be reached.
+        StorageError: the schema is not this program's; of a node without the ingress role also that
+            the database can't be reached.
         LogFailed: the journal's disk failed; start anew once it is mended.
         ExceptionGroup: a role died.
     """
@@ -115,7 +124,6 @@ async def _resources(
     """What the roles other than the ingress need; the ingress answers without any of it."""
     if settings.roles == ("ingress",):
         return None
-    await prepare(settings)
     database: Database = await stack.enter_async_context(open_database(settings))
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     return Resources(settings, log, database, livekit, clock)
@@ -161,7 +169,7 @@ class _Roles:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
                 endless.append(tasks.create_task(self._node.routes.run()))
-            consumers = self._start_workers(tasks, endless, drain)
+            working = tasks.create_task(self._work(drain))
             async with listening(self._app(), self._node.settings.http) as port:
                 self._node.http_port = port
                 if started is not None:
@@ -169,8 +177,7 @@ class _Roles:
                 await self._stop.wait()
                 self._node.stopping = True
             drain.set()
-            if consumers is not None:
-                await consumers
+            await working
             for task in endless:
                 task.cancel()
 
@@ -181,8 +188,10 @@ class _Roles:
             webhooks = Webhooks(
                 events=node.log,
                 routes=node.routes.table,
+                ready=node.has_routes,
                 clock=self._clock,
                 body_timeout=settings.http.body_timeout,
+                request_timeout=settings.http.request_timeout,
             )
         return build_app(
             settings.http,
@@ -191,24 +200,42 @@ class _Roles:
             health=node.health,
         )
 
-    def _start_workers(
-        self,
-        tasks: asyncio.TaskGroup,
-        endless: list[asyncio.Task[None]],
-        drain: asyncio.Event,
-    ) -> asyncio.Task[None] | None:
+    async def _work(self, drain: asyncio.Event) -> None:
+        """The roles beside the ingress, until `drain` is set and what they hold is done."""
         resources = self._resources
-        if resources is None:
-            return None
-        if self._node.livekit_setup is not None:
-            endless.append(tasks.create_task(self._node.livekit_setup.run()))
-        if "relay" in resources.settings.roles:
-            work = publish.run(resources.database, resources.log, resources.clock)
-            endless.append(tasks.create_task(work))
-        # Found by name: the router does not know the consumers, they know the router.
-        host = importlib.import_module("consumers.host")
-        run_consumers = cast("RunConsumers", host.run)
-        return tasks.create_task(_plain(run_consumers(resources, drain)))
+        if resources is None or not await self._prepared(resources, drain):
+            return
+        async with asyncio.TaskGroup() as tasks:
+            endless: list[asyncio.Task[None]] = []
+            if self._node.livekit_setup is not None:
+                endless.append(tasks.create_task(self._node.livekit_setup.run()))
+            if "relay" in resources.settings.roles:
+                work = publish.run(resources.database, resources.log, resources.clock)
+                endless.append(tasks.create_task(work))
+            # Found by name: the router does not know the consumers, they know the router.
+            host = importlib.import_module("consumers.host")
+            await cast("RunConsumers", host.run)(resources, drain)
+            for task in endless:
+                task.cancel()
+
+    async def _prepared(self, resources: Resources, drain: asyncio.Event) -> bool:
+        """Bring the schema up to date; False when the node was stopped before that was possible.
+
+        A node that answers calls must start while the database is away, and wait for it.
+        """
+        while not drain.is_set():
+            try:
+                await prepare(resources.settings)
+            except StorageUnavailable as error:
+                if self._node.routes is None:
+                    raise
+                logger.warning("database.away", why=str(error), retry_in=_PREPARE_AGAIN)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PREPARE_AGAIN):
+                        await drain.wait()
+            else:
+                return True
+        return False
 
     async def _watch_log(self) -> None:
         log = self._node.log
@@ -224,22 +251,25 @@ class _Roles:
             raise LogFailed("the journal's disk failed; nothing more can be taken")
 
 
-async def _plain(work: Awaitable[None]) -> None:
-    await work
-
-
 def sources(settings: Settings, credentials: SipCredentials) -> list[WebhookSource]:
-    """Every provider's webhooks, ready to verify and answer."""
+    """Every provider's webhooks, ready to verify and answer.
+
+    Raises:
+        ConfigError: no answer can be made with these settings.
+    """
     livekit, twilio = settings.livekit, settings.providers.twilio
-    answers = Answers(
-        public_url=settings.public_url,
-        target=SipTarget(
-            livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
-        ),
-        dial_timeout=twilio.dial_timeout,
-        apology=twilio.apology,
-        language=twilio.voice_language,
-    )
+    try:
+        answers = Answers(
+            public_url=settings.public_url,
+            target=SipTarget(
+                livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
+            ),
+            dial_timeout=twilio.dial_timeout,
+            apology=twilio.apology,
+            language=twilio.voice_language,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error), key="livekit.sip_host") from error
     keys = {key: secret.get_secret_value() for key, secret in livekit.webhook_keys.items()}
     keys.setdefault(livekit.api_key, livekit.api_secret.get_secret_value())
     return [

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import aiohttp
+import msgspec
 import typer
 
 from config import Settings
-from router.cli.context import ConfigOption, JsonOption, print_json, reported, run, settings_of
-from router.cli.render import console
+from router.cli.context import (
+    ConfigOption,
+    JsonOption,
+    local_url,
+    print_json,
+    reported,
+    run,
+    settings_of,
+)
+from router.cli.render import console, plain
 from router.numbers.file import read_mapping
 from router.routing.spec import AgentChange, MappingResult, MappingSpec, RouteChange
 from router.routing.table import Route
@@ -20,6 +29,17 @@ from router.storage.mapping import apply_mapping
 from router.storage.migrate import prepare
 
 _PATIENCE: Final = 5.0  # seconds until the running instance must have the change
+
+
+class _Routes(msgspec.Struct, frozen=True):
+    fingerprint: str = ""
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    """What /readyz says, as far as it matters here."""
+
+    roles: tuple[str, ...]  # whatever answers without them is not Switchboard
+    routes: _Routes = _Routes()
 
 
 def apply(
@@ -38,7 +58,7 @@ def apply(
         if json:
             return print_json({"version": result.version, "changes": result.changes, "holds": held})
         for change in result.changes:
-            console.print(_line(change))
+            console.print(plain(_line(change)))
         if not result.changes:
             console.print("Nothing to change: everything is as the file says.")
         console.print(_closing(result, held, settings))
@@ -58,30 +78,30 @@ async def _apply(
 
 async def holds(settings: Settings, fingerprint: int) -> bool | None:
     """Whether the instance at http.host:port has these very routes; None when none runs there."""
-    url = f"http://{settings.http.host}:{settings.http.port}/readyz"
+    url = f"{local_url(settings)}/readyz"
     give_up = time.monotonic() + _PATIENCE
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         while time.monotonic() < give_up:
             try:
                 async with session.get(url) as answer:
-                    facts = await answer.json()
-            except (aiohttp.ClientError, TimeoutError, ValueError):
+                    ready = msgspec.json.decode(await answer.read(), type=_Ready)
+            except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
                 return None
-            if facts.get("routes", {}).get("fingerprint") == f"{fingerprint:016x}":
+            if ready.routes.fingerprint == f"{fingerprint:016x}":
                 return True
             await asyncio.sleep(0.05)
     return False
 
 
 def _closing(result: MappingResult, held: bool | None, settings: Settings) -> str:
-    where = f"{settings.http.host}:{settings.http.port}"
+    where = local_url(settings)
     match held:
         case True:
             return f"Holds now: the instance on {where} decides by version {result.version}."
         case False:
             return (
                 f"Stored as version {result.version}, but the instance on {where} does not have it "
-                "yet: is a process with the role relay running? See /readyz there."
+                f"yet: is a process with the role relay running? See {where}/readyz"
             )
         case None:
             return f"Stored as version {result.version}; no instance runs on {where}."

@@ -10,7 +10,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
 
-from config import ConfigProblem, Settings, load
+from config import ConfigProblem, Settings, check, load
+from config.settings import ALL_ROLES
 from router.cli.marker import Marker
 from router.numbers.file import read_mapping
 from router.runtime import Node
@@ -34,7 +35,6 @@ class Box:
 
     settings: Settings
     marker: Marker
-    home: Path  # where other commands look for the marker
 
     def banner(self, node: Node) -> list[str]:
         """The first screen."""
@@ -61,7 +61,8 @@ async def open_box(
     """Start the stand-ins, and have the example mapping in the sandbox's own database.
 
     Raises:
-        ConfigProblem: the sandbox would be reachable from outside this machine.
+        ConfigProblem: the sandbox would be reachable from outside this machine; or the settings
+            can't be used even here.
     """
     if settings.http.host not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigProblem("http.host: the sandbox listens on loopback only; set 127.0.0.1")
@@ -82,11 +83,16 @@ async def open_box(
     ):
         for name, behaviour in _AGENTS.items():
             livekit.register_worker(name, behaviour)
+        # Whatever the settings say, a trial never touches a real database, broker or account.
         overrides = {
             **given,
             "public_url": public_url,
             "data_dir": str(settings.data_dir / "sandbox"),
+            "durability": "auto",
+            "roles": list(ALL_ROLES),
             "http": {"port": port},
+            "database": {"url": ""},
+            "kafka": {"bootstrap_servers": []},
             "livekit": {
                 "url": livekit.url,
                 "api_key": key,
@@ -96,9 +102,9 @@ async def open_box(
             "providers": {"twilio": {"account_sid": _ACCOUNT, "auth_tokens": [token]}},
         }
         own = load(config, overrides)
+        check(own)
         await _apply_example(own)
-        marker = Marker(os.getpid(), overrides, twilio.url, control)
-        yield Box(own, marker, settings.data_dir)
+        yield Box(own, Marker(os.getpid(), overrides, twilio.url, control))
 
 
 async def _apply_example(settings: Settings) -> None:

@@ -6,7 +6,6 @@ but the agent is really dispatched, so it proves everything up to the agent's vo
 """
 
 import asyncio
-from collections.abc import Iterable
 from typing import Annotated, Final
 
 import typer
@@ -15,9 +14,9 @@ from config import Settings, load
 from router.cli import marker
 from router.cli.context import NO, UNREACHABLE, ConfigOption, e164, fail, reported, run, settings_of
 from router.cli.dial import BoxDialler, Dialler, NotReachable, Step, WebhookDialler
-from router.cli.render import console, describe
+from router.cli.render import console, describe, plain
 from router.cli.tail import read
-from router.errors import LogUnavailable
+from router.errors import LogUnavailable, SwitchboardError
 from router.eventlog.base import Follower
 from router.eventlog.tail import open_tail
 from router.events.ids import call_id
@@ -46,8 +45,8 @@ def call(
             dialler = WebhookDialler(settings, e164(to), e164(from_), hold)
         else:
             raise fail(
-                "nothing to call: start the sandbox with `make run`, or say in the settings where "
-                "your instance is",
+                "nothing to call: no sandbox runs here, and the settings name no instance; start "
+                "one with `switchboard up --sandbox`, or set public_url and providers.twilio",
                 UNREACHABLE,
             )
         try:
@@ -59,30 +58,40 @@ def call(
 
 
 class _Timeline:
-    """Brings the carrier's steps and the log's events together, in the order of their times."""
+    """Brings the carrier's steps and the log's events together, in the order of their times.
+
+    The carrier tells its steps by a clock of its own. It is set by what can't be otherwise: the
+    webhook is sent before it arrives, and answered after its event was appended.
+    """
 
     def __init__(self, settings: Settings, dialler: Dialler) -> None:
         self._settings = settings
         self._dialler = dialler
+        self._carrier: list[Step] = []  # by the carrier's clock, not yet among the lines
+        self._shift: int | None = None  # µs from the carrier's clock to ours, once it is known
         self._lines: list[Step] = []  # not yet printed
         self._events: list[tuple[Event, int]] = []  # not yet known whether of this call
-        self._newest = 0
-        self._first = 0
+        self._arrival: tuple[int, int] | None = None  # of the call's event, and its append
+        self._first: int | None = None
         self.heard = False
 
     async def show(self) -> bool:
         """Print until the call is over; whether an agent was heard."""
         async with open_tail(self._settings, (CALLS_TOPIC,)) as follower:
-            reading = asyncio.create_task(self._read(follower))
-            printing = asyncio.create_task(self._print_settled())
+            tasks = [asyncio.create_task(self._read(follower)), asyncio.create_task(self._tick())]
             try:
                 async for step in self._dialler.steps():
-                    self._add([step])
+                    self._carrier.append(step)
                 await asyncio.sleep(_LINGER)
             finally:
-                reading.cancel()
-                printing.cancel()
-            self._flush(self._newest)
+                for task in tasks:
+                    task.cancel()
+                ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, SwitchboardError):  # the log failed, and with it the timeline
+                raise end
+        self._sort_in(at_end=True)
+        self._print_until(None)
         return self.heard
 
     async def _read(self, follower: Follower) -> None:
@@ -97,32 +106,46 @@ class _Timeline:
                 if event is not None and len(self._events) < _QUEUE:
                     self._events.append((event, record.time))
 
-    async def _print_settled(self) -> None:
+    async def _tick(self) -> None:
         while True:
             await asyncio.sleep(0.05)
-            self._flush(self._newest - _SETTLE)
+            self._sort_in()
+            if self._shift is not None and self._lines:
+                self._print_until(self._lines[-1].time - _SETTLE)
 
-    def _flush(self, until: int) -> None:
+    def _sort_in(self, *, at_end: bool = False) -> None:
         ours = self._call_id()
-        if ours:
-            mine = [pair for pair in self._events if pair[0].call_id == ours]
-            self._events.clear()
-            for event, appended_at in mine:
+        for event, appended_at in self._events if ours else ():
+            if event.call_id == ours:
                 self.heard |= event.type is EventType.AGENT_READY
-                self._add(_steps(event, appended_at))
-        self._lines.sort()
-        while self._lines and self._lines[0].time <= until:
-            self._print(self._lines.pop(0))
+                if event.type is EventType.CALL_INITIATED:
+                    self._arrival = (event.time, appended_at)
+                self._lines += _steps(event, appended_at)
+        if ours:
+            self._events.clear()
+        if self._shift is None:
+            self._shift = 0 if at_end else self._clock_shift()
+        if self._shift is not None:
+            self._lines += [step._replace(time=step.time + self._shift) for step in self._carrier]
+            self._carrier.clear()
+        self._lines.sort(key=lambda step: step.time)
 
-    def _add(self, steps: Iterable[Step]) -> None:
-        for step in steps:
-            self._lines.append(step)
-            self._newest = max(self._newest, step.time)
+    def _clock_shift(self) -> int | None:
+        sent = next((step for step in self._carrier if step.what == "webhook"), None)
+        answered = next((step for step in self._carrier if step.what == "answered"), None)
+        if sent is None or answered is None or self._arrival is None:
+            return None
+        arrived_at, appended_at = self._arrival
+        least, most = appended_at - answered.time + 1, arrived_at - sent.time - 1
+        return min(max(0, least), most)
 
-    def _print(self, step: Step) -> None:
-        self._first = self._first or step.time
-        since = (step.time - self._first) / 1000
-        console.print(f"[dim]{since:9.1f} ms[/dim]  {step.what:17} {step.words}")
+    def _print_until(self, time: int | None) -> None:
+        while self._lines and (time is None or self._lines[0].time <= time):
+            step = self._lines.pop(0)
+            if self._first is None:
+                self._first = step.time
+            since = (step.time - self._first) / 1000
+            console.print(f"[dim]{since:9.1f} ms[/dim]  {step.what:17} {step.words}")
 
     def _call_id(self) -> str:
         account = self._settings.providers.twilio.account_sid
@@ -134,13 +157,13 @@ def _steps(event: Event, appended_at: int) -> list[Step]:
     """An event as lines; the first one also tells how long verifying and deciding took."""
     timing, decision = event.data.timing, event.data.decision
     if event.type is EventType.CALL_INITIATED and decision is not None:
-        target = f" → agent {decision.agent}" if decision.agent else ""
+        target = f" → agent {plain(decision.agent)}" if decision.agent else ""
         return [
             Step(event.time + timing.get("verified", 0), "verified", "signed by Twilio"),
             Step(
                 event.time + timing.get("decided", 0),
                 "decided",
-                f"{decision.action}{target}: {decision.reason} "
+                f"{decision.action}{target}: {plain(decision.reason)} "
                 f"(table version {decision.table_version})",
             ),
             Step(appended_at, "appended", "the event is on disk"),

@@ -1,7 +1,10 @@
 """`agents`, `numbers`, `calls`, `explain`: what is there, what happened, and why."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -17,7 +20,7 @@ from router.cli.context import (
     run,
     settings_of,
 )
-from router.cli.render import call_table, console, date_time, facts, timeline
+from router.cli.render import call_table, console, date_time, facts, plain, timeline
 from router.events.call import CallRecord
 from router.events.model import Event
 from router.routing.explain import Explanation
@@ -25,8 +28,8 @@ from router.routing.explain import explain as explain_call
 from router.routing.spec import AgentSpec, NumberSpec
 from router.routing.table import RouteTable
 from router.storage import calls as call_store
-from router.storage import mapping
-from router.storage.engine import open_database
+from router.storage import mapping, migrate
+from router.storage.engine import Database, open_database
 
 agents = typer.Typer(no_args_is_help=True, help="The agents that answer.")
 numbers = typer.Typer(no_args_is_help=True, help="The numbers and where they lead.")
@@ -44,9 +47,9 @@ def list_agents(config: ConfigOption = None, json: JsonOption = False) -> None:
         for name in ("agent", "LiveKit agent_name", "status", "metadata"):
             table.add_column(name)
         for agent in found:
-            table.add_row(
-                agent.name, agent.livekit_agent_name, agent.status, str(dict(agent.metadata))
-            )
+            metadata = msgspec.json.encode(agent.metadata).decode()
+            cells = (agent.name, agent.livekit_agent_name, agent.status, metadata)
+            table.add_row(*map(plain, cells))
         console.print(table)
         return None
 
@@ -62,9 +65,8 @@ def list_numbers(config: ConfigOption = None, json: JsonOption = False) -> None:
         for name in ("number", "provider", "agent", "fallback"):
             table.add_column(name)
         for number in found:
-            table.add_row(
-                number.number, number.provider, number.agent or "-", number.fallback or "-"
-            )
+            cells = (number.number, number.provider, number.agent or "-", number.fallback or "-")
+            table.add_row(*map(plain, cells))
         console.print(table)
         return None
 
@@ -136,7 +138,7 @@ def _explanation_facts(number: str, from_: str, told: Explanation) -> list[tuple
     decision, route = told.decision, told.route
     pairs: list[tuple[str, object]] = [
         ("call", f"{from_ or 'anybody'} → {number}"),
-        ("decision", f"[bold]{decision.action}[/bold] {decision.agent}"),
+        ("decision", f"{decision.action} {decision.agent}"),
         ("why", decision.reason),
         ("LiveKit agent", decision.livekit_agent_name),
         ("if no agent comes", decision.fallback or "a spoken apology"),
@@ -146,35 +148,43 @@ def _explanation_facts(number: str, from_: str, told: Explanation) -> list[tuple
     return pairs + [("ruled out", f"{what}: {why}") for what, why in told.ruled_out]
 
 
-async def _agents(settings: Settings) -> list[AgentSpec]:
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[Database]:
+    """The database, which must have our schema. Raises StorageError."""
+    await migrate.check(settings)
     async with open_database(settings) as database:
+        yield database
+
+
+async def _agents(settings: Settings) -> list[AgentSpec]:
+    async with _opened(settings) as database:
         return list(await mapping.list_agents(database))
 
 
 async def _numbers(settings: Settings) -> list[NumberSpec]:
     found: list[NumberSpec] = []
-    async with open_database(settings) as database:
+    async with _opened(settings) as database:
         while page := await mapping.list_numbers(database, after=found[-1].number if found else ""):
             found += page
     return found
 
 
 async def _calls(settings: Settings, limit: int) -> list[CallRecord]:
-    async with open_database(settings) as database:
+    async with _opened(settings) as database:
         return list(await call_store.list_calls(database, limit=limit))
 
 
 async def _call(settings: Settings, wanted: str) -> tuple[CallRecord, list[Event]]:
-    async with open_database(settings) as database:
+    async with _opened(settings) as database:
         record = await call_store.find(database, wanted)
         if record is None:
-            raise fail(f"there is no call that is called {wanted} or begins with it", NO)
+            raise fail(f"there is no call {wanted}; the last ones: switchboard calls list", NO)
         return record, list(await call_store.events(database, record.call_id))
 
 
 async def _explain(settings: Settings, number: str, provider: str) -> Explanation:
     table = RouteTable()
-    async with open_database(settings) as database:
+    async with _opened(settings) as database:
         route = await mapping.get_route(database, number)
         version = await mapping.version(database)
     if route is not None:

@@ -11,7 +11,9 @@ import aiohttp
 from twilio.request_validator import RequestValidator
 
 from config import Settings
+from router.cli.context import local_url
 from router.cli.marker import Marker
+from router.cli.render import plain
 from router.errors import SwitchboardError
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=20)
@@ -45,7 +47,7 @@ class WebhookDialler:
     def __init__(self, settings: Settings, to: str, from_: str, hold: float) -> None:
         twilio = settings.providers.twilio
         self.call_sid = "CA" + secrets.token_hex(16)
-        self._url = f"http://{settings.http.host}:{settings.http.port}"
+        self._url = local_url(settings)
         self._public = settings.public_url
         self._signer = RequestValidator(twilio.auth_tokens[0].get_secret_value())
         self._form = {
@@ -61,19 +63,20 @@ class WebhookDialler:
     async def steps(self) -> AsyncIterator[Step]:
         """See `Dialler`."""
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-            yield await self._post(session, "voice", {"CallStatus": "ringing"})
+            for step in await self._post(session, "voice", "ringing"):
+                yield step
             await asyncio.sleep(self._wait)
-            yield await self._post(session, "status", {"CallStatus": "completed"})
+            for step in await self._post(session, "status", "completed"):
+                yield step
 
-    async def _post(
-        self, session: aiohttp.ClientSession, kind: str, more: Mapping[str, str]
-    ) -> Step:
+    async def _post(self, session: aiohttp.ClientSession, kind: str, status: str) -> list[Step]:
         path = f"/webhooks/twilio/{kind}"
-        form = {**self._form, **more}
+        form = {**self._form, "CallStatus": status}
         headers = {
             "X-Twilio-Signature": self._signer.compute_signature(self._public + path, form),
             "Content-Type": "application/x-www-form-urlencoded",
         }
+        sent = Step(_now(), "webhook", path.removeprefix("/webhooks"))
         try:
             async with session.post(
                 self._url + path, data=urlencode(form), headers=headers
@@ -83,7 +86,7 @@ class WebhookDialler:
             raise NotReachable(
                 f"no instance answers on {self._url}: is `switchboard up` running?"
             ) from error
-        return Step(_now(), "answered", f"HTTP {answer.status} to the {kind} webhook")
+        return [sent, Step(_now(), "answered", f"HTTP {answer.status}")]
 
 
 class BoxDialler:
@@ -130,7 +133,7 @@ def _told(step: Mapping[str, Any]) -> tuple[str, str] | None:
     """The steps worth a line; the rest is told by the events."""
     match step["what"]:
         case "webhook.sent":
-            return "webhook", str(step["url"]).partition("/webhooks")[2]
+            return "webhook", plain(str(step["url"]).partition("/webhooks")[2])
         case "webhook.answered":
             return "answered", f"HTTP {step['status']}"
         case "dial.ringing":
@@ -140,11 +143,11 @@ def _told(step: Mapping[str, Any]) -> tuple[str, str] | None:
         case "dial.ended":
             return "sip ended", f"{step['status']}, SIP {step['sip_status']}"
         case "said":
-            return "said", f"“{step['text']}”"
+            return "said", plain(f"“{step['text']}”")
         case "caller.hung_up":
             return "hung up", "by the caller"
         case "error" | "webhook.failed":
-            return "error", f"Twilio {step['code']} {step.get('message', '')}"
+            return "error", plain(f"Twilio {step['code']} {step.get('message', '')}")
         case _:
             return None
 

@@ -22,7 +22,7 @@ from router.cli.context import (
     run,
     settings_of,
 )
-from router.cli.render import console
+from router.cli.render import console, plain
 from router.errors import EffectError, SwitchboardError
 from router.eventlog.kafka_probe import probe_kafka
 from router.providers.livekit import setup
@@ -59,7 +59,10 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
             print_json(findings)
         else:
             for finding in findings:
-                console.print(f"{_MARKS[finding.level]} {finding.what:14} {finding.words}")
+                words = finding.words.splitlines()
+                console.print(f"{_MARKS[finding.level]} {finding.what:14} {plain(words[0])}")
+                for line in words[1:]:
+                    console.print(f"{'':17} {plain(line)}")
         bad = sum(finding.level == "problem" for finding in findings)
         if bad:
             raise fail(f"{bad} to mend" if bad > 1 else "one to mend", NO)
@@ -91,18 +94,21 @@ async def _bounded(
         return Finding(what, "problem", f"no answer within {_TIMEOUT:g} s")
     except SwitchboardError as error:
         return Finding(what, "problem", str(error))
+    except OSError as error:  # the data folder's; those of the network are met where they arise
+        return Finding(what, "problem", f"{error.filename or what}: {error.strerror or error}")
 
 
 async def _settings(settings: Settings) -> Finding:
     try:
         check(settings)
     except ConfigProblem as problem:
-        return Finding("settings", "problem", str(problem).replace("\n", "; "))
+        return Finding("settings", "problem", str(problem))
     return Finding("settings", "ok", f"roles {', '.join(settings.roles)}")
 
 
 async def _data_folder(settings: Settings) -> Finding:
     folder = settings.data_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     load_key(settings.secret_key.get_secret_value(), folder)
     free = shutil.disk_usage(folder).free
     if free < settings.journal.min_free_bytes:

@@ -1,9 +1,14 @@
 """Tells other commands that a sandbox runs here, so that they mean it without being told.
 
-A file in the data folder, mode 0600: it holds the sandbox's (worthless) secrets.
+A file in the data folder, mode 0600: it holds the sandbox's (worthless) secrets. Its sandbox keeps
+it locked (`flock`), so a killed one leaves a file behind, but never one that passes for a running
+sandbox. It is emptied at the end, not removed: who waits for the lock of a removed file waits for
+nothing.
 """
 
+import fcntl
 import os
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +16,11 @@ from typing import Any, Final
 
 import msgspec
 
+from router.errors import ConfigError
+
 _FILE: Final = "sandbox.json"
+_LOOKS: Final = 10  # at the lock: who reads the marker holds it for a moment
+_PAUSE: Final = 0.05  # seconds between them
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -26,22 +35,60 @@ class Marker(msgspec.Struct, frozen=True):
 def read(data_dir: Path) -> Marker | None:
     """The sandbox that runs over this data folder, None for none (or a dead one)."""
     try:
-        found = msgspec.json.decode((data_dir / _FILE).read_bytes(), type=Marker)
-        os.kill(found.pid, 0)  # sends nothing, only asks whether it is there
-    except (OSError, msgspec.DecodeError):
+        with (data_dir / _FILE).open("rb") as file:
+            return None if _locks(file.fileno(), fcntl.LOCK_SH) else _decoded(file.read())
+    except OSError:
         return None
-    return found
 
 
 @contextmanager
-def written(data_dir: Path, content: Marker) -> Generator[None]:
-    """The marker is there inside the block."""
-    path = data_dir / _FILE
+def claimed(data_dir: Path) -> Generator[int]:
+    """This data folder is our sandbox's inside the block; yields the descriptor for `write`.
+
+    Raises:
+        ConfigError: another sandbox runs over it.
+    """
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(content))
+    descriptor = os.open(data_dir / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        yield
+        for _ in range(_LOOKS):
+            if _locks(descriptor, fcntl.LOCK_EX):
+                break
+            time.sleep(_PAUSE)
+        else:
+            raise ConfigError(_occupied(data_dir, read(data_dir)), key="data_dir")
+        os.ftruncate(descriptor, 0)
+        try:
+            yield descriptor
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
-        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def write(descriptor: int, content: Marker) -> None:
+    """Let others find the sandbox."""
+    os.pwrite(descriptor, msgspec.json.encode(content), 0)
+
+
+def _locks(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _decoded(text: bytes) -> Marker | None:
+    try:
+        return msgspec.json.decode(text, type=Marker)
+    except msgspec.DecodeError:
+        return None  # it is just starting
+
+
+def _occupied(data_dir: Path, other: Marker | None) -> str:
+    who = f" (pid {other.pid})" if other is not None else ""
+    return (
+        f"a sandbox{who} already runs over {data_dir}: use that one, stop it, or give this one its "
+        "own data_dir (SWITCHBOARD_DATA_DIR)"
+    )

@@ -1,11 +1,13 @@
 """How events, calls and decisions look on a terminal."""
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.events.call import CallRecord
@@ -14,8 +16,15 @@ from router.events.types import EventType
 
 _WIDTH: Final = None if sys.stdout.isatty() else 160  # of a pipe: rows are not cut
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
 console: Final = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 problems: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """`text` as it is: neither markup nor terminal codes, which a caller's SIP name can hold."""
+    return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def clock_time(micros: int | None) -> str:
@@ -33,7 +42,7 @@ def date_time(micros: int | None) -> str:
 
 
 def describe(event: Event) -> str:
-    """What an event says beyond its type, in a few words."""
+    """What an event says beyond its type, in a few words; `plain`."""
     data = event.data
     decision = data.decision
     words: list[str] = []
@@ -54,7 +63,7 @@ def describe(event: Event) -> str:
         words.append(f"{data.duration:g} s")
     if data.sip_status:
         words.append(f"SIP {data.sip_status}")
-    return ", ".join(word for word in words if word)
+    return plain(", ".join(word for word in words if word))
 
 
 def timeline(events: Iterable[Event]) -> Table:
@@ -78,9 +87,9 @@ def call_table(calls: Sequence[CallRecord]) -> Table:
     for call in calls:
         table.add_row(
             date_time(call.initiated_at),
-            call.from_number,
-            call.to_number,
-            call.agent or "-",
+            plain(call.from_number or "unknown"),
+            plain(call.to_number),
+            plain(call.agent or "-"),
             call.state,
             call.disposition or "-",
             f"{call.duration:.1f}" if call.duration is not None else "-",
@@ -90,11 +99,11 @@ def call_table(calls: Sequence[CallRecord]) -> Table:
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Table:
-    """Name and value, a line each; empty values are left out."""
+    """Name and value, a line each, `plain`; empty values are left out."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
     for name, value in pairs:
         if value not in (None, ""):
-            table.add_row(name, str(value))
+            table.add_row(name, plain(str(value)))
     return table

@@ -8,7 +8,7 @@ import typer
 
 from config import Settings
 from router.cli.context import ConfigOption, JsonOption, reported, run, settings_of
-from router.cli.render import clock_time, console, describe
+from router.cli.render import clock_time, console, describe, plain, problems
 from router.errors import BadPayload, LogUnavailable
 from router.eventlog.base import Record
 from router.eventlog.tail import open_tail
@@ -37,7 +37,7 @@ async def _tail(settings: Settings, call: str, back: int, *, json: bool) -> None
             try:
                 records = await follower.fetch(limit=200, wait=0.5)
             except LogUnavailable as error:
-                console.print(f"[dim]{error}; trying again[/dim]")
+                problems.print(f"[dim]{plain(str(error))}; trying again[/dim]")
                 await asyncio.sleep(1.0)
                 continue
             for record in records:
@@ -58,7 +58,7 @@ def _print(event: Event, *, json: bool) -> None:
     if json:
         console.print(msgspec.json.encode(event).decode(), markup=False)
         return
-    who = event.call_id[:8] or event.key
+    who = plain(event.call_id[:8] or event.key)
     console.print(
         f"[dim]{clock_time(event.time)}[/dim] {who:8} {event.type.value:18} {describe(event)}",
     )

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,12 @@ import typer
 
 from config import Settings, check, load
 from router.cli import box, marker
-from router.cli.context import ConfigOption, fail, reported, run
+from router.cli.context import ConfigOption, local_url, reported, run
 from router.cli.render import console
-from router.errors import ConfigError, LogFailed
+from router.errors import ConfigError, LogFailed, SwitchboardError
 from router.observability import log
 from router.runtime import Node
 from router.runtime import run as run_node
-
-_DISK_FAILED = 4
 
 
 def up(
@@ -36,6 +35,8 @@ def up(
 ) -> None:
     """Run Switchboard: take webhooks, dispatch agents, record calls."""
     with reported():
+        if sandbox and roles:
+            raise ConfigError("--roles: a sandbox plays all of them; leave it out")
         overrides: dict[str, object] = {
             **({"roles": roles.split(",")} if roles else {}),
             **({"http": {"port": port}} if port is not None else {}),
@@ -46,12 +47,19 @@ def up(
             check(settings)
         try:
             run(_up(settings, overrides, config, sandbox=sandbox))
-        except* LogFailed as failed:
-            raise fail(f"{failed.exceptions[0]}", _DISK_FAILED) from None
-        except* OSError as errors:
-            raise fail(_listening(errors.exceptions[0], settings), 2) from None
-        except* ConfigError as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as group:  # of the roles, which run side by side
+            raise _cause(group) from group
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a person has to mend, where the group says it; else the group: a bug, with its trace."""
+    for kind in (LogFailed, SwitchboardError):
+        found: BaseException | None = group.subgroup(kind)
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if found is not None:
+            return found
+    return group
 
 
 async def _up(
@@ -61,12 +69,15 @@ async def _up(
     _on_signals(stop)
     async with AsyncExitStack() as stack:
         banner: Callable[[Node], list[str]] = _banner
+        found: Callable[[], None] = _nobody
         if sandbox:
-            started = await stack.enter_async_context(box.open_box(settings, overrides, config))
-            settings, banner = started.settings, started.banner
-            stack.enter_context(marker.written(started.home, started.marker))
+            claim = stack.enter_context(marker.claimed(settings.data_dir))
+            box_ = await stack.enter_async_context(box.open_box(settings, overrides, config))
+            settings, banner = box_.settings, box_.banner
+            found = partial(marker.write, claim, box_.marker)
 
         async def on_started(node: Node) -> None:
+            found()
             for line in banner(node):
                 console.print(line)
 
@@ -74,10 +85,14 @@ async def _up(
     console.print("Stopped.")
 
 
+def _nobody() -> None:
+    """No sandbox: there is nothing for others to find."""
+
+
 def _banner(node: Node) -> list[str]:
     settings = node.settings
     kafka = ", ".join(settings.kafka.bootstrap_servers) or "none: the journal alone"
-    where = f"http://{settings.http.host}:{node.http_port}"
+    where = local_url(settings, node.http_port)
     return [
         f"[bold]Switchboard[/bold] is up: {', '.join(settings.roles)} on {where}",
         f"  Twilio's voice webhook   {settings.public_url}/webhooks/twilio/voice",
@@ -100,12 +115,3 @@ def _on_signals(stop: asyncio.Event) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-
-
-def _listening(error: BaseException, settings: Settings) -> str:
-    if isinstance(error, OSError) and error.errno == 98:
-        return (
-            f"port {settings.http.port} is taken by another program: stop it, or choose another "
-            f"with --port"
-        )
-    return f"{type(error).__name__}: {error}"

@@ -25,7 +25,7 @@ _decoder = msgspec.json.Decoder(EventData)
 def to_rfc3339(micros: int) -> str:
     """`1_700_000_000_000_000` → `2023-11-14T22:13:20.000000Z`."""
     moment = _EPOCH + timedelta(microseconds=micros)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_rfc3339(text: str) -> int:

@@ -1,28 +1,32 @@
 """The HTTP application: webhooks, health, metrics; hardened as a public listener must be.
 
-Limits that aiohttp does not set by itself: body deadline (webhook.py), connection cap (limits.py),
-load shed before a body is read, no request compression, no tracebacks for what strangers send.
+Limits that aiohttp does not set by itself: deadlines of body and answer (webhook.py), connection
+cap and load shed before a body is read (limits.py), no tracebacks for what strangers send.
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from config.settings import HttpSettings
-from router.ingress.limits import CappedSite
+from router.errors import ConfigError
+from router.ingress.limits import CappedSite, Gate
 from router.ingress.webhook import Handler, Webhooks
-from router.observability.metrics import REGISTRY, SHED
+from router.observability.metrics import REGISTRY
 from router.provider import WebhookSource
 
 Health = Callable[[], tuple[bool, Mapping[str, Any]]]
 """Whether this process can do its job, and the facts behind it."""
 
+_GATES: Final = web.AppKey("gates", tuple[Gate, ...])
 _KEEP_ALIVE_BEHIND_PROXY: Final = 75.0  # must exceed the proxy's own idle time-out
 
 
@@ -35,24 +39,43 @@ def build_app(
 ) -> web.Application:
     """All routes. `webhooks` None: a process without the ingress role, health and metrics only."""
     app = web.Application(client_max_size=settings.max_body_bytes, client_max_fields=200)
-    app.middlewares.append(_guard(settings))
     app.router.add_get("/healthz", _alive)
     app.router.add_get("/readyz", _ready(health))
     app.router.add_get("/metrics", _metrics)
     if webhooks is not None:
-        for source in sources:
-            for kind in source.kinds:
-                path = f"/webhooks/{source.name}" + (f"/{kind}" if kind else "")
-                app.router.add_post(path, webhooks.handler(source, kind))
+        _add_webhooks(app, settings, webhooks, sources)
     return app
+
+
+def _add_webhooks(
+    app: web.Application,
+    settings: HttpSettings,
+    webhooks: Webhooks,
+    sources: Sequence[WebhookSource],
+) -> None:
+    # Two gates: requests that wait for a slow log must not shut those out that need none.
+    storing, storeless = Gate(settings.max_in_flight), Gate(settings.max_in_flight)
+    app[_GATES] = (storing, storeless)
+    for source in sources:
+        for kind in source.kinds:
+            gate = storeless if kind in source.storeless else storing
+            path = f"/webhooks/{source.name}" + (f"/{kind}" if kind else "")
+            app.router.add_post(path, gate.guard(webhooks.handler(source, kind)))
+
+    async def drain(_app: web.Application) -> None:
+        await webhooks.drain(settings.shutdown_grace / 4)
+
+    app.on_cleanup.append(drain)
 
 
 @asynccontextmanager
 async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterator[int]:
     """Listen inside the block; yields the port. At its end requests in flight may finish.
 
+    Leaving takes at most `shutdown_grace` seconds.
+
     Raises:
-        OSError: the port is taken.
+        ConfigError: the address can't be listened on.
     """
     logging.getLogger("aiohttp.server").addFilter(_no_traceback)
     runner = web.AppRunner(
@@ -61,7 +84,7 @@ async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterat
         keepalive_timeout=(
             _KEEP_ALIVE_BEHIND_PROXY if settings.behind_proxy else settings.header_timeout
         ),
-        shutdown_timeout=settings.shutdown_grace / 2,  # aiohttp may take twice this
+        shutdown_timeout=settings.shutdown_grace / 4,  # aiohttp may take twice this
         max_line_size=8190,
         max_field_size=8190,
         max_headers=64,
@@ -71,35 +94,41 @@ async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterat
     )
     await runner.setup()
     try:
-        await CappedSite(
-            runner, settings.host, settings.port, max_connections=settings.max_connections
-        ).start()
-        yield int(runner.addresses[0][1])
+        site = await _listen(runner, settings)
+        try:
+            yield int(runner.addresses[0][1])
+        finally:
+            await site.stop()
+            await _idle(app, settings.shutdown_grace / 2)
     finally:
         await runner.cleanup()
 
 
-def _guard(settings: HttpSettings) -> Any:
-    in_flight = 0
+async def _idle(app: web.Application, seconds: float) -> None:
+    # From its clean-up on aiohttp drops what still arrives, so bodies must be here before.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for gate in app.get(_GATES, ()):
+                await gate.idle()
 
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal in_flight
-        if request.headers.get("Content-Encoding"):
-            return web.Response(status=415, text="compressed bodies are not taken")
-        if in_flight >= settings.max_in_flight:
-            SHED.labels("request").inc()
-            return web.Response(status=503, text="full, try again", headers={"Retry-After": "1"})
-        in_flight += 1
-        try:
-            async with asyncio.timeout(settings.request_timeout):
-                return await handler(request)
-        except TimeoutError:
-            return web.Response(status=503, text="took too long, please try again")
-        finally:
-            in_flight -= 1
 
-    return guard
+async def _listen(runner: web.AppRunner, settings: HttpSettings) -> web.BaseSite:
+    host, port = settings.host, settings.port
+    site = CappedSite(runner, host, port, max_connections=settings.max_connections)
+    try:
+        await site.start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} is taken by another program: stop it, or choose another with --port "
+                "(http.port)",
+                key="http.port",
+            ) from error
+        raise ConfigError(
+            f"can't listen on {host}:{port} (http.host, http.port): {error.strerror or error}",
+            key="http.host",
+        ) from error
+    return site
 
 
 async def _alive(_request: web.Request) -> web.Response:
@@ -123,6 +152,9 @@ async def _metrics(_request: web.Request) -> web.Response:
 
 def _no_traceback(record: logging.LogRecord) -> bool:
     # Malformed requests and vanished clients are a stranger's doing: a line, not a dozen.
-    record.exc_info = None
-    record.exc_text = None
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
+        record.msg = f"{record.msg} ({type(error).__name__})"
+        record.exc_info = None
+        record.exc_text = None
     return True

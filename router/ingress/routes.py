@@ -1,12 +1,16 @@
 """Keeps this process's route table: follows `telephony.routes`, with a copy in the data folder.
 
 The copy lets a restart in the middle of an outage answer at once. It is never the truth: the topic
-is read from its beginning at every start, and whichever is newer for a number (`rev`) holds.
+is read from its beginning at every start, and whichever is newer for a number (`rev`) holds. It is
+a line of JSON for every thousand routes, so that writing a million of them never holds the
+interpreter for long: webhooks are answered meanwhile.
 """
 
 import asyncio
 import os
 import re
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +26,17 @@ from router.routing.table import Route, RouteTable
 
 logger = log.get(__name__)
 
-_SAVE_EVERY: Final = 2.0  # seconds
+_SAVE_EVERY: Final = 2.0  # seconds at least, and ten times what saving takes
 _RETRY: Final = 1.0
 _BATCH: Final = 1000
 _REV: Final = re.compile(r"[0-9]{1,18}")
 
 
 class _Copy(msgspec.Struct, frozen=True):
-    routes: list[Route]
-    removed: dict[str, int]
+    """A line of the copy."""
+
+    routes: Sequence[Route] = ()
+    removed: dict[str, int] = {}
 
 
 class RouteFollower:
@@ -42,6 +48,7 @@ class RouteFollower:
         self._clock = clock
         self._path = path
         self._changed = False
+        self._saving = threading.Lock()  # the last save may meet one that is under way
         self.loaded_copy = False
         self.caught_up_at: float | None = None  # monotonic
 
@@ -69,11 +76,15 @@ class RouteFollower:
         }
 
     async def run(self) -> None:
-        """Load the copy, then follow the topic and keep the copy fresh."""
+        """Load the copy, then follow the topic and keep the copy fresh, to the very end."""
         await asyncio.to_thread(self._load)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow())
-            tasks.create_task(self._save_loop())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow())
+                tasks.create_task(self._save_loop())
+        finally:
+            if self._has_news:
+                self._save(list(self.table), dict(self.table.removed()))
 
     async def _follow(self) -> None:
         while True:
@@ -110,33 +121,53 @@ class RouteFollower:
 
     def _load(self) -> None:
         try:
-            copy = msgspec.json.decode(self._path.read_bytes(), type=_Copy)
+            with self._path.open("rb") as file:
+                lines = [msgspec.json.decode(line, type=_Copy) for line in file]
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             logger.warning("routes.copy_unreadable", error=type(error).__name__)
             return
-        for route in copy.routes:
-            self.table.put(route)
-        for number, rev in copy.removed.items():
-            self.table.remove(number, rev)
-        self.loaded_copy = True
+        for line in lines:
+            for route in line.routes:
+                self.table.put(route)
+            for number, rev in line.removed.items():
+                self.table.remove(number, rev)
+        self.loaded_copy = bool(lines)
+
+    @property
+    def _has_news(self) -> bool:
+        # Before the topic was read to its end, the copy may hold more than the table.
+        return self._changed and self.caught_up_at is not None
 
     async def _save_loop(self) -> None:
+        pause = _SAVE_EVERY
         while True:
-            await self._clock.sleep(_SAVE_EVERY)
-            if self._changed and self.caught_up_at is not None:
+            await self._clock.sleep(pause)
+            if self._has_news:
+                began = self._clock.monotonic()
                 self._changed = False
-                copy = _Copy(list(self.table), dict(self.table.removed()))
-                await asyncio.to_thread(self._save, copy)
+                routes, removed = list(self.table), dict(self.table.removed())
+                if not await asyncio.to_thread(self._save, routes, removed):
+                    self._changed = True
+                pause = max(_SAVE_EVERY, 10 * (self._clock.monotonic() - began))
 
-    def _save(self, copy: _Copy) -> None:
+    def _save(self, routes: Sequence[Route], removed: dict[str, int]) -> bool:
         fresh = self._path.with_suffix(".new")
         try:
-            with fresh.open("wb") as file:
-                file.write(msgspec.json.encode(copy))
+            with self._saving, fresh.open("wb") as file:
+                for line in _lines(routes, removed):
+                    file.write(msgspec.json.encode(line) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            fresh.replace(self._path)
+                fresh.replace(self._path)
         except OSError as error:
             logger.warning("routes.copy_not_saved", error=type(error).__name__)
+            return False
+        return True
+
+
+def _lines(routes: Sequence[Route], removed: dict[str, int]) -> Iterator[_Copy]:
+    for start in range(0, len(routes), _BATCH):
+        yield _Copy(routes[start : start + _BATCH])
+    yield _Copy(removed=removed)

@@ -2,14 +2,20 @@
 
 Status policy, for all providers (a provider retries what it understands as our fault):
 
-| what                                             | status |
-|--------------------------------------------------|--------|
-| taken: the event is durable                      | the provider's reply |
-| not signed by the provider                       | 403    |
-| signed, but unreadable                           | 400    |
-| larger than http.max_body_bytes                  | 413    |
-| the body did not arrive within http.body_timeout | 408    |
-| the log can't take it, or anything unforeseen    | 503    |
+| what                                                | status |
+|-----------------------------------------------------|--------|
+| taken: the event is durable                         | the provider's reply |
+| not signed by the provider                          | 403    |
+| signed, but unreadable or impossible to store       | 400    |
+| larger than http.max_body_bytes                     | 413    |
+| the body did not arrive within http.body_timeout    | 408    |
+| it needs a decision, and the routes aren't here yet | 503    |
+| not done within http.request_timeout                | 503    |
+| the log can't take it, or anything unforeseen       | 503    |
+
+An append that has begun is brought to its end whatever becomes of the request that wanted it (its
+time is up, its process is told to stop): the sender's next try then finds the event in the log,
+whole, and gets the answer that follows from it.
 """
 
 import asyncio
@@ -22,6 +28,7 @@ from router.clock import Clock
 from router.errors import (
     BadPayload,
     BadSignature,
+    LogUnavailable,
     PayloadTooLarge,
     SwitchboardError,
     WebhookError,
@@ -42,6 +49,8 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _TRY_AGAIN = Reply(503, b"can't take this now, please try again")
 
+_lines = log.Budget()  # strangers and broken disks decide how often that happens
+
 
 class Webhooks:
     """Makes the handler of each provider's webhooks."""
@@ -51,13 +60,19 @@ class Webhooks:
         *,
         events: EventLog,
         routes: RouteTable,
+        ready: Callable[[], bool],
         clock: Clock,
         body_timeout: float,
+        request_timeout: float,
     ) -> None:
+        """`ready`: whether `routes` may be decided from; times are in seconds."""
         self._log = events
         self._routes = routes
+        self._ready = ready
         self._clock = clock
         self._body_timeout = body_timeout
+        self._request_timeout = request_timeout
+        self._appending: set[asyncio.Task[Event]] = set()
 
     def handler(self, source: WebhookSource, kind: str) -> Handler:
         """The aiohttp handler of one webhook of `source`."""
@@ -67,15 +82,20 @@ class Webhooks:
         async def handle(request: web.Request) -> web.Response:
             started = perf_counter()
             try:
-                reply = await self._take(source, kind, request, storeless=storeless)
+                async with asyncio.timeout(self._request_timeout):
+                    reply = await self._take(source, kind, request, storeless=storeless)
             except SwitchboardError as error:
                 reply = _refusal(error)
-                _log_refusal(source.name, kind, reply.status, error)
+                _log_refusal(source.name, kind, reply.status, str(error))
+            except TimeoutError:
+                reply = _TRY_AGAIN
+                _log_refusal(source.name, kind, reply.status, "it took over http.request_timeout")
             except (ConnectionResetError, asyncio.IncompleteReadError):
                 reply = Reply(400)  # nobody is there to read it
             except Exception:
                 reply = _TRY_AGAIN
-                logger.exception("webhook.failed", provider=source.name, kind=kind)
+                if _lines.spend((source.name, kind)) is not None:
+                    logger.exception("webhook.failed", provider=source.name, kind=kind)
             seconds.observe(perf_counter() - started)
             WEBHOOKS.labels(source.name, kind, str(reply.status)).inc()
             return web.Response(
@@ -83,6 +103,13 @@ class Webhooks:
             )
 
         return handle
+
+    async def drain(self, seconds: float) -> None:
+        """Give the appends whose requests are gone so long to end."""
+        if self._appending:
+            await asyncio.wait(self._appending, timeout=seconds)
+        for task in self._appending:
+            task.cancel()
 
     async def _take(
         self, source: WebhookSource, kind: str, http: web.Request, *, storeless: bool
@@ -95,34 +122,61 @@ class Webhooks:
         checked = perf_counter()
         events = [decide(event, self._routes) for event in source.parse(verified)]
         decided = perf_counter()
+        if not events:
+            raise BadPayload("the webhook holds no event")
         if storeless:
             return source.reply(kind, events[0])
+        if not self._ready() and any(event.data.decision is not None for event in events):
+            raise LogUnavailable("the route table is not here yet: nothing can be decided")
         timing = {"verified": _micros(checked - read), "decided": _micros(decided - read)}
-        return source.reply(kind, await self._append(events, timing))
+        return source.reply(kind, await self._append_whole(events, timing))
+
+    async def _append_whole(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
+        task = asyncio.create_task(self._append(events, timing))
+        self._appending.add(task)
+        task.add_done_callback(self._appended)
+        return await asyncio.shield(task)
+
+    def _appended(self, task: asyncio.Task[Event]) -> None:
+        self._appending.discard(task)
+        if not task.cancelled():
+            task.exception()  # where the request is gone, nobody else asks for it
 
     async def _append(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
         """Make the events durable; returns the first as the log has it, for a repeated webhook."""
         first: Event | None = None
         for event in events:
-            decision = event.data.decision
-            stamped = codec.stamp(event, timing) if decision is not None else event
-            headers, value = codec.encode(stamped)
-            appended = await self._log.append(CALLS_TOPIC, event.key, value, headers)
-            stored = appended.existing
+            appended = await self._append_one(event, timing)
             if first is None:
-                first = codec.decode(stored.key, stored.headers, stored.value) if stored else event
-            if decision is not None and stored is None:
-                DECISIONS.labels(decision.action).inc()
-        if first is None:
-            raise BadPayload("the webhook holds no event")
-        return first
+                first = appended
+        return first or events[0]
+
+    async def _append_one(self, event: Event, timing: dict[str, int]) -> Event:
+        decision = event.data.decision
+        try:
+            headers, value = codec.encode(
+                codec.stamp(event, timing) if decision is not None else event
+            )
+            appended = await self._log.append(CALLS_TOPIC, event.key, value, headers)
+        except (ValueError, OverflowError) as error:  # never, so a next try must not come
+            raise BadPayload("it makes an event that can't be stored") from error
+        stored = appended.existing
+        if stored is not None:
+            return codec.decode(stored.key, stored.headers, stored.value)
+        if decision is not None:
+            DECISIONS.labels(decision.action).inc()
+        return event
 
     async def _body(self, http: web.Request) -> bytes:
         try:
+            if http.content.is_eof():  # it came with the head, as most do: nothing to wait for
+                return await http.read()
             async with asyncio.timeout(self._body_timeout):
                 return await http.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise PayloadTooLarge("the body is larger than http.max_body_bytes") from error
+        except web.RequestPayloadError as error:  # of aiohttp's parser in Python
+            raise BadPayload("the body is not framed as its headers say") from error
         except TimeoutError as error:
             raise _TooSlow("the body did not arrive within http.body_timeout") from error
 
@@ -145,8 +199,17 @@ def _refusal(error: SwitchboardError) -> Reply:
             return _TRY_AGAIN
 
 
-def _log_refusal(provider: str, kind: str, status: int, error: SwitchboardError) -> None:
-    logger.warning("webhook.refused", provider=provider, kind=kind, status=status, why=str(error))
+def _log_refusal(provider: str, kind: str, status: int, why: str) -> None:
+    left_out = _lines.spend((provider, kind, status))
+    if left_out is not None:
+        logger.warning(
+            "webhook.refused",
+            provider=provider,
+            kind=kind,
+            status=status,
+            why=why,
+            left_out=left_out,
+        )
 
 
 def _micros(seconds: float) -> int:

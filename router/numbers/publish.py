@@ -10,14 +10,14 @@ from typing import Final
 
 from router.clock import Clock
 from router.errors import LogUnavailable, StorageUnavailable
-from router.eventlog.base import EventLog
+from router.eventlog.base import EventLog, Record
 from router.events.types import ROUTES_TOPIC
 from router.observability import log
 from router.routing.table import Route
 from router.storage import mapping, outbox
 from router.storage.engine import Database
 from router.storage.leader import leader
-from router.storage.records import route_record
+from router.storage.records import REV, route_record
 
 logger = log.get(__name__)
 
@@ -25,6 +25,7 @@ _POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` take
 _RETRY: Final = 1.0
 _RECONCILE: Final = 300.0
 _BATCH: Final = 500
+_READ: Final = 60.0  # seconds that reading the whole topic may take
 _LEASE: Final = "publish"
 
 
@@ -63,9 +64,15 @@ async def republish(database: Database, events: EventLog, clock: Clock) -> int:
     """Put onto `telephony.routes` what the database has and the topic lacks; how many routes.
 
     Normally nothing. After the topic was lost or restored from an old state, everything.
+
+    Raises:
+        StorageUnavailable, LogUnavailable: try again.
     """
-    async with asyncio.timeout(60):
-        published = await _published(events)
+    try:
+        async with asyncio.timeout(_READ):
+            published = await _published(events)
+    except TimeoutError as error:
+        raise LogUnavailable(f"{ROUTES_TOPIC} was not read within {_READ:g} s") from error
     sent = 0
     async for route in mapping.all_routes(database):
         if published.pop(route.number, 0) < route.rev:
@@ -87,9 +94,13 @@ async def _published(events: EventLog) -> dict[str, int]:
     async with events.follow([ROUTES_TOPIC], after={}) as follower:
         while not follower.caught_up:
             for record in await follower.fetch(limit=_BATCH, wait=0.2):
-                alive = record.value is not None
-                revs[record.key] = int(record.headers.get("rev", "0")) if alive else 0
+                revs[record.key] = 0 if record.value is None else _rev(record)
     return revs
+
+
+def _rev(record: Record) -> int:
+    text = record.headers.get(REV, "")
+    return int(text) if text.isdecimal() else 0  # unreadable for followers too: to be sent anew
 
 
 async def _send(events: EventLog, clock: Clock, number: str, route: Route | None, rev: int) -> None:

@@ -122,7 +122,10 @@ async def ingress(
 async def _listening(settings: Any, port: int, events: EventLog) -> AsyncIterator[Ingress]:
     routes = RouteTable()
     routes.put(route())
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+    # A connection a request: a kept one may be closed by the server just as it is used again.
+    connector = aiohttp.TCPConnector(force_close=True)
+    patience = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
         found = Ingress(port, events, routes, session)
         webhooks = Webhooks(
             events=events,

@@ -50,13 +50,14 @@ _LEG_PROGRESS: Final[Mapping[str, EventType]] = {
 def incoming_call(request: WebhookRequest, form: Form, account: str) -> Event:
     """The voice webhook: a call came in, and Twilio waits for TwiML."""
     fields = _fields(form, account)
+    data = _data(fields, account, disposition=None)
     return Event(
         id=event_id(PROVIDER, account, fields["CallSid"], "incoming"),
         type=EventType.CALL_INITIATED,
         source=PROVIDER,
         time=request.received_at,
-        key=_call(fields, account),
-        data=_data(fields, account, disposition=None),
+        key=data.call_id,
+        data=data,
     )
 
 
@@ -74,13 +75,14 @@ def call_status(request: WebhookRequest, form: Form, account: str) -> Event:
     else:
         progress = _LEG_PROGRESS if is_leg else _PROGRESS
         kind = progress.get(status, EventType.PROVIDER_UNKNOWN)
+    data = _data(fields, account, disposition=_ENDINGS.get(status))
     return Event(
         id=event_id(PROVIDER, account, fields["CallSid"], "status", status, sequence),
         type=kind,
         source=PROVIDER,
         time=happened_at(_timestamp(fields), request.received_at),
-        key=_call(fields, account),
-        data=_data(fields, account, disposition=_ENDINGS.get(status)),
+        key=data.call_id,
+        data=data,
     )
 
 
@@ -93,13 +95,14 @@ def dial_ended(request: WebhookRequest, form: Form, account: str, stage: str) ->
     leg = fields.get("DialCallSid", "")
     if leg:
         _matching(fields, "DialCallSid", _CALL_SID)
+    data = _data(fields, account, disposition=_ENDINGS.get(status, "failed"), stage=stage)
     return Event(
         id=event_id(PROVIDER, account, fields["CallSid"], "dial", stage, leg, status),
         type=EventType.LEG_ENDED,
         source=PROVIDER,
         time=request.received_at,
-        key=_call(fields, account),
-        data=_data(fields, account, disposition=_ENDINGS.get(status, "failed"), stage=stage),
+        key=data.call_id,
+        data=data,
     )
 
 
@@ -134,17 +137,13 @@ def _check_party(fields: Mapping[str, str], name: str) -> None:
         raise BadPayload(f"{name} is malformed")
 
 
-def _call(fields: Mapping[str, str], account: str) -> str:
-    return call_id(PROVIDER, account, fields.get("ParentCallSid") or fields["CallSid"])
-
-
 def _data(
     fields: Mapping[str, str], account: str, *, disposition: Disposition | None, stage: Any = ""
 ) -> EventData:
     parent = fields.get("ParentCallSid", "")
     sip_status = fields.get("DialSipResponseCode") or fields.get("SipResponseCode") or "0"
     return EventData(
-        call_id=_call(fields, account),
+        call_id=call_id(PROVIDER, account, parent or fields["CallSid"]),
         provider_call_id=parent or fields["CallSid"],
         account=account,
         direction="inbound" if fields.get("Direction", "inbound") == "inbound" else "outbound",

@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from router.errors import BadSignature
 
@@ -46,11 +46,25 @@ def read_form(headers: Mapping[str, str], body: bytes, *, max_fields: int) -> Fo
     if not body or content_type.partition(";")[0].strip().lower() != _FORM:
         return ()
     try:
-        return parse_qsl(
-            body.decode(), keep_blank_values=True, errors="strict", max_num_fields=max_fields
-        )
+        return _pairs(body.decode(), max_fields)
     except (UnicodeDecodeError, ValueError) as error:
         raise BadSignature("the form is not UTF-8 or has too many fields") from error
+
+
+def _pairs(text: str, max_fields: int) -> Form:
+    # As parse_qsl does it (tests/property compares them), which takes three fifths longer and is
+    # the dearest step of a webhook.
+    pairs = text.split("&")
+    if len(pairs) > max_fields:
+        raise ValueError("too many fields")
+    return [
+        (_decoded(name), _decoded(value))
+        for name, _, value in (pair.partition("=") for pair in pairs if pair)
+    ]
+
+
+def _decoded(text: str) -> str:
+    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
 
 
 def signed_text(form: Form) -> str:

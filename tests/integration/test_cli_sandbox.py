@@ -1,0 +1,197 @@
+"""The ten-minute trial: a sandbox in one terminal, the other commands in a second one."""
+
+import json
+import re
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Ran, Shell, Started
+from tests.support.nodes import free_port
+
+ANNA, BOB, NOBODYS = "+14155550100", "+14155550101", "+14155559999"
+UP = "Ctrl-C stops it."
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("trial"))
+
+
+@pytest.fixture(scope="module")
+def sandbox(shell: Shell) -> Iterator[Started]:
+    with shell.start("up", "--sandbox", "--port", str(free_port()), until=UP) as started:
+        yield started
+        assert "Traceback" not in started.text
+
+
+def steps(ran: Ran) -> list[str]:
+    """The names of a timeline's lines."""
+    lines = (re.match(r" *[0-9.]+ ms  (.{17})", line) for line in ran.out.splitlines())
+    return [line[1].strip() for line in lines if line]
+
+
+def in_order(found: list[str], *wanted: str) -> bool:
+    """Whether `wanted` are among `found` in this order, by their first occurrences."""
+    return all(name in found for name in wanted) and [*wanted] == sorted(wanted, key=found.index)
+
+
+@pytest.mark.parametrize(("number", "agent"), [(ANNA, "anna"), (BOB, "bob")])
+@pytest.mark.usefixtures("sandbox")
+def test_a_call_is_told_step_by_step(shell: Shell, number: str, agent: str) -> None:
+    ran = shell.run("call", number, "--hold", "0.3")
+    assert ran.code == 0, ran
+    found = steps(ran)
+    assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found
+    assert in_order(
+        found, "appended", "agent.dispatched", "agent.joined", "agent.ready", "call.ended"
+    ), found
+    assert f"number is mapped to agent {agent}" in ran.out
+    times = [float(line.split()[0]) for line in ran.out.splitlines()]
+    assert times == sorted(times)
+    assert ran.err == ""
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_unmapped_number_is_told_why(shell: Shell) -> None:
+    ran = shell.invoke("call", NOBODYS)
+    assert ran.code == 1
+    assert "number is not mapped" in ran.out
+    assert f"switchboard explain {NOBODYS}" in ran.err
+    explained = shell.invoke("explain", NOBODYS)
+    assert explained.code == 0
+    assert "number is not mapped" in explained.out
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_what_there_is(shell: Shell) -> None:
+    assert "dispatch anna" in shell.invoke("explain", ANNA).out
+    agents = shell.invoke("agents", "list")
+    assert '{"greeting":"Hello, this is Anna"}' in agents.out
+    assert [
+        agent["name"] for agent in json.loads(shell.invoke("agents", "list", "--json").out)
+    ] == [
+        "anna",
+        "bob",
+    ]
+    assert "+14155550199" in shell.invoke("numbers", "list").out
+    numbers = json.loads(shell.invoke("numbers", "list", "--json").out)
+    assert [number["number"] for number in numbers] == [ANNA, BOB]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_doctor_finds_all_well(shell: Shell) -> None:
+    ran = shell.invoke("doctor")
+    assert ran.code == 0, ran
+    findings = json.loads(shell.invoke("doctor", "--json").out)
+    assert {finding["level"] for finding in findings} == {"ok"}
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_call_is_found_again(shell: Shell) -> None:
+    assert shell.invoke("call", BOB, "--hold", "0.2").code == 0
+    [newest, *_] = json.loads(shell.invoke("calls", "list", "--json").out)
+    assert (newest["agent"], newest["state"]) == ("bob", "ended")
+    assert newest["call_id"][:13] in shell.invoke("calls", "list", "--limit", "1").out
+    for name in (newest["call_id"], newest["call_id"][:10], newest["provider_call_id"]):
+        shown = shell.invoke("calls", "show", name)
+        assert shown.code == 0
+        assert "agent.ready" in shown.out
+    whole = json.loads(shell.invoke("calls", "show", newest["call_id"], "--json").out)
+    assert whole["call"] == newest
+    assert "call.initiated" in [event["type"] for event in whole["events"]]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_tail_prints_a_call_while_it_happens(shell: Shell) -> None:
+    with (
+        shell.start("tail") as people,
+        shell.start("tail", "--json", "--back", "1000") as scripts,
+    ):
+        time.sleep(4)  # they print nothing before the first event
+        assert shell.invoke("call", ANNA, "--hold", "0.2").code == 0
+        people.says("call.ended")
+        scripts.says('"call.ended"')
+        assert people.end(signal.SIGINT) in (0, 130)
+        scripts.process.send_signal(signal.SIGINT)
+        assert scripts.end(signal.SIGINT) in (0, 130, -signal.SIGINT)  # an impatient user
+    assert f"{ANNA}, dispatch: number is mapped to agent anna" in people.text
+    assert "Traceback" not in people.text + scripts.text
+    events = [json.loads(line) for line in scripts.out_file.read_text().splitlines()]
+    assert {"call.initiated", "agent.ready"} <= {event["type"] for event in events}
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_apply_holds_for_the_next_call(shell: Shell) -> None:
+    (shell.folder / "mapping.yaml").write_text(
+        "agents: [{name: zoe, livekit_agent_name: bob, metadata: {odd: '[/red]'}}]\n"
+        f'numbers: [{{number: "{ANNA}", provider: twilio, agent: zoe}}]\n'
+    )
+    applied = shell.run("apply", "mapping.yaml")
+    assert applied.code == 0
+    assert "+ agent  zoe" in applied.out
+    assert f"~ number {ANNA}: anna, else +14155550199 → zoe" in applied.out
+    assert "Holds now" in applied.out
+    ran = shell.invoke("call", ANNA, "--hold", "0.2")
+    assert ran.code == 0
+    assert "number is mapped to agent zoe" in ran.out
+    assert "[/red]" in shell.invoke("agents", "list").out
+    again = json.loads(shell.invoke("apply", "mapping.yaml", "--json").out)
+    assert (again["changes"], again["holds"]) == ([], True)
+
+
+def test_a_second_sandbox_is_refused_and_harms_nothing(shell: Shell, sandbox: Started) -> None:
+    before = shell.invoke("numbers", "list").out
+    ran = shell.run("up", "--sandbox", "--port", str(free_port()))
+    assert ran.code == 2
+    assert f"a sandbox (pid {sandbox.process.pid}) already runs" in ran.err
+    assert shell.invoke("numbers", "list").out == before
+    assert shell.invoke("call", BOB, "--hold", "0.1").code == 0
+
+
+def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
+    """Settings that name a database and brokers: the sandbox uses its own all the same."""
+    shell = Shell(
+        tmp_path,
+        {
+            "SWITCHBOARD_DATABASE__URL": "postgresql+psycopg://127.0.0.1:1/production",
+            "SWITCHBOARD_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            "SWITCHBOARD_ROLES": "ingress",
+            "SWITCHBOARD_DURABILITY": "replicated",
+        },
+    )
+    with shell.start("up", "--sandbox", "--port", str(free_port()), until=UP) as started:
+        assert shell.invoke("call", BOB, "--hold", "0.1").code == 0
+        began = time.monotonic()
+        assert started.end(signal.SIGTERM) == 0
+        print(f"SIGTERM to exit: {time.monotonic() - began:.2f} s")
+        assert time.monotonic() - began < 5
+        assert started.text.endswith("Stopped.\n")
+        assert shell.invoke("call", BOB).code == 3
+
+
+def test_a_killed_sandbox_is_not_taken_for_a_running_one(tmp_path: Path) -> None:
+    shell, port = Shell(tmp_path), str(free_port())
+    with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
+        started.end(signal.SIGKILL)
+    assert (tmp_path / "data" / "sandbox.json").stat().st_size > 0
+    assert shell.invoke("call", ANNA).code == 3
+    assert shell.invoke("doctor").code == 1
+    with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
+        assert started.end(signal.SIGINT) == 0
+
+
+def test_a_disk_that_fails_ends_the_node_with_exit_code_4(tmp_path: Path) -> None:
+    """No byte can be written any more (RLIMIT_FSIZE): the journal gives up, the node with it."""
+    shell = Shell(tmp_path)
+    with shell.start("up", "--sandbox", "--port", str(free_port()), until=UP) as started:
+        resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        called = shell.invoke("call", ANNA, "--hold", "0.1")
+        assert started.wait() == 4
+    assert called.code in (1, 3)
+    assert "Traceback" not in started.text
+    assert "disk" in started.text.splitlines()[-1]
