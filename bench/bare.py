@@ -9,8 +9,12 @@ from base64 import b64encode
 from urllib.parse import parse_qsl
 
 from aiohttp import web
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from bench.twilio import TOKEN
+
+TOPIC = "bench.calls"
 
 TWIML = (
     b'<?xml version="1.0" encoding="UTF-8"?><Response><Dial answerOnBridge="true" timeout="20">'
@@ -39,3 +43,9 @@ async def listen(app: web.Application, port: int = 0) -> tuple[web.AppRunner, in
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     return runner, int(runner.addresses[0][1])
+
+
+def make_topic(bootstrap: str) -> None:
+    """The bare programs' topic, with as many partitions as Switchboard's have."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(TOPIC, 6, 1)])[TOPIC].result(30)

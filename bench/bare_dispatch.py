@@ -10,8 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from livekit.api import AccessToken, VideoGrants
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest
 
-from bench.bare import answer, listen, verify
-from bench.bare_ingress import TOPIC
+from bench.bare import TOPIC, answer, listen, verify
 from bench.child import run_child, say
 from bench.livekit import KEY, SECRET
 from bench.twilio import PATH

@@ -11,11 +11,9 @@ import apsw
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
 
-from bench.bare import answer, listen, verify
+from bench.bare import TOPIC, answer, listen, verify
 from bench.child import run_child, say
 from bench.twilio import PATH
-
-TOPIC = "bench.calls"
 
 Store = Callable[[str, bytes], Awaitable[object]]
 Job = tuple["asyncio.Future[None]", str, bytes]

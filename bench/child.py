@@ -51,8 +51,9 @@ class Child:
 
     def __enter__(self) -> Self:
         output = self._process.stdout
+        assert output is not None
         readable, _, _ = select.select([output], [], [], _PATIENCE)
-        line = output.readline() if output is not None and readable else ""
+        line = output.readline() if readable else ""
         if not line:
             self._process.kill()
             self._process.wait()
@@ -90,7 +91,7 @@ class Child:
 
 
 def run_child(main: Callable[[dict[str, Any], asyncio.Event], Awaitable[None]]) -> None:
-    """The child's side: pin this process, then run `main` with the spec and the event to stop on."""
+    """The child's side: pin this process, run `main` with the spec and the event to stop on."""
     spec = json.loads(sys.argv[1])
     os.sched_setaffinity(0, {spec["core"]})
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from confluent_kafka.admin import AdminClient, NewTopic
-
-from bench.bare_ingress import TOPIC
+from bench.bare import make_topic
 from bench.child import Child
 from bench.load import Load, closed_loop
 from bench.report import Part, table, verdict
@@ -78,8 +76,7 @@ def run(seconds: float, cores: tuple[int, int]) -> Part:
     with contender(cores[0]) as programs:
         lines += _told("On the journal alone", programs, seconds)
     with kafka.kafka_server() as broker:
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-        admin.create_topics([NewTopic(TOPIC, 6, 1)])[TOPIC].result(30)
+        make_topic(broker.bootstrap)
         with contender(cores[0], broker.bootstrap) as programs:
             lines += _told("With Kafka, `durability = replicated`", programs, seconds)
     lines.append(

@@ -60,4 +60,6 @@ def write(part: Part, command: str, *, order: Sequence[str]) -> None:
     )
     old = RESULTS.read_text() if RESULTS.exists() else ""
     parts = {found[1]: found[0] for found in _PART.finditer(old)} | {part.name: text}
-    RESULTS.write_text("\n".join([_INTRODUCTION, *(parts[name] for name in order if name in parts)]))
+    RESULTS.write_text(
+        "\n".join([_INTRODUCTION, *(parts[name] for name in order if name in parts)])
+    )
