@@ -51,7 +51,7 @@ def write(part: Part, command: str, *, order: Sequence[str]) -> None:
             f"<!-- {part.name} -->",
             f"## {part.title}",
             "",
-            f"`{command}`, {moment}, load average before it {machine.load_average():.1f}:",
+            f"`{command}`, {moment}, load average at its end {machine.load_average():.1f}:",
             *machine.facts(),
             "",
             *part.lines,

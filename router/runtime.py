@@ -6,6 +6,7 @@ non-zero exit, because a process that answers webhooks but dispatches nobody is 
 """
 
 import asyncio
+import gc
 import importlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
@@ -108,6 +109,7 @@ async def run(
     credentials = sip_credentials(
         load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     )
+    _calm_garbage_collection()
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_log(settings))
         resources = await _resources(settings, log, clock, stack)
@@ -116,6 +118,13 @@ async def run(
         node = Node(settings, log, routes, setup)
         roles = _Roles(node, resources, credentials, clock, stop)
         await roles.run(started)
+
+
+def _calm_garbage_collection() -> None:
+    # Modules, routes and templates live as long as the process, and requests leave few cycles: with
+    # the defaults a tenth of the ingress's time and half of its worst latencies were collections.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def _resources(
