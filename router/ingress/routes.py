@@ -146,10 +146,12 @@ class RouteFollower:
             await self._clock.sleep(pause)
             if self._has_news:
                 began = self._clock.monotonic()
-                self._changed = False
+                self._changed, saved = False, False
                 routes, removed = list(self.table), dict(self.table.removed())
-                if not await asyncio.to_thread(self._save, routes, removed):
-                    self._changed = True
+                try:
+                    saved = await asyncio.to_thread(self._save, routes, removed)
+                finally:  # cancelled: the end of `run` saves once more, behind this one
+                    self._changed |= not saved
                 pause = max(_SAVE_EVERY, 10 * (self._clock.monotonic() - began))
 
     def _save(self, routes: Sequence[Route], removed: dict[str, int]) -> bool:
