@@ -1,10 +1,11 @@
 """The sandbox: Twilio and LiveKit as stand-ins in this process, two agents, two numbers."""
 
+import asyncio
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,9 +20,11 @@ from router.sandbox.livekit.standin import LiveKitStandIn
 from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.twilio.standin import TwilioStandIn
 from router.storage.engine import open_database
-from router.storage.mapping import apply_mapping
+from router.storage.mapping import apply_mapping, fingerprint
 from router.storage.migrate import prepare
 
+_PATIENCE: Final = 10.0  # seconds until the node must be ready
+_LOOK: Final = 0.02
 _ACCOUNT: Final = "AC" + "5" * 32
 _AGENTS: Final = {
     "anna": Behaviour(join_delay=0.12, publish_delay=0.08),
@@ -35,6 +38,21 @@ class Box:
 
     settings: Settings
     marker: Marker
+    routes: int  # the fingerprint of its mapping
+
+    async def ready(self, node: Node) -> None:
+        """Wait until the node decides by the mapping, and its SIP trunk is there."""
+        with suppress(
+            TimeoutError
+        ):  # the banner comes all the same, and /readyz says what is wrong
+            async with asyncio.timeout(_PATIENCE):
+                while not self._is_ready(node):  # noqa: ASYNC110 - what is waited for has no event
+                    await asyncio.sleep(_LOOK)
+
+    def _is_ready(self, node: Node) -> bool:
+        routes, livekit = node.routes, node.livekit_setup
+        has_routes = routes is not None and routes.table.fingerprint == self.routes
+        return has_routes and livekit is not None and livekit.status == "ok"
 
     def banner(self, node: Node) -> list[str]:
         """The first screen."""
@@ -103,17 +121,18 @@ async def open_box(
         }
         own = load(config, overrides)
         check(own)
-        await _apply_example(own)
-        yield Box(own, Marker(os.getpid(), overrides, twilio.url, control))
+        routes = await _apply_example(own)
+        yield Box(own, Marker(os.getpid(), overrides, twilio.url, control), routes)
 
 
-async def _apply_example(settings: Settings) -> None:
+async def _apply_example(settings: Settings) -> int:
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     await prepare(settings)
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)
     async with open_database(settings) as database:
         await apply_mapping(database, mapping)
+        return await fingerprint(database)
 
 
 def _free_port() -> int:

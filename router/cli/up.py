@@ -4,9 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -68,25 +66,23 @@ async def _up(
     stop = asyncio.Event()
     _on_signals(stop)
     async with AsyncExitStack() as stack:
-        banner: Callable[[Node], list[str]] = _banner
-        found: Callable[[], None] = _nobody
+        own: box.Box | None = None
         if sandbox:
             claim = stack.enter_context(marker.claimed(settings.data_dir))
-            box_ = await stack.enter_async_context(box.open_box(settings, overrides, config))
-            settings, banner = box_.settings, box_.banner
-            found = partial(marker.write, claim, box_.marker)
+            own = await stack.enter_async_context(box.open_box(settings, overrides, config))
+            settings = own.settings
 
         async def on_started(node: Node) -> None:
-            found()
-            for line in banner(node):
+            lines = _banner(node)
+            if own is not None:
+                await own.ready(node)
+                marker.write(claim, own.marker)
+                lines = own.banner(node)
+            for line in lines:
                 console.print(line)
 
         await run_node(settings, stop=stop, started=on_started)
     console.print("Stopped.")
-
-
-def _nobody() -> None:
-    """No sandbox: there is nothing for others to find."""
 
 
 def _banner(node: Node) -> list[str]:

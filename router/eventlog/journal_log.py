@@ -31,7 +31,11 @@ async def next_records(
     while True:
         records, after = await journal.read(after, limit=limit, topics=topics)
         left = deadline - asyncio.get_running_loop().time()
-        if records or left <= 0 or journal.failed.is_set():
+        if records or left <= 0:
+            return records, after
+        if journal.failed.is_set():
+            # Readers ask again at once: without a pause they would keep the loop from ending.
+            await asyncio.sleep(left)
             return records, after
         await journal.wait(after, left)
 

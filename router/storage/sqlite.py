@@ -12,7 +12,7 @@ import fcntl
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -94,7 +94,11 @@ class Gate:
 def prepare_folder(path: Path) -> None:
     """Make the database's folder, readable by its owner only: it holds who called whom."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # Only a new file is opened: a close would drop the locks that this process's other connections
+    # have on it (https://www.sqlite.org/howtocorrupt.html §2.2), and the next process to leave
+    # would then delete the log that they write.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def install(engine: AsyncEngine) -> None:

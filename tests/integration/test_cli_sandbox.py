@@ -170,7 +170,7 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
         assert started.end(signal.SIGTERM) == 0
         print(f"SIGTERM to exit: {time.monotonic() - began:.2f} s")
         assert time.monotonic() - began < 5
-        assert started.text.endswith("Stopped.\n")
+        assert started.out_file.read_text().endswith("Stopped.\n")
         assert shell.invoke("call", BOB).code == 3
 
 
@@ -186,10 +186,11 @@ def test_a_killed_sandbox_is_not_taken_for_a_running_one(tmp_path: Path) -> None
 
 
 def test_a_disk_that_fails_ends_the_node_with_exit_code_4(tmp_path: Path) -> None:
-    """No byte can be written any more (RLIMIT_FSIZE): the journal gives up, the node with it."""
+    """No file can grow any more (RLIMIT_FSIZE): the journal gives up, the node with it."""
     shell = Shell(tmp_path)
     with shell.start("up", "--sandbox", "--port", str(free_port()), until=UP) as started:
-        resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        small = 8192  # enough for what it has to say about it
+        resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (small, small))
         called = shell.invoke("call", ANNA, "--hold", "0.1")
         assert started.wait() == 4
     assert called.code in (1, 3)

@@ -17,7 +17,7 @@ from config.settings import LogSettings
 from router.cli.main import app
 from router.observability import log as logs
 
-PATIENCE: Final = 60.0  # seconds; a process on a busy machine with two cores needs some to start
+PATIENCE: Final = 30.0  # seconds; a process on a busy machine with two cores needs some to start
 
 
 @dataclass(frozen=True)
