@@ -224,6 +224,7 @@ class _Roles:
             # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
+            await drain.wait()  # the role relay has no consumer: that one came back at once
             for task in endless:
                 task.cancel()
 

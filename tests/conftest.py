@@ -3,7 +3,7 @@
 **Servers.** `kafka`, `postgres`, `redis` are started once per run, when the first test asks for
 them; make your own topic or database in them. A test that stops, kills or pauses a server starts
 its own (`tests.support.servers`), and says so by its marker. A marked test whose server is not on
-this machine is skipped with what would bring it, or fails with `SWITCHBOARD_REQUIRE_SERVERS=1`. A
+this machine is skipped with what would bring it, or fails with `TEST_REQUIRE_SERVERS=1`. A
 server that is here and does not start is an error in either case. The end of the run says which
 servers were real.
 
@@ -24,7 +24,7 @@ from tests.support.servers.kafka import Kafka, kafka_server
 from tests.support.servers.postgres import Postgres, postgres_server
 from tests.support.servers.redis import Redis, redis_server
 
-_REQUIRED = os.environ.get("SWITCHBOARD_REQUIRE_SERVERS") == "1"
+_REQUIRED = os.environ.get("TEST_REQUIRE_SERVERS") == "1"
 _LOOPBACK = "127.0.0.1,::1"
 _asked = pytest.StashKey[set[str]]()  # servers that this run's tests asked for
 

@@ -46,18 +46,21 @@ def up(
         try:
             run(_up(settings, overrides, config, sandbox=sandbox))
         except BaseExceptionGroup as group:  # of the roles, which run side by side
-            raise _cause(group) from group
+            cause = _cause(group)
+            if cause is None:
+                raise
+            raise cause from group
 
 
-def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a person has to mend, where the group says it; else the group: a bug, with its trace."""
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """What a person has to mend, where the group says it; None for a bug, which needs its trace."""
     for kind in (LogFailed, SwitchboardError):
         found: BaseException | None = group.subgroup(kind)
         while isinstance(found, BaseExceptionGroup):
             found = found.exceptions[0]
         if found is not None:
             return found
-    return group
+    return None
 
 
 async def _up(
@@ -93,6 +96,7 @@ def _banner(node: Node) -> list[str]:
         f"[bold]Switchboard[/bold] is up: {', '.join(settings.roles)} on {where}",
         f"  Twilio's voice webhook   {settings.public_url}/webhooks/twilio/voice",
         f"  Twilio's fallback        {settings.public_url}/webhooks/twilio/fallback",
+        f"  Twilio's status callback {settings.public_url}/webhooks/twilio/status",
         f"  LiveKit's webhooks       {settings.public_url}/webhooks/livekit",
         f"  data {settings.data_dir} · Kafka {kafka} · health {where}/readyz",
         "Ctrl-C stops it. Is everything in place?  switchboard doctor",

@@ -18,14 +18,14 @@ from tests.faults.rounds import child, in_log, kill_rounds, listen
 from tests.support.kafka_records import append, headers, ids, read
 from tests.support.kafka_settings import log_settings
 
-ROUNDS = int(os.environ.get("SWITCHBOARD_KILL_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "10"))
 FOLDER = "journal-0"
 
 
 @pytest.fixture
 def seed() -> int:
-    chosen = int(os.environ.get("SWITCHBOARD_SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"SWITCHBOARD_SEED={chosen}")
+    chosen = int(os.environ.get("TEST_SEED", random.SystemRandom().randrange(1 << 32)))
+    print(f"TEST_SEED={chosen}")
     return chosen
 
 

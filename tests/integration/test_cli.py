@@ -1,12 +1,18 @@
 """The commands as a user types them, without anything running: help, mistakes, empty places."""
 
+import io
 import json
 import os
 import socket
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from router.cli import render
+from router.events.call import CallRecord
+from router.events.model import Event, EventData
+from router.events.types import EventType
 from tests.support.cli import Shell
 
 COMMANDS = [
@@ -51,15 +57,15 @@ def test_wrong_settings_are_a_line_each(shell: Shell) -> None:
     ran = shell.run("up", env={"SWITCHBOARD_HTTP__PORT": "abc", "SWITCHBOARD_LOG__LEVEL": "loud"})
     assert ran.code == 2
     assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["http.port", "log.level"]
-    ran = shell.run("up", "--roles", "ingress,cook")
+    ran = shell.invoke("up", "--roles", "ingress,cook")
     assert (ran.code, ran.err.partition(":")[0]) == (2, "roles.1")
-    ran = shell.run("up", env={"SWITCHBOARD_LIVEKIT__API_KY": "x"})
+    ran = shell.invoke("up", env={"SWITCHBOARD_LIVEKIT__API_KY": "x"})
     assert ran.code == 2
     assert "livekit.api_ky: there is no such setting" in ran.err
 
 
 def test_missing_settings_are_a_line_each(shell: Shell) -> None:
-    ran = shell.run("up")
+    ran = shell.invoke("up")
     assert ran.code == 2
     assert len(ran.err.splitlines()) == 7
     assert all(": is missing" in line for line in ran.err.splitlines())
@@ -170,6 +176,47 @@ def test_doctor_with_nothing_configured(shell: Shell) -> None:
     assert ran.code == 1
     assert "4 to mend" in ran.err
     assert all(name in ran.out for name in ("settings", "database", "LiveKit", "public URL"))
+
+
+def test_what_callers_write_stays_text() -> None:
+    """A SIP caller chooses his name: neither markup nor terminal codes of his are obeyed."""
+    name = "sip:[/dim][red]\x1b]0;owned\x07\u202e@x"
+    record = CallRecord(
+        call_id="0f" * 18,
+        provider="twilio",
+        provider_call_id="CA1",
+        account="AC1",
+        direction="inbound",
+        from_number=name,
+        to_number="+14155550100",
+        state="ended",
+        disposition="answered",
+        agent="[bold]",
+        agent_ready=True,
+        reason="",
+        initiated_at=1,
+        ringing_at=None,
+        agent_ready_at=None,
+        answered_at=None,
+        ended_at=None,
+        duration=1.0,
+    )
+    event = Event(
+        id="1",
+        type=EventType.CALL_INITIATED,
+        source="twilio",
+        time=1,
+        key="k",
+        data=EventData(from_number=name, to_number="+1"),
+    )
+    screen = Console(file=io.StringIO(), width=300)
+    screen.print(render.call_table([record]))
+    screen.print(render.timeline([event]))
+    screen.print(f"[dim]tail[/dim] {render.describe(event)}")
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("sip:[/dim][red]") == 3
+    assert "[bold]" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 
 
 def test_a_taken_port(shell: Shell) -> None:

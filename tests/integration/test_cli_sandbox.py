@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Ran, Shell, Started
-from tests.support.nodes import free_port
+from tests.support.nodes import ACCOUNT, KEY, MAPPING, SECRET, TOKEN, free_port
 
 ANNA, BOB, NOBODYS = "+14155550100", "+14155550101", "+14155559999"
 UP = "Ctrl-C stops it."
@@ -112,7 +112,8 @@ def test_tail_prints_a_call_while_it_happens(shell: Shell) -> None:
         shell.start("tail") as people,
         shell.start("tail", "--json", "--back", "1000") as scripts,
     ):
-        time.sleep(4)  # they print nothing before the first event
+        people.opens("events.db")  # they print nothing before the first event
+        scripts.opens("events.db")
         assert shell.invoke("call", ANNA, "--hold", "0.2").code == 0
         people.says("call.ended")
         scripts.says('"call.ended"')
@@ -146,7 +147,7 @@ def test_apply_holds_for_the_next_call(shell: Shell) -> None:
 
 def test_a_second_sandbox_is_refused_and_harms_nothing(shell: Shell, sandbox: Started) -> None:
     before = shell.invoke("numbers", "list").out
-    ran = shell.run("up", "--sandbox", "--port", str(free_port()))
+    ran = shell.invoke("up", "--sandbox", "--port", str(free_port()))
     assert ran.code == 2
     assert f"a sandbox (pid {sandbox.process.pid}) already runs" in ran.err
     assert shell.invoke("numbers", "list").out == before
@@ -172,6 +173,33 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
         assert started.out_file.read_text().endswith("Stopped.\n")
         assert shell.invoke("call", BOB).code == 3
+
+
+def test_a_call_at_an_instance_with_accounts(tmp_path: Path) -> None:
+    """Only the webhooks are placed; LiveKit is away here, so no agent is heard."""
+    port = free_port()
+    shell = Shell(
+        tmp_path,
+        {
+            "SWITCHBOARD_PUBLIC_URL": "https://calls.example.com",
+            "SWITCHBOARD_HTTP__PORT": str(port),
+            "SWITCHBOARD_LIVEKIT__URL": "http://127.0.0.1:1",
+            "SWITCHBOARD_LIVEKIT__API_KEY": KEY,
+            "SWITCHBOARD_LIVEKIT__API_SECRET": SECRET,
+            "SWITCHBOARD_LIVEKIT__SIP_HOST": "sip.example.com",
+            "SWITCHBOARD_PROVIDERS__TWILIO__ACCOUNT_SID": ACCOUNT,
+            "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": TOKEN,
+            "SWITCHBOARD_DISPATCH__DEADLINE": "0.3",
+        },
+    )
+    (tmp_path / "mapping.yaml").write_text(MAPPING)
+    with shell.start("up", until=UP):
+        assert "Holds now" in shell.invoke("apply", "mapping.yaml").out
+        ran = shell.invoke("call", ANNA, "--hold", "0.1")
+    assert ran.code == 1
+    found = steps(ran)
+    assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found
+    assert f"switchboard explain {ANNA}" in ran.err
 
 
 def test_a_killed_sandbox_is_not_taken_for_a_running_one(tmp_path: Path) -> None:

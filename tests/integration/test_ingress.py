@@ -9,6 +9,7 @@ import pytest
 from router.errors import LogFailed, LogUnavailable
 from router.events.codec import decode
 from router.events.types import CALLS_TOPIC
+from router.observability.log import Budget
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import (
     FALLBACK,
@@ -166,6 +167,16 @@ async def test_strangers_fill_no_log(tmp_path: Path) -> None:
             for _ in range(100):
                 assert (await node.post("/webhooks/twilio/voice", b"a=b", {}))[0] == 403
     assert 0 < len(lines.of("webhook.refused")) <= 20
+
+
+def test_a_budget_says_what_it_left_out() -> None:
+    now = 0.0
+    budget = Budget(lambda: now)
+    assert [budget.spend("a") for _ in range(22)] == [0] * 20 + [None] * 2
+    assert budget.spend("b") == 0
+    now = 11.0
+    assert budget.spend("a") == 2
+    assert budget.spend("a") == 0
 
 
 @pytest.mark.parametrize(

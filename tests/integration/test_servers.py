@@ -209,7 +209,7 @@ class TestServer:
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SWITCHBOARD_TEST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TEST_SERVERS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -249,7 +249,7 @@ def test_a_missing_server_is_never_a_pass(empty_cache: Path, required: str, outc
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
     run = subprocess.run(
         [*command, "-k", "server_and_bridge_survive", "--import-mode=importlib"],
-        env={**os.environ, "SWITCHBOARD_REQUIRE_SERVERS": required},
+        env={**os.environ, "TEST_REQUIRE_SERVERS": required},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -120,6 +120,16 @@ class Started:
             assert time.monotonic() < give_up, f"never said {words!r}: {self.text}"
             time.sleep(0.02)
 
+    def opens(self, name: str) -> None:
+        """Wait until it has opened a file of this name."""
+        files = Path(f"/proc/{self.process.pid}/fd")
+        give_up = time.monotonic() + PATIENCE
+        while not any(
+            file.readlink().name == name for file in files.iterdir() if file.is_symlink()
+        ):
+            assert time.monotonic() < give_up, f"never opened {name}: {self.text}"
+            time.sleep(0.05)
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Stop it and wait; its exit code."""
         self.process.send_signal(how)

@@ -92,8 +92,8 @@ RECIPES: Final = (KAFKA, LIVEKIT_SERVER, LIVEKIT_SIP)
 
 
 def cache_folder() -> Path:
-    """`SWITCHBOARD_TEST_CACHE`, else a folder in the user's cache (XDG Base Directory)."""
-    if own := os.environ.get("SWITCHBOARD_TEST_CACHE"):
+    """`TEST_SERVERS_CACHE`, else a folder in the user's cache (XDG Base Directory)."""
+    if own := os.environ.get("TEST_SERVERS_CACHE"):
         return Path(own)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "switchboard-tests"
