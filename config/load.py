@@ -42,7 +42,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
             raise ConfigProblem("\n".join(_words(problem) for problem in error.errors())) from None
         except SettingsError as error:
             raise ConfigProblem(f"{error}: lists and tables are written as JSON") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigProblem(f"{path} is not TOML: {error}") from error
 
 

@@ -10,7 +10,8 @@ Whose word counts
 - when it was answered: the carrier's `call.answered`, else its leg to LiveKit, else the moment
   when the agent could be heard and the caller was in the room;
 - how it ended: the carrier's last word on a call that was not answered, then that it was forwarded,
-  then that it was answered. A carrier calls "completed" whatever was connected, also to a fallback.
+  then that it was answered. A carrier calls "completed" whatever was connected: a fallback, or our
+  own apology, which is a failed call.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -121,9 +122,15 @@ class _Story:
             return failures[-1]
         if self.of(EventType.CALL_FORWARDED) or "forwarded" in said:
             return "forwarded"
+        if self._rejected():
+            return "failed"
         if answered_at is not None or "answered" in said:
             return "answered"
         return "lost" if self.of(EventType.CALL_EXPIRED) else "no_answer"
+
+    def _rejected(self) -> bool:
+        decisions = [event.data.decision for event in self.events if event.data.decision]
+        return bool(decisions) and all(decision.action == "reject" for decision in decisions)
 
     def duration(self, answered_at: int | None, ended_at: int | None) -> float | None:
         said = [event.data.duration for event in self.of(EventType.CALL_ENDED)]

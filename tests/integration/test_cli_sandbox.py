@@ -4,6 +4,8 @@ import json
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,6 +213,25 @@ def test_a_killed_sandbox_is_not_taken_for_a_running_one(tmp_path: Path) -> None
     assert shell.invoke("doctor").code == 1
     with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
         assert started.end(signal.SIGINT) == 0
+
+
+def test_a_role_that_dies_ends_the_process_with_its_trace(tmp_path: Path) -> None:
+    program = (
+        "from router.numbers import publish\n"
+        "async def dies(*_): raise RuntimeError('a bug in a role')\n"
+        "publish.run = dies\n"
+        "from router.cli.main import app\n"
+        f"app(['up', '--sandbox', '--port', '{free_port()}'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=Shell(tmp_path).environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: a bug in a role" in done.stderr
 
 
 def test_a_disk_that_fails_ends_the_node_with_exit_code_4(tmp_path: Path) -> None:

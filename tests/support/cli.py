@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -122,13 +122,17 @@ class Started:
 
     def opens(self, name: str) -> None:
         """Wait until it has opened a file of this name."""
-        files = Path(f"/proc/{self.process.pid}/fd")
         give_up = time.monotonic() + PATIENCE
-        while not any(
-            file.readlink().name == name for file in files.iterdir() if file.is_symlink()
-        ):
+        while name not in self._open_files():
             assert time.monotonic() < give_up, f"never opened {name}: {self.text}"
             time.sleep(0.05)
+
+    def _open_files(self) -> set[str]:
+        names = set()
+        for file in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                names.add(file.readlink().name)
+        return names
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Stop it and wait; its exit code."""

@@ -3,7 +3,7 @@
 import pytest
 
 from consumers.calls.plan import fold
-from router.events.model import Event
+from router.events.model import Decision, Event
 from router.events.types import EventType as T
 from tests.support.fake_events import FROM, TO, event, initiated, new_call
 from tests.support.fake_time import START
@@ -150,3 +150,16 @@ def test_the_same_event_with_two_times_counts_from_the_earlier() -> None:
 def test_a_call_without_events_has_no_record() -> None:
     with pytest.raises(ValueError, match="no record"):
         fold([])
+
+
+def test_a_call_that_only_heard_the_apology_failed() -> None:
+    call = new_call("apology")
+    rejected = Decision(action="reject", reason="number is not mapped", table_version=3)
+    record = fold(
+        [
+            initiated(call, decision=rejected),
+            event(call, T.CALL_ENDED, 4.0, disposition="answered", duration=4.0),
+        ]
+    )
+    assert (record.state, record.disposition) == ("ended", "failed")
+    assert record.reason == "number is not mapped"

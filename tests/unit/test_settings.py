@@ -49,6 +49,14 @@ def test_later_sources_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert load(overrides={"http": {"port": 1}}).http.port == 1
 
 
+@pytest.mark.parametrize("content", [b"[http", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "s.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigProblem, match=r"s\.toml is not TOML"):
+        load(file)
+
+
 def test_a_complete_set_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     complete(monkeypatch)
     settings = load()
