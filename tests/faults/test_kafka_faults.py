@@ -14,7 +14,7 @@ from router.eventlog.kafka_follower import KafkaFollower
 from router.eventlog.open import open_log
 from tests.support.kafka_records import append, by_key, fetch, first_seen, ids, new_topic, read
 from tests.support.kafka_settings import log_settings
-from tests.support.servers.kafka import Kafka, kafka_server
+from tests.support.servers.kafka import Kafka, KafkaCluster, kafka_cluster, kafka_server
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -25,6 +25,12 @@ WRITERS = 8
 def broker() -> Iterator[Kafka]:
     with kafka_server() as server:
         yield server
+
+
+@pytest.fixture
+def cluster() -> Iterator[KafkaCluster]:
+    with kafka_cluster(nodes=3) as servers:
+        yield servers
 
 
 class Load:
@@ -59,6 +65,13 @@ def _waiting(log: OpenLog) -> int:
     return log.relay.lag.events
 
 
+async def _goes_on(log: OpenLog) -> None:
+    assert log.relay is not None
+    async with asyncio.timeout(30):
+        while not log.relay.healthy:  # noqa: ASYNC110 the port has no event for it
+            await asyncio.sleep(0.05)
+
+
 async def _drain(log: OpenLog) -> None:
     assert log.relay is not None
     async with asyncio.timeout(90):
@@ -66,7 +79,9 @@ async def _drain(log: OpenLog) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _all_there(broker: Kafka, topic: str, load: Load, total: int, tmp_path: Path) -> None:
+async def _all_there(
+    broker: Kafka | KafkaCluster, topic: str, load: Load, total: int, tmp_path: Path
+) -> None:
     settings = log_settings(tmp_path, bootstrap=broker.bootstrap)
     follower = KafkaFollower(settings.kafka, [topic], after={})
     try:
@@ -100,6 +115,29 @@ async def test_the_broker_goes_away_under_load(broker: Kafka, tmp_path: Path, fa
         total = await load.stop()
         await _drain(log)
     await _all_there(broker, topic, load, total, tmp_path)
+
+
+async def test_each_node_of_a_cluster_dies_under_load(
+    cluster: KafkaCluster, tmp_path: Path
+) -> None:
+    topic = new_topic()
+    settings = log_settings(
+        tmp_path,
+        bootstrap=cluster.bootstrap,
+        kafka={"replication_factor": 3, "stall_after": 5.0, "ack_deadline": 0.5},
+    )
+    async with open_log(settings) as log:
+        load = Load(log, topic)
+        await asyncio.sleep(1.5)
+        for node in cluster.nodes:  # each in turn, so every partition loses its leader once
+            node.kill()
+            await asyncio.sleep(1)
+            await _goes_on(log)  # the two others, without it
+            await asyncio.to_thread(node.start)
+            await asyncio.sleep(1)
+        total = await load.stop()
+        await _drain(log)
+    await _all_there(cluster, topic, load, total, tmp_path)
 
 
 async def test_a_stop_while_the_broker_is_frozen_is_bounded_and_loses_nothing(
