@@ -18,7 +18,7 @@ from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.storage.engine import Database
 from router.storage.schema import call_events, calls
-from router.storage.sql import insert, micros, now_micros
+from router.storage.sql import insert
 
 Fold = Callable[[Sequence[Event]], CallRecord]
 """All events of one call, by time, to its record. Pure."""
@@ -98,13 +98,6 @@ async def events(db: Database, call_id: str) -> Sequence[Event]:
     """All events of a call, by time."""
     async with db.read() as connection:
         return (await _events(connection, [call_id]))[call_id]
-
-
-async def open_calls(db: Database, older_than: float, *, limit: int = 100) -> Sequence[CallRecord]:
-    """Up to `limit` calls begun over `older_than` seconds ago that have not ended, oldest first."""
-    began = calls.c.initiated_at < now_micros() - micros(older_than)
-    query = select(calls).where(calls.c.state != "ended", began)
-    return await _fetch(db, query.order_by(calls.c.initiated_at).limit(limit))
 
 
 async def _fetch(db: Database, query: Select[Any]) -> Sequence[CallRecord]:

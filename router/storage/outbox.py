@@ -14,10 +14,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.storage.engine import Database
-from router.storage.leader import leader
 from router.storage.schema import outbox
-
-__all__ = ["Draft", "Entry", "add", "done", "leader", "pending"]
 
 _decoder = msgspec.json.Decoder(dict[str, str])
 
