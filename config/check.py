@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from config.settings import ALL_ROLES, Settings
+from config.settings import ALL_ROLES, ProvidersSettings, Settings
 
 
 class ConfigProblem(Exception):
@@ -22,14 +22,13 @@ def check(settings: Settings) -> None:
 
 
 def _missing(settings: Settings) -> Iterator[str]:
-    livekit, twilio = settings.livekit, settings.providers.twilio
+    livekit = settings.livekit
     wanted: list[tuple[str, object, str]] = []
     if "ingress" in settings.roles:
         wanted += [
-            ("public_url", settings.public_url, "the https address that Twilio is given"),
-            ("providers.twilio.account_sid", twilio.account_sid, "AC…, from the Twilio console"),
-            ("providers.twilio.auth_tokens", twilio.auth_tokens, "the account's Auth Token"),
-            ("livekit.sip_host", livekit.sip_host, "where Twilio sends the SIP leg"),
+            ("public_url", settings.public_url, "the https address that the carriers are given"),
+            ("livekit.sip_host", livekit.sip_host, "where the carriers send the SIP leg"),
+            *_carriers(settings.providers),
         ]
     if {"ingress", "dispatch"} & set(settings.roles):
         wanted += [
@@ -41,6 +40,20 @@ def _missing(settings: Settings) -> Iterator[str]:
     for key, value, what in wanted:
         if not value:
             yield f"{key}: is missing ({what}); without any account: switchboard up --sandbox"
+
+
+def _carriers(providers: ProvidersSettings) -> Iterator[tuple[str, object, str]]:
+    """What each carrier that is begun lacks; of the first one where none is."""
+    twilio, telnyx, vocode = providers.twilio, providers.telnyx, providers.vocode
+    telnyx_key = telnyx.api_key.get_secret_value()
+    if telnyx_key or telnyx.public_keys:
+        what = "the account's public key, from Mission Control"
+        yield "providers.telnyx.public_keys", telnyx.public_keys, what
+        yield "providers.telnyx.api_key", telnyx_key, "KEY…, from Mission Control"
+    if twilio.account_sid or not (telnyx_key or telnyx.public_keys or vocode.secrets):
+        keys = twilio.auth_tokens or twilio.shared_keys
+        yield "providers.twilio.account_sid", twilio.account_sid, "AC…, from the Twilio console"
+        yield "providers.twilio.auth_tokens", keys, "the account's Auth Token"
 
 
 def _split(settings: Settings) -> Iterator[str]:

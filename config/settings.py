@@ -100,11 +100,21 @@ class DispatchSettings(Section):
     lease: Seconds
 
 
+class CallsSettings(Section):
+    """When a call whose end nobody told is asked about."""
+
+    sweep_after: Seconds
+    max_duration: Seconds
+
+
 class TwilioSettings(Section):
-    """The Twilio account whose webhooks are taken."""
+    """The Twilio accounts whose webhooks are taken."""
 
     account_sid: str
     auth_tokens: Annotated[tuple[SecretStr, ...], NoDecode]
+    accounts: dict[str, tuple[SecretStr, ...]]
+    shared_keys: dict[str, SecretStr]
+    api_url: str
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str
@@ -115,10 +125,39 @@ class TwilioSettings(Section):
         return _list(value)
 
 
+class TelnyxSettings(Section):
+    """The Telnyx account whose webhooks are taken, and that is sent commands."""
+
+    api_key: SecretStr
+    public_keys: Annotated[tuple[str, ...], NoDecode]
+    api_url: str
+    dial_timeout: Annotated[int, Field(ge=5, le=600)]
+    catch_up_hours: Annotated[float, Field(ge=0, le=720)]
+
+    @field_validator("public_keys", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return _list(value)
+
+
+class VocodeSettings(Section):
+    """The Vocode (or Fluents) account whose webhooks are taken."""
+
+    secrets: Annotated[tuple[SecretStr, ...], NoDecode]
+    action_secrets: Annotated[tuple[SecretStr, ...], NoDecode]
+
+    @field_validator("secrets", "action_secrets", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return _list(value)
+
+
 class ProvidersSettings(Section):
     """One table per provider."""
 
     twilio: TwilioSettings
+    telnyx: TelnyxSettings
+    vocode: VocodeSettings
 
 
 class LogSettings(Section):
@@ -155,6 +194,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     livekit: LiveKitSettings
     dispatch: DispatchSettings
+    calls: CallsSettings
     providers: ProvidersSettings
     log: LogSettings
 

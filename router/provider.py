@@ -1,23 +1,40 @@
-"""What a provider folder supplies: pure verification, parsing and reply. No I/O, no aiohttp."""
+"""What a provider folder supplies: a webhook source, which is pure, and what its API can do.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+`router/providers/<name>/__init__.py` exports one `PROVIDER`; that is all it takes to be found.
+docs/ADDING_A_PROVIDER.md shows how.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from router.events.model import Event
+from config.settings import Settings
+from router.clock import Clock
+from router.events.model import Disposition, Event
 
 _CLOCK_SLACK = 2_000_000  # µs
+
+
+class Endpoint(NamedTuple):
+    """One of a provider's webhooks: `METHOD /webhooks/<provider><path>`."""
+
+    kind: str  # its name: in metrics, in logs and in `WebhookRequest.kind`
+    path: str  # "" or "/voice"; parts in braces match anything without a slash
+    methods: tuple[str, ...] = ("POST",)
+    storeless: bool = False  # answered without touching the log
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest:
     """A webhook as it arrived. `target` and `body` are the very bytes that a signature covers."""
 
-    kind: str  # which of the provider's webhooks: the last part of the path
-    target: str  # path and query as received, never decoded or normalised
-    headers: Mapping[str, str]  # case-insensitive
-    body: bytes
+    kind: str  # the endpoint's
+    target: str = field(repr=False)  # path and query as received; Vocode's holds a secret
+    headers: Mapping[str, str] = field(repr=False)  # case-insensitive
+    body: bytes = field(repr=False)
     received_at: int  # µs since epoch
+    method: str = "POST"
 
 
 class Reply(NamedTuple):
@@ -33,7 +50,7 @@ class Verified:
     """A request whose sender is proven, with what verifying it has already read."""
 
     request: WebhookRequest
-    content: Any  # the provider's own: a form, a parsed message
+    content: Any = field(repr=False)  # the provider's own: a form, a parsed message
 
 
 class WebhookSource(Protocol):
@@ -44,12 +61,8 @@ class WebhookSource(Protocol):
         """The provider's, also the part of the path after /webhooks/."""
 
     @property
-    def kinds(self) -> Sequence[str]:
-        """The webhooks that it takes, as the part of the path after its name."""
-
-    @property
-    def storeless(self) -> Sequence[str]:
-        """Those of `kinds` that are answered without touching the log."""
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The webhooks that it takes."""
 
     def verify(self, request: WebhookRequest) -> Verified:
         """Raise BadSignature unless the provider sent exactly this."""
@@ -59,6 +72,81 @@ class WebhookSource(Protocol):
 
     def reply(self, kind: str, event: Event) -> Reply:
         """The answer that follows from the (stored) event: equal events, equal bytes."""
+
+    def diagnose(self, request: WebhookRequest) -> str:
+        """Of a request that `verify` refused: the setting that would have let it in, or "".
+
+        Only what is proven counts: that with another public URL, say, the signature is right.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SipTarget:
+    """Where LiveKit's SIP bridge is, and the credentials of our trunk there."""
+
+    host: str  # host or host:port
+    transport: str  # udp, tcp or tls
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+    def uri(self, call_id: str) -> str:
+        """The SIP URI that leads into the room of a call."""
+        return f"sip:{call_id}@{self.host};transport={self.transport}"
+
+
+class CallRef(NamedTuple):
+    """A call as its provider knows it."""
+
+    call_id: str
+    provider_call_id: str
+    account: str = ""
+    control_id: str = ""
+    room: str = ""  # LiveKit's, "" where it is the call_id
+
+
+class Standing(NamedTuple):
+    """What a provider says of one of its calls, when asked."""
+
+    over: bool
+    disposition: Disposition | None = None
+    ended_at: int = 0  # µs since epoch, 0 where it isn't said
+    duration: float | None = None  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrier:
+    """What a provider's API can do; None where it can't. I/O: each may raise an EffectError."""
+
+    standing: Callable[[CallRef], Awaitable[Standing | None]] | None = None
+    """Ask about a call; None: the provider knows no such call."""
+
+    carry_out: Callable[[Event], Awaitable[None]] | None = None
+    """Do what the event's decision says, at a carrier that takes commands and not a document.
+
+    To be repeated with the same event when its outcome is unknown: the carrier acts once.
+    """
+
+    missed: Callable[[int], AsyncIterator[Event]] | None = None
+    """The events since a time (µs since epoch) that could not be delivered to us."""
+
+
+class ProviderContext(NamedTuple):
+    """What a provider is made of."""
+
+    settings: Settings
+    target: SipTarget
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """What a provider's folder exports as `PROVIDER`."""
+
+    name: str
+    has_numbers: bool  # whether numbers can be mapped there
+    is_configured: Callable[[Settings], bool]
+    source: Callable[[ProviderContext], WebhookSource]  # raises ConfigError
+    carrier: Callable[[ProviderContext], AbstractAsyncContextManager[Carrier]] | None = None
 
 
 def happened_at(claimed: int, received_at: int) -> int:

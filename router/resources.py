@@ -1,10 +1,12 @@
 """What a role is given to work with, made once by the composition root (`router.runtime`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.settings import Settings
 from router.clock import Clock
 from router.eventlog.base import OpenLog
+from router.provider import Carrier
 from router.providers.livekit.client import LiveKitClient
 from router.storage.engine import Database
 
@@ -17,4 +19,5 @@ class Resources:
     log: OpenLog
     database: Database
     livekit: LiveKitClient
+    carriers: Mapping[str, Carrier]  # by the provider's name: those that can be asked or told
     clock: Clock

@@ -8,7 +8,7 @@ non-zero exit, because a process that answers webhooks but dispatches nobody is 
 import asyncio
 import gc
 import importlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -17,7 +17,7 @@ from aiohttp import web
 
 from config.settings import Settings
 from router.clock import Clock, SystemClock
-from router.errors import ConfigError, LogFailed, StorageUnavailable
+from router.errors import LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
 from router.ingress.app import build_app, listening
@@ -26,12 +26,10 @@ from router.ingress.webhook import Webhooks
 from router.numbers import publish
 from router.observability.log import get as log_of
 from router.observability.metrics import RELAY_LAG, RELAY_LAG_SECONDS
-from router.provider import WebhookSource
+from router.provider import Carrier, Provider, ProviderContext, SipTarget, WebhookSource
+from router.providers import configured
 from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
-from router.providers.livekit.source import LiveKitSource
-from router.providers.twilio.reply import Answers, SipTarget
-from router.providers.twilio.source import TwilioSource
 from router.resources import Resources
 from router.routing.table import RouteTable
 from router.secrets import SipCredentials, load_key, sip_credentials
@@ -112,7 +110,7 @@ async def run(
     _calm_garbage_collection()
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_log(settings))
-        resources = await _resources(settings, log, clock, stack)
+        resources = await _resources(_context(settings, credentials, clock), log, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
         node = Node(settings, log, routes, setup)
@@ -128,14 +126,16 @@ def _calm_garbage_collection() -> None:
 
 
 async def _resources(
-    settings: Settings, log: OpenLog, clock: Clock, stack: AsyncExitStack
+    context: ProviderContext, log: OpenLog, stack: AsyncExitStack
 ) -> Resources | None:
     """What the roles other than the ingress need; the ingress answers without any of it."""
+    settings = context.settings
     if settings.roles == ("ingress",):
         return None
     database: Database = await stack.enter_async_context(open_database(settings))
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
-    return Resources(settings, log, database, livekit, clock)
+    carriers = await _carriers(context, stack)
+    return Resources(settings, log, database, livekit, carriers, context.clock)
 
 
 def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower | None:
@@ -205,7 +205,7 @@ class _Roles:
         return build_app(
             settings.http,
             webhooks=webhooks,
-            sources=sources(settings, self._credentials) if webhooks else (),
+            sources=sources(settings, self._credentials, self._clock) if webhooks else (),
             health=node.health,
         )
 
@@ -261,28 +261,32 @@ class _Roles:
             raise LogFailed("the journal's disk failed; nothing more can be taken")
 
 
-def sources(settings: Settings, credentials: SipCredentials) -> list[WebhookSource]:
-    """Every provider's webhooks, ready to verify and answer.
+def sources(
+    settings: Settings,
+    credentials: SipCredentials,
+    clock: Clock,
+    of: Sequence[Provider] | None = None,
+) -> list[WebhookSource]:
+    """The webhooks of the configured providers, or of those given, ready to verify and answer.
 
     Raises:
         ConfigError: no answer can be made with these settings.
     """
-    livekit, twilio = settings.livekit, settings.providers.twilio
-    try:
-        answers = Answers(
-            public_url=settings.public_url,
-            target=SipTarget(
-                livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
-            ),
-            dial_timeout=twilio.dial_timeout,
-            apology=twilio.apology,
-            language=twilio.voice_language,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error), key="livekit.sip_host") from error
-    keys = {key: secret.get_secret_value() for key, secret in livekit.webhook_keys.items()}
-    keys.setdefault(livekit.api_key, livekit.api_secret.get_secret_value())
-    return [
-        TwilioSource(twilio, public_url=settings.public_url, answers=answers),
-        LiveKitSource(keys),
-    ]
+    context = _context(settings, credentials, clock)
+    return [provider.source(context) for provider in of or configured(settings)]
+
+
+def _context(settings: Settings, credentials: SipCredentials, clock: Clock) -> ProviderContext:
+    livekit = settings.livekit
+    target = SipTarget(
+        livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
+    )
+    return ProviderContext(settings, target, clock)
+
+
+async def _carriers(context: ProviderContext, stack: AsyncExitStack) -> dict[str, Carrier]:
+    return {
+        provider.name: await stack.enter_async_context(provider.carrier(context))
+        for provider in configured(context.settings)
+        if provider.carrier is not None
+    }

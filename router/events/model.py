@@ -12,6 +12,8 @@ import msgspec
 from router.events.types import EventType
 
 Direction = Literal["inbound", "outbound"]
+Stage = Literal["", "route", "agent", "fallback"]
+"""What the carrier asks: where a call goes; what comes after the agent's, the fallback's dial."""
 Disposition = Literal["answered", "forwarded", "busy", "no_answer", "failed", "canceled", "lost"]
 
 
@@ -36,12 +38,25 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     direction: Direction | None = None
     from_number: str = ""  # as the carrier sent it: E.164, `anonymous`, or a SIP user
     to_number: str = ""
+    control_id: str = ""  # what commands name the call by, at a carrier that takes commands
     leg_id: str = ""  # the provider's id of a child leg, a participant's sid
-    stage: Literal["", "agent", "fallback"] = ""  # the dial whose end the carrier asks about
+    room: str = ""  # the LiveKit room, where it is not named by the call_id
+    stage: Stage = ""
+    media: Literal["sip", "provider"] = "sip"  # who brings the caller's audio into the room
     agent: str = ""  # LiveKit agent_name
+    status: str = ""  # the provider's own word for the state
     disposition: Disposition | None = None
+    answered_by: Literal["", "human", "machine", "fax", "unknown"] = ""
     sip_status: int = 0  # SIP response code where one is known
     duration: float | None = None  # seconds, as the provider measured
+    text: str = ""  # what was said
+    speaker: str = ""  # who said it, in the provider's word
+    digits: str = ""  # keys that were pressed
+    recording_id: str = ""
+    recording_url: str = ""
+    number: str = ""  # E.164, of events about a number
+    order_id: str = ""  # the order, port or bundle that a number event is about
+    error_code: str = ""  # the provider's
     reason: str = ""  # for people
     decision: Decision | None = None
     timing: Mapping[str, int] = {}  # step → µs since the webhook's first byte was read

@@ -57,10 +57,11 @@ def _add_webhooks(
     storing, storeless = Gate(settings.max_in_flight), Gate(settings.max_in_flight)
     app[_GATES] = (storing, storeless)
     for source in sources:
-        for kind in source.kinds:
-            gate = storeless if kind in source.storeless else storing
-            path = f"/webhooks/{source.name}" + (f"/{kind}" if kind else "")
-            app.router.add_post(path, gate.guard(webhooks.handler(source, kind)))
+        for endpoint in source.endpoints:
+            gate = storeless if endpoint.storeless else storing
+            handler = gate.guard(webhooks.handler(source, endpoint))
+            for method in endpoint.methods:
+                app.router.add_route(method, f"/webhooks/{source.name}{endpoint.path}", handler)
 
     async def drain(_app: web.Application) -> None:
         await webhooks.drain(settings.shutdown_grace / 4)

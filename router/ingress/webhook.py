@@ -36,10 +36,10 @@ from router.errors import (
 from router.eventlog.base import EventLog
 from router.events import codec
 from router.events.model import Event
-from router.events.types import CALLS_TOPIC
+from router.events.types import EventType, topic_of
 from router.observability import log
-from router.observability.metrics import DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
-from router.provider import Reply, WebhookRequest, WebhookSource
+from router.observability.metrics import ALERTS, DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
+from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide
 from router.routing.table import RouteTable
 
@@ -73,17 +73,18 @@ class Webhooks:
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
         self._appending: set[asyncio.Task[Event]] = set()
+        self.hints: dict[str, str] = {}  # provider → which setting refuses its webhooks
 
-    def handler(self, source: WebhookSource, kind: str) -> Handler:
+    def handler(self, source: WebhookSource, endpoint: Endpoint) -> Handler:
         """The aiohttp handler of one webhook of `source`."""
-        storeless = kind in source.storeless
+        kind = endpoint.kind
         seconds = WEBHOOK_SECONDS.labels(source.name, kind)
 
         async def handle(request: web.Request) -> web.Response:
             started = perf_counter()
             try:
                 async with asyncio.timeout(self._request_timeout):
-                    reply = await self._take(source, kind, request, storeless=storeless)
+                    reply = await self._take(source, endpoint, request)
             except SwitchboardError as error:
                 reply = _refusal(error)
                 _log_refusal(source.name, kind, reply.status, str(error))
@@ -111,25 +112,33 @@ class Webhooks:
         for task in self._appending:
             task.cancel()
 
-    async def _take(
-        self, source: WebhookSource, kind: str, http: web.Request, *, storeless: bool
-    ) -> Reply:
-        received_at = self._clock.now()
+    async def _take(self, source: WebhookSource, endpoint: Endpoint, http: web.Request) -> Reply:
+        kind, received_at = endpoint.kind, self._clock.now()
         body = await self._body(http)
         read = perf_counter()
-        request = WebhookRequest(kind, http.raw_path, http.headers, body, received_at)
-        verified = source.verify(request)
+        request = WebhookRequest(kind, http.raw_path, http.headers, body, received_at, http.method)
+        verified = self._verified(source, request)
         checked = perf_counter()
         events = [decide(event, self._routes) for event in source.parse(verified)]
         decided = perf_counter()
         if not events:
             raise BadPayload("the webhook holds no event")
-        if storeless:
+        if endpoint.storeless:
             return source.reply(kind, events[0])
         if not self._ready() and any(event.data.decision is not None for event in events):
             raise LogUnavailable("the route table is not here yet: nothing can be decided")
         timing = {"verified": _micros(checked - read), "decided": _micros(decided - read)}
         return source.reply(kind, await self._append_whole(events, timing))
+
+    def _verified(self, source: WebhookSource, request: WebhookRequest) -> Verified:
+        try:
+            return source.verify(request)
+        except BadSignature as error:
+            hint = source.diagnose(request)
+            if not hint:
+                raise
+            self.hints[source.name] = hint
+            raise BadSignature(f"{error}; {hint}") from error
 
     async def _append_whole(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
         task = asyncio.create_task(self._append(events, timing))
@@ -143,13 +152,14 @@ class Webhooks:
             task.exception()  # where the request is gone, nobody else asks for it
 
     async def _append(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
-        """Make the events durable; returns the first as the log has it, for a repeated webhook."""
-        first: Event | None = None
-        for event in events:
-            appended = await self._append_one(event, timing)
-            if first is None:
-                first = appended
-        return first or events[0]
+        """Make the events durable; returns the first as the log has it, for a repeated webhook.
+
+        Those of a batch wait for the disk together; each log keeps them in the order given.
+        """
+        if len(events) == 1:
+            return await self._append_one(events[0], timing)
+        appended = await asyncio.gather(*(self._append_one(event, timing) for event in events))
+        return appended[0]
 
     async def _append_one(self, event: Event, timing: dict[str, int]) -> Event:
         decision = event.data.decision
@@ -157,7 +167,7 @@ class Webhooks:
             headers, value = codec.encode(
                 codec.stamp(event, timing) if decision is not None else event
             )
-            appended = await self._log.append(CALLS_TOPIC, event.key, value, headers)
+            appended = await self._log.append(topic_of(event.type), event.key, value, headers)
         except (ValueError, OverflowError) as error:  # never, so a next try must not come
             raise BadPayload("it makes an event that can't be stored") from error
         stored = appended.existing
@@ -165,6 +175,8 @@ class Webhooks:
             return codec.decode(stored.key, stored.headers, stored.value)
         if decision is not None:
             DECISIONS.labels(decision.action).inc()
+        if event.type is EventType.PROVIDER_ALERTED:
+            ALERTS.labels(event.source).inc()
         return event
 
     async def _body(self, http: web.Request) -> bytes:

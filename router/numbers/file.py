@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from router.errors import ConfigError
 from router.events.phone import normalise
+from router.providers import numbers_at
 from router.routing.spec import AgentSpec, AgentStatus, MappingSpec, NumberSpec
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
-_PROVIDERS: Final = ("twilio",)
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -59,8 +59,9 @@ class _Number(_Entry):
     @field_validator("provider")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in _PROVIDERS:
-            raise ValueError(f"there is no such provider; there are: {', '.join(_PROVIDERS)}")
+        with_numbers = numbers_at()
+        if value not in with_numbers:
+            raise ValueError(f"there is no such provider; there are: {', '.join(with_numbers)}")
         return value
 
 

@@ -30,6 +30,12 @@ SHED: Final = Counter(
 DECISIONS: Final = Counter(
     "switchboard_decisions_total", "Calls by where they were sent", ("action",), registry=REGISTRY
 )
+ALERTS: Final = Counter(
+    "switchboard_provider_alerts_total",
+    "Failures that a provider logged and told us: its requests to us among them",
+    ("provider",),
+    registry=REGISTRY,
+)
 HANDLED: Final = Counter(
     "switchboard_events_handled_total",
     "Events that a consumer brought to their end: done or dead",

@@ -4,29 +4,38 @@ The ingress calls it for every event and stores the outcome with the event, so t
 dispatch and `explain` all follow from the same value.
 """
 
-from typing import Final
-
 import msgspec
 
-from router.events.model import Decision, Direction, Event
+from router.events.model import Decision, Event
 from router.events.types import EventType
 from router.routing.table import Route, RouteTable
-
-_INBOUND: Final[Direction] = "inbound"
 
 
 def decide(event: Event, table: RouteTable) -> Event:
     """The event with what follows from it: a decision, or what the caller hears next.
 
-    Only two kinds of event need one: an inbound call, and the end of a dial whose carrier asks
-    what to do next (`data.stage`). All others come back as they are.
+    Only events whose provider asks for one (`data.stage`) get one. All others come back as they
+    are.
+    """
+    stage = event.data.stage
+    if stage == "route":
+        return _routed(event, table)
+    return _after_dial(event, table) if stage else event
+
+
+def _routed(event: Event, table: RouteTable) -> Event:
+    """An incoming call with its decision.
+
+    A provider that does not say which way a call goes means one of our numbers by either end.
     """
     data = event.data
-    if event.type is EventType.CALL_INITIATED and data.direction == _INBOUND:
-        return _with(event, event.type, decide_call(data.to_number, event.source, table))
-    if event.type is EventType.LEG_ENDED and data.stage:
-        return _after_dial(event, table)
-    return event
+    ours = data.to_number
+    if data.direction is None and table.get(ours) is None and table.get(data.from_number):
+        ours = data.from_number
+        event = msgspec.structs.replace(
+            event, data=msgspec.structs.replace(data, direction="outbound")
+        )
+    return _with(event, event.type, decide_call(ours, event.source, table))
 
 
 def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:

@@ -138,7 +138,7 @@ async def _listening(settings: Any, port: int, events: EventLog) -> AsyncIterato
         app = build_app(
             settings.http,
             webhooks=webhooks,
-            sources=sources(settings, SipCredentials("user", "password")),
+            sources=sources(settings, SipCredentials("user", "password"), SystemClock()),
             health=lambda: (found.ready, {}),
         )
         async with listening(app, settings.http):

@@ -22,14 +22,16 @@ import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
-from config import Settings
+from config import Settings, load
 from config.settings import TwilioSettings
 from router.cli import context
 from router.cli.main import app
+from router.clock import SystemClock
 from router.eventlog.topics import TOPICS
 from router.observability.metrics import REGISTRY
-from router.providers.livekit.source import LiveKitSource
-from router.providers.twilio.source import TwilioSource
+from router.providers import providers
+from router.runtime import sources
+from router.secrets import SipCredentials
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (
@@ -208,8 +210,8 @@ def test_metrics_exist_with_these_labels(page: str) -> None:
 
 def test_paths_are_served(page: str) -> None:
     served = set(_SERVED)
-    for source in (TwilioSource, LiveKitSource):
-        served |= {f"/webhooks/{source.name}/{kind}".rstrip("/") for kind in source.kinds}
+    for source in sources(load(), SipCredentials("user", "password"), SystemClock(), providers()):
+        served |= {f"/webhooks/{source.name}{endpoint.path}" for endpoint in source.endpoints}
     for span in spans(page):
         found = re.search(r"(/(?:webhooks|healthz|readyz|metrics)[\w/…]*)", span)
         if found is None or any(part in span for part in ("NAME", "…")):

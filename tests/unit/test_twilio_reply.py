@@ -6,7 +6,8 @@ import pytest
 
 from router.events.ids import call_id
 from router.events.model import Decision, Event
-from router.providers.twilio.reply import Answers, SipTarget
+from router.provider import SipTarget
+from router.providers.twilio.reply import Answers
 from router.routing.decide import decide
 from router.routing.table import Route, RouteTable, Target
 from tests.support.twilio_requests import ACCOUNT, PUBLIC_URL, form, request

@@ -13,8 +13,8 @@ from twilio.request_validator import RequestValidator
 
 from config.settings import TwilioSettings
 from router.errors import BadPayload, BadSignature
-from router.provider import WebhookRequest
-from router.providers.twilio.reply import Answers, SipTarget
+from router.provider import SipTarget, WebhookRequest
+from router.providers.twilio.reply import Answers
 from router.providers.twilio.signature import public_bases
 from router.providers.twilio.source import TwilioSource
 from tests.support.twilio_requests import ACCOUNT, NOW, PUBLIC_URL, TOKEN, form, headers, request

@@ -17,7 +17,7 @@ from livekit.protocol.webhook import WebhookEvent
 
 from router.errors import BadPayload, BadSignature
 from router.events.model import Event
-from router.provider import Reply, Verified, WebhookRequest
+from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.livekit.events import PROVIDER, from_webhook
 
 _OK: Final = Reply(200)
@@ -28,8 +28,7 @@ class LiveKitSource:
     """See `router.provider.WebhookSource`. `keys`: api key → secret, several during a rotation."""
 
     name = PROVIDER
-    kinds = ("",)
-    storeless = ()
+    endpoints = (Endpoint("", ""),)
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._keys = dict(keys)
@@ -60,6 +59,10 @@ class LiveKitSource:
     def reply(self, kind: str, event: Event) -> Reply:  # noqa: ARG002 - the port's shape
         """See `WebhookSource.reply`."""
         return _OK
+
+    def diagnose(self, request: WebhookRequest) -> str:  # noqa: ARG002 - the port's shape
+        """See `WebhookSource.diagnose`: a token says nothing but that it is wrong."""
+        return ""
 
     def _claims(self, token: str) -> dict[str, Any]:
         for key, secret in self._keys.items():

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
+import msgspec
+
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Disposition, Event, EventData
@@ -51,6 +53,8 @@ def incoming_call(request: WebhookRequest, form: Form, account: str) -> Event:
     """The voice webhook: a call came in, and Twilio waits for TwiML."""
     fields = _fields(form, account)
     data = _data(fields, account, disposition=None)
+    if data.direction == "inbound":
+        data = msgspec.structs.replace(data, stage="route")
     return Event(
         id=event_id(PROVIDER, account, fields["CallSid"], "incoming"),
         type=EventType.CALL_INITIATED,

@@ -4,27 +4,17 @@ Documents are built once by Twilio's SDK; an answer only puts the call's id in. 
 equal bytes, so a repeated webhook gets what the first one got.
 """
 
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
 from twilio.twiml.voice_response import Dial, VoiceResponse
 
 from router.events.phone import is_e164
+from router.provider import SipTarget
 
 CONTENT_TYPE: Final = "text/xml"
 _CALL_ID: Final = "00000000-call-0000-0000-id0000000000"  # as long as a call_id
 _URI_LIMIT: Final = 255  # of <Sip>, twilio.com/docs/voice/twiml/sip
-
-
-@dataclass(frozen=True, slots=True)
-class SipTarget:
-    """Where LiveKit's SIP bridge is, and the credentials of our trunk there."""
-
-    host: str  # host or host:port
-    transport: str
-    username: str
-    password: str
 
 
 class Answers:
@@ -64,7 +54,7 @@ class Answers:
         return _encode(response)
 
     def _agent_document(self, target: SipTarget) -> str:
-        uri = f"sip:{_CALL_ID}@{target.host};transport={target.transport}"
+        uri = target.uri(_CALL_ID)
         if len(uri) > _URI_LIMIT:
             raise ValueError(
                 f"livekit.sip_host is too long: the SIP URI has over {_URI_LIMIT} characters"

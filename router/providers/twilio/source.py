@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from config.settings import TwilioSettings
 from router.errors import BadPayload, BadSignature
 from router.events.model import Event
-from router.provider import Reply, Verified, WebhookRequest
+from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.twilio import events, signature
 from router.providers.twilio.reply import CONTENT_TYPE, Answers
 
@@ -19,8 +19,12 @@ class TwilioSource:
     """See `router.provider.WebhookSource`."""
 
     name = events.PROVIDER
-    kinds = ("voice", "status", "dial", "fallback")
-    storeless = ("fallback",)
+    endpoints = (
+        Endpoint("voice", "/voice"),
+        Endpoint("status", "/status"),
+        Endpoint("dial", "/dial"),
+        Endpoint("fallback", "/fallback", storeless=True),
+    )
 
     def __init__(self, settings: TwilioSettings, *, public_url: str, answers: Answers) -> None:
         self._account = settings.account_sid
@@ -63,6 +67,10 @@ class TwilioSource:
             return _NO_CONTENT
         twiml = self._degraded(event) if kind == "fallback" else self._twiml(event)
         return Reply(200, twiml, CONTENT_TYPE)
+
+    def diagnose(self, request: WebhookRequest) -> str:  # noqa: ARG002
+        """See `WebhookSource.diagnose`."""
+        return ""
 
     def _twiml(self, event: Event) -> bytes:
         decision = event.data.decision

@@ -1,0 +1,114 @@
+"""Calls of a carrier's REST API: bounded in time, and with errors that say what became of them.
+
+| what happened                                | error       |
+|----------------------------------------------|-------------|
+| no connection, 429                           | `Transient` |
+| time-out, connection lost, 5xx, no JSON      | `Ambiguous` |
+| any other status but 2xx and 404             | `Permanent` |
+
+Nothing is tried again here: whether that is right depends on what was asked. Redirects are not
+followed: they would carry our credentials to wherever they point.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from router.errors import Ambiguous, EffectError, Permanent, Transient
+
+_TOO_MANY: Final = 429
+_MAX_BODY: Final = 8 * 1024 * 1024
+
+
+class Rest:
+    """One API. `code_of` finds the carrier's own error code in an error's JSON."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        name: str,
+        url: str,
+        timeout: float,
+        code_of: Callable[[Any], str],
+    ) -> None:
+        self._session = session
+        self._name = name  # for messages
+        self._url = url.rstrip("/")
+        self._timeout = timeout  # seconds
+        self._code_of = code_of
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """The JSON at `path`, None where there is nothing (404)."""
+        return await self._request("GET", path, params=query)
+
+    async def post(
+        self,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The JSON that answers, None where there is nothing to post to (404)."""
+        body = {"json": json} if form is None else {"data": form}
+        return await self._request("POST", path, **body)
+
+    async def _request(self, method: str, path: str, **how: Any) -> Any:
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._session.request(
+                    method, self._url + path, allow_redirects=False, **how
+                ) as answer,
+            ):
+                body = await answer.content.read(_MAX_BODY)
+                return self._read(answer, body)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Transient(f"{self._name} can't be reached: {type(error).__name__}") from error
+        except TimeoutError as error:
+            raise Ambiguous(f"{self._name} did not answer in time") from error
+        except aiohttp.ClientError as error:
+            name = type(error).__name__
+            raise Ambiguous(f"the connection to {self._name} broke: {name}") from error
+
+    def _read(self, answer: aiohttp.ClientResponse, body: bytes) -> Any:
+        try:
+            found = msgspec.json.decode(body) if body else {}
+        except (msgspec.DecodeError, RecursionError) as error:
+            if answer.ok:
+                raise Ambiguous(f"{self._name} answered something that is not JSON") from error
+            found = {}
+        if answer.ok:
+            return found
+        if answer.status == 404:
+            return None
+        raise self._error(answer, found)
+
+    def _error(self, answer: aiohttp.ClientResponse, found: Any) -> EffectError:
+        # The carrier's own words may hold a phone number; its code does not.
+        code = self._code_of(found)
+        text = f"{self._name} answered {answer.status}" + (f", code {code}" if code else "")
+        if answer.status == _TOO_MANY:
+            after = answer.headers.get("Retry-After", "")
+            return Transient(text, retry_after=float(after) if after.isdecimal() else None)
+        return Ambiguous(text) if answer.status >= 500 else Permanent(text)
+
+
+@asynccontextmanager
+async def open_rest(
+    *,
+    name: str,
+    url: str,
+    timeout: float,
+    code_of: Callable[[Any], str],
+    headers: Mapping[str, str] | None = None,
+    auth: aiohttp.BasicAuth | None = None,
+) -> AsyncIterator[Rest]:
+    """An API whose every request has these headers, or this user and password."""
+    connector = aiohttp.TCPConnector(limit=64)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, auth=auth) as session:
+        yield Rest(session, name=name, url=url, timeout=timeout, code_of=code_of)
