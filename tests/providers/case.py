@@ -1,8 +1,8 @@
 """What the shared provider suite (tests/providers/test_suite.py) is told about each provider.
 
 `tests/providers/<name>/case.py` exports one `CASE`; `tests/providers/<name>/payloads/*.http` are
-its webhooks, byte for byte: request line, headers, an empty line, body; lines end with CRLF. They were
-captured, or built from the provider's own specification, and signed with the keys in `CASE`.
+its webhooks, byte for byte: request line, headers, an empty line, body; lines end with CRLF. They
+were captured, or built from the provider's own specification, and signed with the keys in `CASE`.
 `<payload>.json` beside it is what must come of it.
 """
 
