@@ -36,7 +36,7 @@ async def _open(resources: Resources) -> AsyncIterator[Consumer]:
     )
     watch = Watch(means, owner=uuid4().hex)
     try:
-        yield Dispatcher(means, watch)
+        yield Dispatcher(means, watch, resources.carriers)
     finally:
         await watch.release()
 

@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from consumers.dispatch.effect import Complaints, Effects
 from consumers.dispatch.plan import Presence
 from router.clock import Clock
 from router.errors import EffectError, StorageUnavailable
+from router.events.model import Event
 from router.observability import log as logs
 from router.providers.livekit.client import Participant
 from router.storage.claims import Claim
@@ -31,6 +34,7 @@ class _Call:
     claim: Claim
     doubtful: bool  # whether a second agent may still turn up
     since: float  # monotonic
+    expects_caller: bool  # by a SIP leg; where the provider carries the audio, none comes
     callers: dict[str, Participant] = field(default_factory=dict)  # by sid, all that were seen
 
 
@@ -59,7 +63,10 @@ class Follow:
         if len(self._calls) >= _LIMIT:
             log.error("follow.full", call_id=claim.call_id, limit=_LIMIT)
             return
-        call = self._calls[claim.call_id] = _Call(claim, doubtful, self._clock.monotonic())
+        initiated = msgspec.json.decode(claim.initiated, type=Event)
+        by_sip = initiated.data.media == "sip"
+        call = _Call(claim, doubtful, self._clock.monotonic(), by_sip)
+        self._calls[claim.call_id] = call
         if seen is not None:
             call.callers = {caller.sid: caller for caller in seen.callers}
 
@@ -94,6 +101,6 @@ class Follow:
             self.forget(room)
         elif not seen.agents:
             await self._close(room)  # nobody was seen, nobody is: the room is gone
-        elif self._clock.monotonic() - call.since > self._patience:
+        elif call.expects_caller and self._clock.monotonic() - call.since > self._patience:
             log.warning("caller.missing", call_id=room)
             await self._close(room)

@@ -5,27 +5,33 @@ and is `Watch`'s. Once the claim is written the event has done its work: should 
 the claim is what another one goes on from.
 """
 
-from typing import Final
+import asyncio
+from collections.abc import Mapping
+from typing import Final, cast
 
 import msgspec
 from typing_extensions import override
 
 from consumers.consumer import Consumer, Done, Outcome, RetryIn
 from consumers.dispatch.connect import Means
-from consumers.dispatch.plan import Reaction, presence, reaction
+from consumers.dispatch.plan import Reaction, is_command, presence, reaction
 from consumers.dispatch.watch import Watch
+from router.errors import Permanent
 from router.events.model import Event
+from router.provider import Carrier
 from router.storage.claims import Claim
 
 _SETTLING: Final = 1.0  # seconds
+_MICROS: Final = 1_000_000
 
 
 class Dispatcher(Consumer):
-    """The dispatch consumer."""
+    """The dispatch consumer. `carriers`: by the provider's name."""
 
-    def __init__(self, means: Means, watch: Watch) -> None:
+    def __init__(self, means: Means, watch: Watch, carriers: Mapping[str, Carrier]) -> None:
         self._means = means
         self._watch = watch
+        self._carriers = carriers
 
     @override
     async def run(self) -> None:
@@ -33,7 +39,31 @@ class Dispatcher(Consumer):
 
     @override
     async def handle(self, event: Event) -> Outcome:
-        """See `consumers.dispatch.plan.Reaction`. Raises EffectError, StorageUnavailable."""
+        """See `consumers.dispatch.plan.Reaction`. Raises EffectError, StorageUnavailable.
+
+        A carrier that takes commands is told at once what to do with the caller: that waits for
+        nothing of ours, least of all for the database. Whatever fails, both are done again.
+        """
+        if not is_command(event):
+            return await self._react(event)
+        commanded, outcome = await asyncio.gather(
+            self._command(event), self._react(event), return_exceptions=True
+        )
+        for each in (commanded, outcome):
+            if isinstance(each, BaseException):
+                raise each
+        return cast("Outcome", outcome)
+
+    async def _command(self, event: Event) -> None:
+        age = self._means.clock.now() - event.time
+        if age > self._means.settings.ring_window * _MICROS:
+            return  # nobody is on the line any more
+        carrier = self._carriers.get(event.source)
+        if carrier is None or carrier.carry_out is None:
+            raise Permanent(f"{event.source} can't be commanded: see providers.{event.source}")
+        await carrier.carry_out(event)
+
+    async def _react(self, event: Event) -> Outcome:
         match reaction(event):
             case Reaction.START:
                 await self._start(event)

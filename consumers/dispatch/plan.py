@@ -63,6 +63,14 @@ def reaction(event: Event) -> Reaction:
     return _REACTIONS.get(event.type, Reaction.NONE)
 
 
+def is_command(event: Event) -> bool:
+    """Whether the carrier waits to be told what the event's decision says.
+
+    The others have it in the document that answered their webhook, and no `control_id`.
+    """
+    return bool(event.data.control_id) and event.data.decision is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Presence:
     """Who of a call is in its room."""

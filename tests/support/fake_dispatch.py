@@ -16,6 +16,7 @@ from consumers.dispatch.watch import Watch
 from consumers.runner import Limits, Runner
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
+from router.provider import Carrier
 from router.providers.livekit.events import participant_event
 from router.storage.claims import Claim
 from tests.support.fake_claims import FakeClaims
@@ -41,6 +42,7 @@ class World:
         self.settled: list[tuple[Claim, int]] = []  # with the count of its agents just then
         self.claims = FakeClaims(self.clock, latency=0.004, seen=self._seen)
         self.store: ClaimStore = self.claims  # what the processes use
+        self.carriers: dict[str, Carrier] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
 
     def _seen(self, claim: Claim) -> None:
@@ -89,7 +91,7 @@ class Process:
             on_missing=on_missing,
         )
         self.watch = Watch(means, name)
-        self.consumer = Dispatcher(means, self.watch)
+        self.consumer = Dispatcher(means, self.watch, world.carriers)
         self._stop = asyncio.Event()
         spec: ConsumerSpec = CONSUMER
         self.runner = Runner(

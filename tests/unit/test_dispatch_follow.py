@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from router.events.types import CALLS_TOPIC
@@ -60,6 +61,20 @@ def test_an_agent_whose_caller_never_came_is_not_kept_for_ever() -> None:
             await asyncio.sleep(25.0)
             assert world.rooms.agents(CALL) == 0
             assert world.state(CALL) == "over"
+
+    fake_time.run(scenario())
+
+
+def test_where_the_provider_carries_the_audio_no_caller_is_waited_for() -> None:
+    async def scenario() -> None:
+        world = World()
+        given = initiated(CALL)
+        data = msgspec.structs.replace(given.data, media="provider")
+        async with process(world):
+            await world.tell(msgspec.structs.replace(given, data=data))
+            await asyncio.sleep(500.0)
+            assert world.state(CALL) == "ready"
+            assert world.rooms.agents(CALL) == 1
 
     fake_time.run(scenario())
 
