@@ -101,10 +101,11 @@ class DispatchSettings(Section):
 
 
 class CallsSettings(Section):
-    """When a call whose end nobody told is asked about."""
+    """What is done about events that never came."""
 
     sweep_after: Seconds
     max_duration: Seconds
+    catch_up_hours: Annotated[float, Field(ge=0, le=720)]
 
 
 class TwilioSettings(Section):
@@ -132,7 +133,6 @@ class TelnyxSettings(Section):
     public_keys: Annotated[tuple[str, ...], NoDecode]
     api_url: str
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
-    catch_up_hours: Annotated[float, Field(ge=0, le=720)]
 
     @field_validator("public_keys", mode="before")
     @classmethod

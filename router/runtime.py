@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 
 from config.settings import Settings
+from router import catchup
 from router.clock import Clock, SystemClock
 from router.errors import LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
@@ -26,8 +27,8 @@ from router.ingress.webhook import Webhooks
 from router.numbers import publish
 from router.observability.log import get as log_of
 from router.observability.metrics import RELAY_LAG, RELAY_LAG_SECONDS
-from router.provider import Carrier, Provider, ProviderContext, SipTarget, WebhookSource
-from router.providers import configured
+from router.provider import Provider, ProviderContext, WebhookSource
+from router.providers import configured, context_of, open_carriers
 from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.resources import Resources
@@ -53,6 +54,7 @@ class Node:
     log: OpenLog
     routes: RouteFollower | None
     livekit_setup: setup_loop.SetupLoop | None
+    webhooks: Webhooks | None = None
     http_port: int = 0
     stopping: bool = False
 
@@ -77,6 +79,8 @@ class Node:
             able = able and self.has_routes()
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
+        if self.webhooks is not None and self.webhooks.hints:
+            facts["refused"] = dict(self.webhooks.hints)
         return able, facts
 
 
@@ -110,7 +114,7 @@ async def run(
     _calm_garbage_collection()
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_log(settings))
-        resources = await _resources(_context(settings, credentials, clock), log, stack)
+        resources = await _resources(context_of(settings, credentials, clock), log, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
         node = Node(settings, log, routes, setup)
@@ -134,7 +138,7 @@ async def _resources(
         return None
     database: Database = await stack.enter_async_context(open_database(settings))
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
-    carriers = await _carriers(context, stack)
+    carriers = await stack.enter_async_context(open_carriers(context))
     return Resources(settings, log, database, livekit, carriers, context.clock)
 
 
@@ -202,6 +206,7 @@ class _Roles:
                 body_timeout=settings.http.body_timeout,
                 request_timeout=settings.http.request_timeout,
             )
+        node.webhooks = webhooks
         return build_app(
             settings.http,
             webhooks=webhooks,
@@ -221,6 +226,7 @@ class _Roles:
             if "relay" in resources.settings.roles:
                 work = publish.run(resources.database, resources.log, resources.clock)
                 endless.append(tasks.create_task(work))
+                endless.append(tasks.create_task(catchup.run(resources, resources.clock)))
             # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
@@ -272,21 +278,5 @@ def sources(
     Raises:
         ConfigError: no answer can be made with these settings.
     """
-    context = _context(settings, credentials, clock)
+    context = context_of(settings, credentials, clock)
     return [provider.source(context) for provider in of or configured(settings)]
-
-
-def _context(settings: Settings, credentials: SipCredentials, clock: Clock) -> ProviderContext:
-    livekit = settings.livekit
-    target = SipTarget(
-        livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
-    )
-    return ProviderContext(settings, target, clock)
-
-
-async def _carriers(context: ProviderContext, stack: AsyncExitStack) -> dict[str, Carrier]:
-    return {
-        provider.name: await stack.enter_async_context(provider.carrier(context))
-        for provider in configured(context.settings)
-        if provider.carrier is not None
-    }

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 
 from config import ConfigProblem, Settings, check
 from router.cli.context import (
@@ -17,6 +18,7 @@ from router.cli.context import (
     ConfigOption,
     JsonOption,
     fail,
+    local_url,
     print_json,
     reported,
     run,
@@ -39,6 +41,12 @@ _MARKS: Final = {
     "warning": "[yellow]! [/yellow]",
     "problem": "[red]no[/red]",
 }
+
+
+class _Refused(msgspec.Struct, frozen=True):
+    """Of /readyz: provider → the setting that refuses its webhooks."""
+
+    refused: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("Kafka", _kafka),
         ("LiveKit", _livekit),
         ("public URL", _public_url),
+        ("webhooks", _webhooks),
     ]
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_bounded(what, one, settings)) for what, one in checks]
@@ -171,6 +180,20 @@ async def _public_url(settings: Settings) -> Finding:
         except aiohttp.ClientError as error:
             words = f"{settings.public_url} can't be reached: {type(error).__name__}"
     return Finding("public URL", "warning", f"{words} (from here; is it running?)")
+
+
+async def _webhooks(settings: Settings) -> Finding:
+    """What the running instance has learnt from webhooks that it had to refuse."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"{local_url(settings)}/readyz") as answer:
+                facts = msgspec.json.decode(await answer.read(), type=_Refused)
+        except (aiohttp.ClientError, msgspec.DecodeError):
+            return Finding("webhooks", "ok", "no instance runs here that could say more")
+    if facts.refused:
+        words = "\n".join(f"{name}: {hint}" for name, hint in sorted(facts.refused.items()))
+        return Finding("webhooks", "problem", words)
+    return Finding("webhooks", "ok", "none refused that a setting would let in")
 
 
 def _http(url: str) -> str:

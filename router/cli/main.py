@@ -4,6 +4,7 @@ import typer
 
 from router.cli.apply import apply
 from router.cli.call import call
+from router.cli.catchup import command as catch_up
 from router.cli.context import ConfigOption, reported, run, settings_of
 from router.cli.data import agents, calls, explain, numbers
 from router.cli.doctor import doctor
@@ -47,6 +48,7 @@ app.command()(call)
 app.command()(explain)
 app.command()(tail)
 app.command()(apply)
+app.command("catch-up")(catch_up)
 app.command()(doctor)
 app.add_typer(calls, name="calls")
 app.add_typer(agents, name="agents")

@@ -1,11 +1,14 @@
 """The providers, found by their folders: one folder each, which exports `PROVIDER`."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 
 from config.settings import Settings
 from router import registry
-from router.provider import Provider
+from router.clock import Clock
+from router.provider import Carrier, Provider, ProviderContext, SipTarget
+from router.secrets import SipCredentials
 
 
 @cache
@@ -24,3 +27,23 @@ def configured(settings: Settings) -> Sequence[Provider]:
 def numbers_at() -> Sequence[str]:
     """The names of those that numbers can be mapped at."""
     return [provider.name for provider in providers() if provider.has_numbers]
+
+
+def context_of(settings: Settings, credentials: SipCredentials, clock: Clock) -> ProviderContext:
+    """What the providers of this process are made of."""
+    livekit = settings.livekit
+    target = SipTarget(
+        livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
+    )
+    return ProviderContext(settings, target, clock)
+
+
+@asynccontextmanager
+async def open_carriers(context: ProviderContext) -> AsyncIterator[Mapping[str, Carrier]]:
+    """The APIs of the configured providers that have one, by name; closed at exit."""
+    async with AsyncExitStack() as stack:
+        yield {
+            provider.name: await stack.enter_async_context(provider.carrier(context))
+            for provider in configured(context.settings)
+            if provider.carrier is not None
+        }

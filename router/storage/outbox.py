@@ -14,7 +14,8 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.storage.engine import Database
-from router.storage.schema import outbox
+from router.storage.schema import outbox, revision
+from router.storage.sql import now_micros
 
 _decoder = msgspec.json.Decoder(dict[str, str])
 
@@ -51,6 +52,21 @@ async def add(connection: AsyncConnection, drafts: Iterable[Draft], *, now: int)
     ]
     if rows:
         await connection.execute(insert(outbox), rows)
+
+
+async def post(db: Database, drafts: Sequence[Draft]) -> None:
+    """Put drafts into the outbox that follow from no change of the mapping.
+
+    Raises:
+        StorageUnavailable: try again; records with a `ce_id` reach the log once.
+    """
+
+    async def work(connection: AsyncConnection) -> None:
+        locked = select(revision.c.value, now_micros()).with_for_update()
+        _, now = (await connection.execute(locked)).one()
+        await add(connection, drafts, now=now)
+
+    await db.transact(work)
 
 
 async def pending(db: Database, limit: int) -> Sequence[Entry]:

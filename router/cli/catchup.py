@@ -1,0 +1,57 @@
+"""`switchboard catch-up`: fetch what the providers could not deliver."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from config import Settings
+from router.catchup import catch_up
+from router.cli.context import ConfigOption, JsonOption, print_json, reported, run, settings_of
+from router.cli.render import console
+from router.clock import SystemClock
+from router.providers import context_of, open_carriers
+from router.secrets import load_key, sip_credentials
+from router.storage.engine import open_database
+from router.storage.migrate import prepare
+
+_HOUR = 3600.0
+
+
+def command(
+    hours: Annotated[float, typer.Option(help="How far back.", min=0.01, max=720)] = 24.0,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fetch events that a provider could not deliver; works beside a running instance.
+
+    They go onto the log of the instance that runs, as soon as one does. What is there already
+    changes nothing.
+    """
+    with reported():
+        settings = settings_of(config)
+        found = run(_catch_up(settings, hours))
+        if json:
+            print_json(found)
+            return
+        for name, count in found.items():
+            console.print(f"{name}: {count} events")
+        if not found:
+            console.print("None of the configured providers keeps what it could not deliver.")
+
+
+async def _catch_up(settings: Settings, hours: float) -> Mapping[str, int]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    credentials = sip_credentials(
+        load_key(settings.secret_key.get_secret_value(), settings.data_dir)
+    )
+    since = int((time.time() - hours * _HOUR) * 1_000_000)
+    await prepare(settings)
+    context = context_of(settings, credentials, SystemClock())
+    async with open_database(settings) as database, open_carriers(context) as carriers:
+        return {
+            name: await catch_up(database, carrier, since)
+            for name, carrier in carriers.items()
+            if carrier.missed is not None
+        }
