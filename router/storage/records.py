@@ -48,6 +48,7 @@ def number_event(number: str, route: Route | None, *, rev: int, time: int) -> Ev
         time=time,
         key=number,
         data=EventData(
+            number=number,
             to_number=number,
             agent=target.livekit_agent_name if target is not None else "",
             reason=reason,
