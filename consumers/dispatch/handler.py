@@ -139,7 +139,12 @@ class Dispatcher(Consumer):
         return Done()
 
     async def _if_empty(self, call_id: str, then: Reaction) -> None:
-        """Close the room unless a SIP leg is in it: agents dial out too, for transfers."""
+        """Close the room unless a SIP leg is in it: agents dial out too, for transfers.
+
+        Where the provider carries the audio no SIP leg is the caller's, so its end says nothing.
+        """
+        if then is Reaction.CHECK_EMPTY and await self._is_carried(call_id):
+            return
         found = await self._means.effects.rooms.participants(call_id)
         if presence(found, "").callers:
             return
@@ -147,3 +152,9 @@ class Dispatcher(Consumer):
             await self._means.effects.rooms.delete_room(call_id)
         else:
             await self._watch.close(call_id)
+
+    async def _is_carried(self, call_id: str) -> bool:
+        claim = await self._means.claims.get(call_id)
+        if claim is None or not claim.initiated:
+            return False
+        return msgspec.json.decode(claim.initiated, type=Event).data.media == "provider"

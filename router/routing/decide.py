@@ -29,13 +29,15 @@ def _routed(event: Event, table: RouteTable) -> Event:
     A provider that does not say which way a call goes means one of our numbers by either end.
     """
     data = event.data
-    ours = data.to_number
-    if data.direction is None and table.get(ours) is None and table.get(data.from_number):
-        ours = data.from_number
-        event = msgspec.structs.replace(
-            event, data=msgspec.structs.replace(data, direction="outbound")
-        )
-    return _with(event, event.type, decide_call(ours, event.source, table))
+    ours, direction = data.to_number, data.direction
+    if direction is None and table.get(ours) is not None:
+        direction = "inbound"
+    elif direction is None and table.get(data.from_number) is not None:
+        ours, direction = data.from_number, "outbound"
+    routed = msgspec.structs.replace(
+        data, direction=direction, decision=decide_call(ours, event.source, table)
+    )
+    return msgspec.structs.replace(event, data=routed)
 
 
 def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:
