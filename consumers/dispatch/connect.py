@@ -19,7 +19,8 @@ import msgspec
 
 from config.settings import DispatchSettings
 from consumers.backoff import backoff, jitter
-from consumers.dispatch.effect import Complaints, Effects
+from consumers.complaints import Complaints
+from consumers.dispatch.effect import Effects
 from consumers.dispatch.plan import Facts, Presence, Step, next_step, own_event
 from consumers.dispatch.ports import ClaimStore, OnMissing
 from router.clock import Clock

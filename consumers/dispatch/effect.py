@@ -14,7 +14,7 @@ from consumers.backoff import backoff, jitter
 from consumers.dispatch.plan import Presence, job_metadata, presence
 from consumers.dispatch.ports import AgentRooms
 from router.clock import Clock
-from router.errors import LogUnavailable, Permanent, SwitchboardError
+from router.errors import LogUnavailable, Permanent
 from router.eventlog.base import EventLog
 from router.events.codec import encode
 from router.events.model import Event
@@ -28,27 +28,6 @@ log = logs.get(__name__)
 
 _METADATA_LIMIT: Final = 64 * 1024  # bytes; LiveKit takes 512 KiB, and copies it to every worker
 _APPENDS: Final = 4
-
-
-class Complaints:
-    """At most one line in ten seconds about what fails for every call at once."""
-
-    _SECONDS: Final = 10.0
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._next = float("-inf")
-        self._silent = 0
-
-    def complain(self, what: str, error: SwitchboardError) -> None:
-        """Log `error` under the static name `what`, or count it until the next line."""
-        if self._clock.monotonic() < self._next:
-            self._silent += 1
-            return
-        name = type(error).__name__
-        log.warning(what, error=name, why=str(error), more_since_last_line=self._silent)
-        self._next = self._clock.monotonic() + self._SECONDS
-        self._silent = 0
 
 
 class Effects:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from consumers.consumer import Consumer, Done, Outcome, RetryIn
 from consumers.dispatch.connect import Means
 from consumers.dispatch.plan import Reaction, is_command, presence, reaction
+from consumers.dispatch.rooms import Rooms
 from consumers.dispatch.watch import Watch
 from router.errors import Permanent
 from router.events.model import Event
@@ -28,14 +29,19 @@ _MICROS: Final = 1_000_000
 class Dispatcher(Consumer):
     """The dispatch consumer. `carriers`: by the provider's name."""
 
-    def __init__(self, means: Means, watch: Watch, carriers: Mapping[str, Carrier]) -> None:
+    def __init__(
+        self, means: Means, watch: Watch, rooms: Rooms, carriers: Mapping[str, Carrier]
+    ) -> None:
         self._means = means
         self._watch = watch
+        self._rooms = rooms
         self._carriers = carriers
 
     @override
     async def run(self) -> None:
-        await self._watch.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch.run())
+            tasks.create_task(self._rooms.run())
 
     @override
     async def handle(self, event: Event) -> Outcome:
@@ -78,7 +84,7 @@ class Dispatcher(Consumer):
             case Reaction.CHECK_EMPTY | Reaction.SWEEP as then:
                 await self._if_empty(event.call_id, then)
             case Reaction.NONE:
-                pass
+                await self._rooms.hear(event)
         return Done()
 
     async def _start(self, event: Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol
 
 from router.events.model import Event
-from router.providers.livekit.client import Dispatch, Participant
+from router.providers.livekit.client import Dispatch, Participant, Room
 from router.storage.claims import Claim, ClaimState
 
 
@@ -26,6 +26,9 @@ class AgentRooms(Protocol):
 
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         """The room's named dispatches; none when there is no such room."""
+
+    async def rooms(self, names: Sequence[str]) -> Sequence[Room]:
+        """The open ones of these rooms."""
 
     async def participants(self, room: str) -> Sequence[Participant]:
         """Who is in the room; nobody when there is no such room."""

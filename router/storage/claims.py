@@ -20,7 +20,7 @@ Every function may raise StorageUnavailable; then it may have happened or not, a
 a claim that was made unseen comes back by `due` when its lease has run out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -221,6 +221,14 @@ async def get(db: Database, call_id: str) -> Claim | None:
         result = await connection.execute(select(claims).where(claims.c.call_id == call_id))
         row = result.mappings().one_or_none()
     return None if row is None else _claim(row)
+
+
+async def states(db: Database, call_ids: Sequence[str]) -> dict[str, ClaimState]:
+    """The states of those of `call_ids` that were ever claimed, in one query: some thousand."""
+    query = select(claims.c.call_id, claims.c.state).where(claims.c.call_id.in_(call_ids))
+    async with db.read() as connection:
+        rows = (await connection.execute(query)).mappings()
+        return {row["call_id"]: row["state"] for row in rows}
 
 
 async def prune(db: Database, older_than: float) -> int:

@@ -1,6 +1,7 @@
 """Our LiveKit client and set-up, against the stand-in and against the real livekit-server."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -113,6 +114,20 @@ class TestRooms:
         assert list(await client.participants(ROOM)) == []
         assert list(await client.dispatches(ROOM)) == []
         await client.delete_dispatch(room=ROOM, dispatch_id="AD_none")
+
+    async def test_open_rooms_are_listed(self, client: LiveKitClient) -> None:
+        assert list(await client.rooms()) == []
+        for name in (ROOM, "another"):
+            await client.create_dispatch(room=name, agent_name="nobody", metadata="{}")
+        found = {room.name: room for room in await client.rooms()}
+        assert set(found) == {ROOM, "another"}
+        assert found[ROOM].sid.startswith("RM_")
+        assert found[ROOM].participants == 0
+        age = time.time_ns() // 1000 - found[ROOM].created_at
+        assert -1_000_000 < age < 60_000_000
+        assert [room.name for room in await client.rooms([ROOM, "absent"])] == [ROOM]
+        for name in (ROOM, "another"):
+            await client.delete_room(name)
 
     async def test_a_dispatch_is_listed_and_withdrawn(self, client: LiveKitClient) -> None:
         made = await client.create_dispatch(room=ROOM, agent_name="nobody", metadata="{}")

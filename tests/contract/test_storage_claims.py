@@ -224,6 +224,16 @@ async def test_connected_calls_are_those_whose_agent_was_heard(db: Database) -> 
     assert len(await claims.connected(db, limit=1)) == 1
 
 
+async def test_the_states_of_many_calls_come_at_once(db: Database) -> None:
+    for call_id in ("waits", "heard", "ended"):
+        await taken(db, call_id)
+    await claims.settle(db, "heard", "ready")
+    await claims.settle(db, "ended", "over")
+    asked = ["waits", "ended", "of-another-deployment", *(f"no-{n}" for n in range(2000))]
+    assert await claims.states(db, asked) == {"waits": "claimed", "ended": "over"}
+    assert await claims.states(db, []) == {}
+
+
 async def test_prune_forgets_old_final_claims_only(db: Database) -> None:
     await taken(db, "waits")
     await claims.settle(db, "old", "over")

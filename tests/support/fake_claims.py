@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -139,6 +139,10 @@ class FakeClaims:
         await self._work()
         ready = [row for row in self.rows.values() if row.state == "ready"]
         return sorted(ready, key=lambda row: -row.created_at)[:limit]
+
+    async def states(self, call_ids: Sequence[str]) -> Mapping[str, ClaimState]:
+        await self._work()
+        return {name: self.rows[name].state for name in call_ids if name in self.rows}
 
     async def prune(self, older_than: float) -> int:
         await self._work()

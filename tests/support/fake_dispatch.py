@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from config.settings import DispatchSettings
+from consumers.complaints import Complaints
 from consumers.consumer import ConsumerSpec
 from consumers.dispatch import CONSUMER
 from consumers.dispatch.connect import Means
-from consumers.dispatch.effect import Complaints, Effects
+from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
 from consumers.dispatch.ports import ClaimStore, OnMissing, nothing_more
+from consumers.dispatch.rooms import Rooms
 from consumers.dispatch.watch import Watch
 from consumers.runner import Limits, Runner
 from router.events.model import Event
@@ -73,6 +75,12 @@ class World:
         return row.state if row is not None else "none"
 
 
+@asynccontextmanager
+async def nobody_leads() -> AsyncIterator[bool]:
+    """What `rooms` tidies up is its own tests'."""
+    yield False
+
+
 class Process:
     """One running dispatch consumer."""
 
@@ -91,7 +99,15 @@ class Process:
             on_missing=on_missing,
         )
         self.watch = Watch(means, name)
-        self.consumer = Dispatcher(means, self.watch, world.carriers)
+        self.rooms = Rooms(
+            world.rooms,
+            world.clock,
+            random,
+            lead=nobody_leads,
+            states=world.claims.states,
+            tell=means.effects.tell,
+        )
+        self.consumer = Dispatcher(means, self.watch, self.rooms, world.carriers)
         self._stop = asyncio.Event()
         spec: ConsumerSpec = CONSUMER
         self.runner = Runner(

@@ -1,7 +1,10 @@
 """Events of calls for tests, short to write."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from consumers.calls import plan
+from router.events.call import CallRecord
 from router.events.ids import call_id, event_id
 from router.events.model import Decision, Event, EventData
 from router.events.types import EventType
@@ -58,3 +61,11 @@ def event(call: str, kind: EventType, at: float, source: str = "twilio", **data:
         key=call,
         data=EventData(call_id=call, **data),
     )
+
+
+def fold(events: Sequence[Event]) -> CallRecord:
+    """The record of a call that is one."""
+    record = plan.fold(events)
+    if record is None:
+        raise AssertionError("somebody phones, so there is a record")
+    return record

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from router.errors import Ambiguous, Permanent, Transient
-from router.providers.livekit.client import Dispatch, Participant
+from router.providers.livekit.client import Dispatch, Participant, Room
 
 
 class Fate(Enum):
@@ -92,6 +92,14 @@ class FakeRooms:
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         await self._network()
         return [Dispatch(made.id, made.agent_name) for made in self._standing(room)]
+
+    async def rooms(self, names: Sequence[str] = ()) -> Sequence[Room]:
+        await self._network()
+        return [
+            Room(name, f"RM_{name}", 0, len(self.sip.get(name, {})))
+            for name in names or {*self.sip, *(made.room for made in self.made)}
+            if self.sip.get(name) or self._standing(name)
+        ]
 
     async def participants(self, room: str) -> Sequence[Participant]:
         await self._network()

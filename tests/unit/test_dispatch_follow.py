@@ -96,6 +96,45 @@ def test_livekit_away_says_nothing_about_the_caller() -> None:
     fake_time.run(scenario())
 
 
+def test_calls_that_go_on_cost_one_request_for_all_of_them() -> None:
+    async def scenario() -> None:
+        world = World()
+        calls = [new_call(f"goes-on-{n}") for n in range(100)]
+        async with process(world):
+            for call in calls:
+                world.rooms.caller_joins(call)
+                await world.tell(initiated(call))
+            await asyncio.sleep(60.0)
+            asked = world.rooms.asked
+            await asyncio.sleep(600.0)
+            assert world.rooms.asked - asked <= 70
+            assert {world.state(call) for call in calls} == {"ready"}
+            world.rooms.caller_leaves(calls[50])
+            await asyncio.sleep(15.0)
+            assert world.state(calls[50]) == "over"
+
+    fake_time.run(scenario())
+
+
+def test_many_rooms_whose_callers_vanished_are_looked_into_at_a_pace() -> None:
+    async def scenario() -> None:
+        world = World()
+        calls = [new_call(f"vanished-{n}") for n in range(300)]
+        async with process(world):
+            for call in calls:
+                world.rooms.caller_joins(call)
+                await world.tell(initiated(call))
+            await asyncio.sleep(120.0)
+            world.rooms.sip.clear()
+            asked = world.rooms.asked
+            await asyncio.sleep(12.0)
+            assert world.rooms.asked - asked < 400
+            await asyncio.sleep(120.0)
+            assert {world.state(call) for call in calls} == {"over"}
+
+    fake_time.run(scenario())
+
+
 def test_a_call_that_ended_is_not_asked_about_any_more() -> None:
     async def scenario() -> None:
         world = World()

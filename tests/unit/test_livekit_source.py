@@ -26,18 +26,18 @@ NOW = 1_780_000_000_000_000
 
 
 def token(body: bytes, *, key: str = KEY, secret: str = SECRET, **claims: Any) -> str:
+    """What LiveKit's own library signs a body with, at `NOW` and not at the machine's time."""
     built = api.AccessToken(key, secret).with_ttl(timedelta(minutes=5))
     built.with_sha256(b64encode(sha256(body).digest()).decode())
-    if claims:
-        raw = jwt.decode(built.to_jwt(), options={"verify_signature": False}) | claims
-        return jwt.encode({k: v for k, v in raw.items() if v is not None}, secret, "HS256")
-    return built.to_jwt()
+    raw: dict[str, Any] = jwt.decode(built.to_jwt(), options={"verify_signature": False})
+    times = {name: raw[name] - raw["nbf"] + NOW // 1_000_000 for name in ("nbf", "exp")}
+    own = {name: value for name, value in (raw | times | claims).items() if value is not None}
+    return jwt.encode(own, secret, "HS256")
 
 
-def request(body: bytes, authorization: str) -> WebhookRequest:
-    return WebhookRequest(
-        "", "/webhooks/livekit", CIMultiDict({"Authorization": authorization}), body, NOW
-    )
+def request(body: bytes, authorization: str, *, later: float = 0.0) -> WebhookRequest:
+    headers = CIMultiDict({"Authorization": authorization})
+    return WebhookRequest("", "/webhooks/livekit", headers, body, NOW + round(later * 1_000_000))
 
 
 def body(event: str, room: str = ROOM, **more: Any) -> bytes:
@@ -50,7 +50,7 @@ def parsed(content: bytes) -> Event:
     return source.parse(source.verify(request(content, token(content))))[0]
 
 
-def participant(kind: str, **more: Any) -> dict[str, Any]:
+def participant(kind: str | int, **more: Any) -> dict[str, Any]:
     return {"sid": "PA_1", "identity": "x", "kind": kind} | more
 
 
@@ -81,6 +81,11 @@ def test_any_changed_byte_is_refused(place: int, change: int) -> None:
         token(body("room_started"), sha256=7),
         token(body("room_started"), exp=None),
         token(body("room_started"), exp=1),
+        token(body("room_started"), exp="tomorrow"),
+        token(body("room_started"), exp=float("nan")),
+        token(body("room_started"), exp=[9_999_999_999]),
+        token(body("room_started"), nbf=NOW // 1_000_000 + 90),
+        token(body("room_started"), iat=NOW // 1_000_000 + 90),
         jwt.encode({"iss": KEY, "exp": 9_999_999_999}, "", "none"),
     ],
 )
@@ -89,13 +94,33 @@ def test_other_tokens_are_refused(authorization: str) -> None:
         LiveKitSource({KEY: SECRET}).verify(request(body("room_started"), authorization))
 
 
+@pytest.mark.parametrize("later", [-59, 0, 359])
+def test_a_token_holds_at_the_time_when_it_was_received(later: float) -> None:
+    content = body("room_started")
+    LiveKitSource({KEY: SECRET}).verify(request(content, token(content), later=later))
+
+
+@pytest.mark.parametrize(("later", "why"), [(-61, "is ahead"), (361, "has expired")])
+def test_a_token_of_another_time_is_refused(later: float, why: str) -> None:
+    content = body("room_started")
+    with pytest.raises(BadSignature, match=why):
+        LiveKitSource({KEY: SECRET}).verify(request(content, token(content), later=later))
+
+
 def test_several_keys() -> None:
     content = body("room_started")
     source = LiveKitSource({"old": "an-old-secret-of-32-characters---", KEY: SECRET})
     source.verify(request(content, token(content)))
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"{}", b'{"event": 7}', b"[" * 5000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"{", b"[]", b"\xff", b"{}", b'{"event": 7}', b"[" * 5000, b'{"event": NaN}'),
+        b'{"event": "x", "id": "EV_1", "new": %b1%b}' % (b"[" * 200, b"]" * 200),
+        b'{"event": "x", "id": "EV_1", "createdAt": 1%b}' % (b"0" * 400),
+    ],
+)
 def test_signed_but_unreadable(content: bytes) -> None:
     with pytest.raises(BadPayload):
         parsed(content)
@@ -137,9 +162,24 @@ def test_a_track_webhook_without_kind_goes_by_the_identity() -> None:
     assert told.type == EventType.PROVIDER_UNKNOWN
 
 
-def test_rooms_that_are_not_calls_are_kept_as_unknown() -> None:
-    told = parsed(body("participant_joined", room="standup", participant=participant("SIP")))
+@pytest.mark.parametrize("event", ["room_started", "room_finished", "newly_invented"])
+def test_rooms_that_are_not_calls_are_kept_as_unknown(event: str) -> None:
+    told = parsed(body(event, room="standup"))
     assert (told.type, told.key, told.call_id) == (EventType.PROVIDER_UNKNOWN, "standup", "")
+    assert told.data.room == "standup"
+
+
+def test_a_repeated_id_is_the_same_event_and_another_one_is_not() -> None:
+    """For all that is not about a participant, whose events the poll makes too."""
+    for event in ("room_started", "track_unpublished", "newly_invented"):
+        first, again = parsed(body(event)), parsed(body(event))
+        other = parsed(body(event, id="EV_2"))
+        assert first.id == again.id != other.id
+
+
+def test_kinds_and_reasons_that_nobody_heard_of_are_no_error() -> None:
+    who = participant(97, disconnectReason=98)
+    assert parsed(body("participant_left", participant=who)).type == EventType.PROVIDER_UNKNOWN
 
 
 def test_the_same_webhook_is_the_same_event_and_headers_stay_out() -> None:
@@ -149,3 +189,16 @@ def test_the_same_webhook_is_the_same_event_and_headers_stay_out() -> None:
     assert told == parsed(content)
     assert told.data.provider_call_id == "CA1"
     assert "secret" not in str(told.data.raw)
+
+
+def test_what_this_version_does_not_know_is_kept() -> None:
+    told = parsed(body("agent_job_invented", newField={"turn_password": "secret", "kept": 1}))
+    assert told.data.raw["newField"] == {"kept": 1}
+
+
+def test_the_carriers_id_of_the_call_is_kept() -> None:
+    attributes = {"sip.telnyx.callSessionID": "session-1", "sip.callID": "SCL_1"}
+    who = participant("SIP", attributes=attributes)
+    assert parsed(body("participant_joined", participant=who)).data.provider_call_id == "session-1"
+    who = participant("SIP", attributes={"sip.callID": "SCL_1"})
+    assert parsed(body("participant_joined", participant=who)).data.provider_call_id == ""

@@ -1,10 +1,11 @@
-"""LiveKit: the rooms where callers meet agents."""
+"""LiveKit: the rooms where callers meet agents, and the calls of trunk mode."""
 
 from typing import Final
 
 from config.settings import Settings
 from router.provider import Provider, ProviderContext
 from router.providers.livekit.source import LiveKitSource
+from router.providers.livekit.standing import open_carrier
 
 
 def _is_configured(settings: Settings) -> bool:
@@ -19,5 +20,9 @@ def _source(context: ProviderContext) -> LiveKitSource:
 
 
 PROVIDER: Final = Provider(
-    name="livekit", has_numbers=False, is_configured=_is_configured, source=_source
+    name="livekit",
+    has_numbers=False,
+    is_configured=_is_configured,
+    source=_source,
+    carrier=open_carrier,
 )

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from livekit import api
@@ -46,6 +46,16 @@ class Dispatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """An open room."""
+
+    name: str
+    sid: str
+    created_at: int  # µs since epoch
+    participants: int  # at LiveKit's own server without agents, and up to 5 s old
+
+
+@dataclass(frozen=True, slots=True)
 class Participant:
     """Somebody in a room. `kind` is LiveKit's name: AGENT, SIP, STANDARD and others."""
 
@@ -56,6 +66,7 @@ class Participant:
     publishes_audio: bool
     attributes: dict[str, str]
     joined_at: int  # µs since epoch
+    disconnect_reason: str = ""  # LiveKit's name for why it left, once it has
 
 
 class LiveKitClient:
@@ -92,6 +103,15 @@ class LiveKitClient:
         """The room's named dispatches; none when there is no such room."""
         found = await self._unless_gone(room, lambda: self._sdk.agent_dispatch.list_dispatch(room))
         return [Dispatch(d.id, d.agent_name) for d in found or () if d.agent_name]
+
+    async def rooms(self, names: Sequence[str] = ()) -> Sequence[Room]:
+        """The open rooms: those of `names`, without names all of the project."""
+        request = api.ListRoomsRequest(names=names)
+        found = await self.call(lambda: self._sdk.room.list_rooms(request))
+        return [
+            Room(r.name, r.sid, _micros(r.creation_time_ms, r.creation_time), r.num_participants)
+            for r in found.rooms
+        ]
 
     async def participants(self, room: str) -> Sequence[Participant]:
         """Who is in the room; nobody when there is no such room."""
@@ -143,8 +163,7 @@ class LiveKitClient:
         try:
             return await self._call_about(request)
         except Ambiguous:
-            names = api.ListRoomsRequest(names=[room])
-            if (await self.call(lambda: self._sdk.room.list_rooms(names))).rooms:
+            if await self.rooms([room]):
                 raise
             return None
 
@@ -154,14 +173,25 @@ def participant(info: models.ParticipantInfo) -> Participant:
     return Participant(
         sid=info.sid,
         identity=info.identity,
-        kind=_KINDS.Name(info.kind),
+        kind=_name(_KINDS, info.kind),
         agent_name=info.attributes.get("lk.agent_name", ""),
         publishes_audio=any(
             track.type == models.TrackType.AUDIO and not track.muted for track in info.tracks
         ),
         attributes=dict(info.attributes),
-        joined_at=info.joined_at_ms * 1000 or info.joined_at * 1_000_000,
+        joined_at=_micros(info.joined_at_ms, info.joined_at),
+        disconnect_reason=_name(models.DisconnectReason, info.disconnect_reason),
     )
+
+
+def _micros(millis: int, seconds: int) -> int:
+    # Older servers fill the field in seconds only.
+    return millis * 1000 or seconds * 1_000_000
+
+
+def _name(kinds: Any, value: int) -> str:
+    # A newer server may know more of them.
+    return str(kinds.Name(value)) if value in kinds.values() else str(value)
 
 
 def _translate(error: api.TwirpError) -> EffectError:

@@ -1,32 +1,53 @@
-"""LiveKit's webhooks as events. Room names are our call ids, so a room's events are a call's.
+"""LiveKit's webhooks as events.
 
-The poll of rooms (consumers/dispatch) makes the same events with the same ids through
-`participant_event`: whichever of webhook and poll comes first counts.
+A room that is named by a call_id is a call that a carrier's webhook announced: whatever happens in
+it is about that call. A SIP participant in any other room is a call of its own
+(`router.providers.livekit.rooms`).
+
+The poll of rooms (consumers/dispatch) makes events of participants too, with the same ids:
+whichever of webhook and poll comes first counts. All other events have their id from the webhook's,
+which a redelivery repeats.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToDict
+import msgspec
 from livekit.protocol import models, webhook
 
 from router.events.ids import event_id
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.provider import happened_at
+from router.providers.livekit import recordings, rooms
 from router.providers.livekit.client import Participant, participant
-
-PROVIDER: Final = "livekit"
+from router.providers.livekit.rooms import PROVIDER
 
 _CALL_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-_JOINED: Final = {"SIP": EventType.SIP_JOINED, "AGENT": EventType.AGENT_JOINED}
-_LEFT: Final = {"SIP": EventType.SIP_LEFT, "AGENT": EventType.AGENT_LEFT}
+_CAME: Final = "participant_joined"
+_WENT: Final = ("participant_left", "participant_connection_aborted")
+_PARTICIPANTS: Final[Mapping[tuple[str, str], EventType]] = {
+    ("participant_joined", "SIP"): EventType.SIP_JOINED,
+    ("participant_joined", "AGENT"): EventType.AGENT_JOINED,
+    ("participant_left", "SIP"): EventType.SIP_LEFT,
+    ("participant_left", "AGENT"): EventType.AGENT_LEFT,
+    ("participant_connection_aborted", "SIP"): EventType.SIP_LEFT,
+    ("participant_connection_aborted", "AGENT"): EventType.AGENT_LEFT,
+}
 _ROOMS: Final = {
     "room_started": EventType.ROOM_STARTED,
     "room_finished": EventType.ROOM_ENDED,
 }
 _AGENT_IDENTITY: Final = "agent-"  # of a worker's participant; track webhooks carry no kind
+_SECRETS: Final = frozenset(  # of rooms, egress and ingress, whether LiveKit hides them or not
+    (
+        *("turnpassword", "streamkey", "accesskey", "secret", "sessiontoken", "credentials"),
+        *("accountkey", "password", "signingkey", "assumerolearn", "assumeroleexternalid"),
+        *("url", "urls", "websocketurl"),  # a stream's holds its key
+    )
+)
+_DEPTH: Final = 50  # LiveKit's own messages nest less than ten deep
 
 
 def is_call(room: str) -> bool:
@@ -38,7 +59,6 @@ def participant_event(
     kind: EventType, room: str, who: Participant, *, time: int, raw: Mapping[str, Any] | None = None
 ) -> Event:
     """What happened to a participant of a call's room; the id is the same on every path."""
-    attributes = who.attributes
     return Event(
         id=event_id(PROVIDER, room, who.sid, kind.value),
         type=kind,
@@ -49,68 +69,105 @@ def participant_event(
             call_id=room,
             leg_id=who.sid,
             agent=who.agent_name,
-            provider_call_id=attributes.get("sip.twilio.callSid", ""),
+            provider_call_id=rooms.carriers_id(who),
+            status=who.attributes.get("sip.callStatus", ""),
             raw=raw or {},
         ),
     )
 
 
-def from_webhook(message: webhook.WebhookEvent, received_at: int) -> Event:
-    """The event of a webhook; what is not about a call of ours becomes `provider.unknown`."""
-    room = message.room.name
+def from_webhook(
+    message: webhook.WebhookEvent, payload: Mapping[str, Any], received_at: int
+) -> Sequence[Event]:
+    """The events of a webhook; what is not about a phone call becomes `provider.unknown`.
+
+    `payload` is the message as it came: it may hold what this version does not know.
+
+    Raises:
+        ValueError: the payload is nested deeper than LiveKit's ever are.
+    """
+    room = _room_of(message)
     time = happened_at(message.created_at * 1_000_000, received_at)
-    raw = _raw(message)
+    raw = _without_secrets(payload)
     if is_call(room):
-        if message.event in _ROOMS:
-            return _room_event(_ROOMS[message.event], message, time, raw)
-        kind = _participant_change(message)
-        if kind is not None:
-            who = participant(message.participant)
-            return participant_event(kind, room, who, time=time, raw=raw)
-    return Event(
-        id=event_id(PROVIDER, message.id),
-        type=EventType.PROVIDER_UNKNOWN,
-        source=PROVIDER,
-        time=time,
-        key=room or message.id,
-        data=EventData(
-            call_id=room if is_call(room) else "", reason=f"LiveKit {message.event}", raw=raw
-        ),
-    )
+        return [_about_call(message, room, time, raw)]
+    who = participant(message.participant)
+    if who.kind == "SIP" and message.event == _CAME:
+        return rooms.joined(room, who, time=time, raw=raw)
+    if who.kind == "SIP" and message.event in _WENT:
+        return rooms.left(room, who, time=time, raw=raw)
+    leg_id = who.sid if _is_agent(who) else ""
+    data = EventData(room=room, leg_id=leg_id, agent=who.agent_name, raw=raw)
+    return [_unknown(message, time, room or message.id, data)]
 
 
-def _participant_change(message: webhook.WebhookEvent) -> EventType | None:
-    kind = models.ParticipantInfo.Kind.Name(message.participant.kind)
-    match message.event:
-        case "participant_joined":
-            return _JOINED.get(kind)
-        case "participant_left" | "participant_connection_aborted":
-            return _LEFT.get(kind)
-        case "track_published" if message.track.type == models.TrackType.AUDIO:
-            is_agent = kind == "AGENT" or message.participant.identity.startswith(_AGENT_IDENTITY)
-            return EventType.AGENT_READY if is_agent else None
-        case _:
-            return None
-
-
-def _room_event(
-    kind: EventType, message: webhook.WebhookEvent, time: int, raw: Mapping[str, Any]
+def _about_call(
+    message: webhook.WebhookEvent, room: str, time: int, raw: Mapping[str, Any]
 ) -> Event:
-    room = message.room
-    return Event(
-        id=event_id(PROVIDER, room.name, room.sid, kind.value),
-        type=kind,
-        source=PROVIDER,
-        time=time,
-        key=room.name,
-        data=EventData(call_id=room.name, leg_id=room.sid, raw=raw),
+    who = participant(message.participant)
+    kind = _participant_change(message, who)
+    if kind is not None:
+        return participant_event(kind, room, who, time=time, raw=raw)
+    data = EventData(call_id=room, raw=raw)
+    kind = _ROOMS.get(message.event)
+    if kind is None:
+        kind = recordings.kind_of(message.event, message.egress_info)
+        if kind is None:
+            return _unknown(message, time, room, data)
+        data = recordings.facts_of(message.egress_info, data)
+    return _event(kind, message, time, room, data)
+
+
+def _participant_change(message: webhook.WebhookEvent, who: Participant) -> EventType | None:
+    if message.event == "track_published":
+        is_audio = message.track.type == models.TrackType.AUDIO
+        return EventType.AGENT_READY if is_audio and _is_agent(who) else None
+    return _PARTICIPANTS.get((message.event, who.kind))
+
+
+def _is_agent(who: Participant) -> bool:
+    return who.kind == "AGENT" or who.identity.startswith(_AGENT_IDENTITY)
+
+
+def _room_of(message: webhook.WebhookEvent) -> str:
+    """The name of the room that it is about; only some kinds of events have a `room`."""
+    return (
+        message.room.name
+        or message.egress_info.room_name
+        or message.ingress_info.room_name
+        or message.job.room.name
     )
 
 
-def _raw(message: webhook.WebhookEvent) -> dict[str, Any]:
-    raw: dict[str, Any] = MessageToDict(message)
-    attributes = raw.get("participant", {}).get("attributes", {})
-    for name in [name for name in attributes if "auth" in name.lower()]:
-        del attributes[name]  # copied from SIP headers: Proxy-Authorization and the like
-    raw.get("room", {}).pop("turnPassword", None)
-    return raw
+def _unknown(message: webhook.WebhookEvent, time: int, key: str, data: EventData) -> Event:
+    reason = f"LiveKit {message.event}"
+    return _event(
+        EventType.PROVIDER_UNKNOWN, message, time, key, msgspec.structs.replace(data, reason=reason)
+    )
+
+
+def _event(
+    kind: EventType, message: webhook.WebhookEvent, time: int, key: str, data: EventData
+) -> Event:
+    return Event(
+        id=event_id(PROVIDER, message.id), type=kind, source=PROVIDER, time=time, key=key, data=data
+    )
+
+
+def _without_secrets(value: Any, depth: int = 0) -> Any:
+    """A payload without what opens something: keys, passwords, URLs with keys, SIP credentials."""
+    if depth > _DEPTH:
+        raise ValueError("nested too deep")
+    if isinstance(value, dict):
+        return {
+            name: _without_secrets(inner, depth + 1)
+            for name, inner in value.items()
+            if not _is_secret(name.replace("_", "").lower())
+        }
+    if isinstance(value, list):
+        return [_without_secrets(inner, depth + 1) for inner in value]
+    return value
+
+
+def _is_secret(name: str) -> bool:
+    return name in _SECRETS or "auth" in name  # Proxy-Authorization and the like among sip.h.*

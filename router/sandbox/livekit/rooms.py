@@ -163,7 +163,9 @@ class Rooms:
             patience = room.info.departure_timeout
 
     def _count(self, room: LiveRoom) -> None:
-        room.info.num_participants = len(room.participants)
+        # As the real server counts (1.13.5): agents are no participants.
+        inside = room.participants.values()
+        room.info.num_participants = sum(p.kind != ParticipantInfo.Kind.AGENT for p in inside)
         room.info.num_publishers = sum(p.is_publisher for p in room.participants.values())
 
     def _tell(
