@@ -18,16 +18,18 @@ from aiohttp import web
 from config.settings import Settings
 from router import catchup
 from router.clock import Clock, SystemClock
+from router.contract import asyncapi
 from router.errors import LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
+from router.events import schema
 from router.ingress.app import build_app, listening
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
 from router.numbers import publish
 from router.observability.log import get as log_of
 from router.observability.metrics import RELAY_LAG, RELAY_LAG_SECONDS
-from router.provider import Provider, ProviderContext, WebhookSource
+from router.provider import Provider, ProviderContext, Reply, WebhookSource
 from router.providers import configured, context_of, open_carriers
 from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
@@ -212,6 +214,7 @@ class _Roles:
             webhooks=webhooks,
             sources=sources(settings, self._credentials, self._clock) if webhooks else (),
             health=node.health,
+            documents=documents(settings),
         )
 
     async def _work(self, drain: asyncio.Event) -> None:
@@ -265,6 +268,14 @@ class _Roles:
                     RELAY_LAG_SECONDS.set(log.relay.lag.age)
                 continue
             raise LogFailed("the journal's disk failed; nothing more can be taken")
+
+
+def documents(settings: Settings) -> Mapping[str, Reply]:
+    """The published contracts by their path."""
+    return {
+        "/asyncapi.json": Reply(200, asyncapi.document(settings.kafka), "application/json"),
+        "/schemas/event.json": Reply(200, schema.document(), "application/schema+json"),
+    }
 
 
 def sources(

@@ -1,25 +1,32 @@
-"""Events to and from log records: CloudEvents 1.0, Kafka protocol binding, binary mode.
+"""Events to and from log records: CloudEvents 1.0, Kafka protocol binding.
 
-Attributes are `ce_*` headers, the value is the JSON data. `ce_dataschema` names the version of the
-data; readers take every version that was ever written (additive only, so no upcaster yet).
+Written in binary mode: attributes are `ce_*` headers, the value is the JSON data, and
+`ce_dataschema` names the version of the data (docs/EVENTS.md). Read in both modes, as other
+producers may choose, and in every version: older data is made into today's by
+`router.events.upcast`, of newer data the fields count that are known here.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from router.errors import BadPayload
+from router.events import cloudevents
 from router.events.model import Event, EventData
 from router.events.types import EventType
+from router.events.upcast import STEPS, upcast
 
-SCHEMA: Final = "switchboard/event/1"
+SCHEMA: Final = "switchboard/event/2"
 CONTENT_TYPE: Final = "application/json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_TYPES: Final[Mapping[str, EventType]] = {kind.value: kind for kind in EventType}
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(EventData)
+_json_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def to_rfc3339(micros: int) -> str:
@@ -29,8 +36,11 @@ def to_rfc3339(micros: int) -> str:
 
 
 def from_rfc3339(text: str) -> int:
-    """Microseconds since the epoch. Raises ValueError."""
-    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)
+    """Microseconds since the epoch. Raises ValueError, also for a time without an offset."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def encode(event: Event) -> tuple[dict[str, str], bytes]:
@@ -59,14 +69,24 @@ def decode(key: str, headers: Mapping[str, str], value: bytes | None) -> Event:
     Raises:
         BadPayload: a header or the JSON is unusable; the message names which.
     """
+    content_type = headers.get("content-type", CONTENT_TYPE)
+    if content_type != CONTENT_TYPE and cloudevents.mode(content_type) != "binary":
+        headers, value = _in_binary_mode(value)
     try:
+        kind = headers["ce_type"]
+        schema = headers.get("ce_dataschema", SCHEMA)
         return Event(
             id=headers["ce_id"],
-            type=_type(headers["ce_type"]),
+            # A type that a newer version wrote must pass through an older reader.
+            type=_TYPES.get(kind, EventType.PROVIDER_UNKNOWN),
             source=headers["ce_source"].removeprefix("/"),
             time=from_rfc3339(headers["ce_time"]),
             key=key,
-            data=_decoder.decode(value or b"{}"),
+            data=(
+                _older(schema, kind, value or b"{}")
+                if schema in STEPS
+                else _decoder.decode(value or b"{}")
+            ),
         )
     except KeyError as error:
         raise BadPayload(f"record lacks the header {error.args[0]}") from error
@@ -74,9 +94,10 @@ def decode(key: str, headers: Mapping[str, str], value: bytes | None) -> Event:
         raise BadPayload(f"record is unreadable: {type(error).__name__}") from error
 
 
-def _type(text: str) -> EventType:
-    # A type that a newer version wrote must pass through an older reader.
-    try:
-        return EventType(text)
-    except ValueError:
-        return EventType.PROVIDER_UNKNOWN
+def _in_binary_mode(value: bytes | None) -> tuple[dict[str, str], bytes | None]:
+    event = cloudevents.from_json(value or b"")
+    return {f"ce_{name}": text for name, text in event.attributes.items()}, event.data
+
+
+def _older(schema: str, kind: str, value: bytes) -> EventData:
+    return msgspec.convert(upcast(schema, kind, _json_decoder.decode(value)), EventData)

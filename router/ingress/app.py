@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,7 @@ from router.errors import ConfigError
 from router.ingress.limits import CappedSite, Gate
 from router.ingress.webhook import Handler, Webhooks
 from router.observability.metrics import REGISTRY
-from router.provider import WebhookSource
+from router.provider import Reply, WebhookSource
 
 Health = Callable[[], tuple[bool, Mapping[str, Any]]]
 """Whether this process can do its job, and the facts behind it."""
@@ -36,12 +37,18 @@ def build_app(
     webhooks: Webhooks | None,
     sources: Sequence[WebhookSource],
     health: Health,
+    documents: Mapping[str, Reply] = MappingProxyType({}),
 ) -> web.Application:
-    """All routes. `webhooks` None: a process without the ingress role, health and metrics only."""
+    """All routes. `webhooks` None: a process without the ingress role.
+
+    `documents`: path → what is read there and never changes: the published contracts.
+    """
     app = web.Application(client_max_size=settings.max_body_bytes, client_max_fields=200)
     app.router.add_get("/healthz", _alive)
     app.router.add_get("/readyz", _ready(health))
     app.router.add_get("/metrics", _metrics)
+    for path, document in documents.items():
+        app.router.add_get(path, _document(document))
     if webhooks is not None:
         _add_webhooks(app, settings, webhooks, sources)
     return app
@@ -143,6 +150,14 @@ def _ready(health: Health) -> Handler:
         return web.Response(status=200 if able else 503, body=body, content_type="application/json")
 
     return ready
+
+
+def _document(document: Reply) -> Handler:
+    async def read(_request: web.Request) -> web.Response:
+        headers = {"Content-Type": document.content_type}
+        return web.Response(status=document.status, body=document.body, headers=headers)
+
+    return read
 
 
 async def _metrics(_request: web.Request) -> web.Response:

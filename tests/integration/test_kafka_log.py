@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from router.eventlog.journal import open_journal
@@ -14,6 +15,7 @@ from router.eventlog.kafka_reader import KafkaReader
 from router.eventlog.open import open_log
 from router.eventlog.slots import take_slot
 from router.eventlog.tail import open_tail
+from router.events.ids import call_id
 from router.events.types import CALLS_TOPIC, ROUTES_TOPIC
 from tests.support.kafka_records import append, fetch, first_seen, headers, ids, new_topic, read
 from tests.support.kafka_settings import log_settings
@@ -44,6 +46,39 @@ def _policies(bootstrap: str, *topics: str) -> dict[str, str]:
     resources = [ConfigResource("topic", topic) for topic in topics]
     found = admin.describe_configs(resources)
     return {r.name: future.result(10)["cleanup.policy"].value for r, future in found.items()}
+
+
+async def test_a_calls_events_are_in_one_partition_whoever_writes_them(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    settings = log_settings(tmp_path, bootstrap=kafka.bootstrap, kafka={"partitions": 6})
+    topic = new_topic()
+    calls = [call_id("twilio", "AC1", f"CA{number}") for number in range(20)]
+    async with (
+        open_log(settings) as first,
+        open_log(settings) as second,
+        first.follow([topic], after={}) as follower,
+    ):
+        for step in range(3):
+            for call in calls:
+                await append(first if step % 2 else second, topic, call, f"{call}-{step}")
+        found = await read(follower, 3 * len(calls))
+        await asyncio.to_thread(_produce_as_others_do, kafka.bootstrap, topic, calls)
+        found += await read(follower, len(calls))
+    places = {(record.key, record.position.partition) for record in found}
+    assert len(places) == len(calls)
+    assert len({partition for _, partition in places}) > 1
+
+
+def _produce_as_others_do(bootstrap: str, topic: str, calls: Sequence[str]) -> None:
+    """As a client in Java would: that is librdkafka's murmur2_random."""
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "log_level": 0}
+    )
+    for call in calls:
+        attributes: dict[str, str | bytes | None] = {**headers(f"{call}-other")}
+        producer.produce(topic, key=call.encode(), value=b"", headers=attributes)
+    assert producer.flush(30) == 0
 
 
 async def test_a_broker_that_is_away_at_start_is_no_error(tmp_path: Path) -> None:
