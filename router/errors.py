@@ -97,4 +97,8 @@ class Ambiguous(EffectError):
 
 
 class Permanent(EffectError):
-    """It will never work as asked: refused, not found, forbidden."""
+    """It will never work as asked: refused, not found, forbidden. `code` is the carrier's own."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code

@@ -65,8 +65,7 @@ class Rest:
                     method, self._url + path, allow_redirects=False, **how
                 ) as answer,
             ):
-                body = await answer.content.read(_MAX_BODY)
-                return self._read(answer, body)
+                return self._read(answer, await self._body(answer))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Transient(f"{self._name} can't be reached: {type(error).__name__}") from error
         except TimeoutError as error:
@@ -74,6 +73,14 @@ class Rest:
         except aiohttp.ClientError as error:
             name = type(error).__name__
             raise Ambiguous(f"the connection to {self._name} broke: {name}") from error
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()  # StreamReader.read(n) returns what has arrived, which may be less
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > _MAX_BODY:
+                raise Ambiguous(f"{self._name} answered more than {_MAX_BODY} bytes")
+        return bytes(body)
 
     def _read(self, answer: aiohttp.ClientResponse, body: bytes) -> Any:
         try:
@@ -95,7 +102,7 @@ class Rest:
         if answer.status == _TOO_MANY:
             after = answer.headers.get("Retry-After", "")
             return Transient(text, retry_after=float(after) if after.isdecimal() else None)
-        return Ambiguous(text) if answer.status >= 500 else Permanent(text)
+        return Ambiguous(text) if answer.status >= 500 else Permanent(text, code=code)
 
 
 @asynccontextmanager

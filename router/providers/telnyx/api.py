@@ -1,0 +1,218 @@
+"""Telnyx's API v2: commands to calls, and what became of a call.
+
+A call of a Call Control application is parked until a command says what happens to it
+(developers.telnyx.com/api-reference/call-commands). `transfer` dials a new leg and connects the two
+when it is answered; the caller's own leg stays up when it is not, and takes the next command.
+
+| decision | of a call that came in | of a leg that was not answered |
+|----------|------------------------|--------------------------------|
+| dispatch | transfer to LiveKit    |                                |
+| forward  | transfer to the number | transfer to the number         |
+| reject   | reject                 | hangup                         |
+
+Telnyx ignores a `command_id` that a call has seen in the last 60 seconds, and ours follow from the
+event: repeating an event is safe for as long as anybody is on the line.
+"""
+
+import base64
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from router.errors import Ambiguous, Permanent
+from router.events.codec import from_rfc3339
+from router.events.ids import event_id
+from router.events.model import Decision, Event
+from router.events.phone import is_e164
+from router.events.types import EventType
+from router.observability import log
+from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
+from router.providers.telnyx.missed import missed
+from router.rest import Rest, open_rest
+
+logger = log.get(__name__)
+
+_TIMEOUT: Final = 10.0  # seconds, of one request
+_GONE: Final = "90018"  # "Call has already ended"
+_INVALID_ID: Final = "90015"  # "Invalid Call Control ID"
+# livekit-sip makes sip.telnyx.callSessionID and .callLegID of these two; a caller must not.
+_SESSION_HEADER: Final = "X-call_session_id"
+_LEG_HEADER: Final = "X-call_leg_id"
+_RESERVED: Final = ("x-call_", "x-telnyx-", "x-twilio-")
+
+Command = tuple[str, dict[str, Any]]
+"""The action's name in the path, and its body."""
+
+
+@asynccontextmanager
+async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
+    """Telnyx as it can be told and asked, until the block ends."""
+    settings = context.settings.providers.telnyx
+    async with open_rest(
+        name="Telnyx",
+        url=settings.api_url,
+        timeout=_TIMEOUT,
+        code_of=_code,
+        headers={"Authorization": f"Bearer {settings.api_key.get_secret_value()}"},
+    ) as rest:
+        commands = _Commands(context.target, settings.dial_timeout)
+        yield Carrier(
+            standing=partial(_standing, rest),
+            carry_out=partial(_carry_out, rest, commands),
+            missed=partial(missed, rest, context.clock),
+        )
+
+
+async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
+    data = event.data
+    if data.decision is None or not data.control_id:
+        return
+    action, body = commands.of(event, data.decision)
+    body["command_id"] = event_id("telnyx", event.id, action)
+    try:
+        answer = await rest.post(f"{_path(data.control_id)}/actions/{action}", json=body)
+    except Permanent as error:
+        if error.code != _GONE:
+            raise
+        return  # the caller hung up meanwhile: nothing is left to be done
+    if answer is None:  # the same, long ago; or providers.telnyx.api_url leads elsewhere
+        logger.warning("telnyx.no_such_call", action=action, call_id=event.call_id)
+
+
+async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
+    """Telnyx knows a call for ten minutes after its end."""
+    if not ref.control_id:
+        return None
+    try:
+        found = await rest.get(_path(ref.control_id))
+    except Permanent as error:
+        if error.code != _INVALID_ID:
+            raise
+        return None
+    if found is None:
+        return None
+    try:
+        status = msgspec.convert(found, _Found).data
+        ended_at = from_rfc3339(status.end_time) if status.end_time else 0
+    except (ValueError, TypeError, OverflowError) as error:  # of msgspec, of the time
+        raise Ambiguous("Telnyx described a call in a way that can't be read") from error
+    if status.is_alive:
+        return Standing(over=False)
+    return Standing(over=True, ended_at=ended_at, duration=status.call_duration)
+
+
+def _path(control_id: str) -> str:
+    return f"/calls/{quote(control_id, safe=':')}"
+
+
+class _Status(msgspec.Struct):
+    """A call (GET /calls/{call_control_id}), as far as it is read."""
+
+    is_alive: bool
+    call_duration: float | None = None  # seconds
+    end_time: str | None = None
+
+
+class _Found(msgspec.Struct):
+    data: _Status
+
+
+class _Commands:
+    """Which command an event's decision asks for."""
+
+    def __init__(self, target: SipTarget, dial_timeout: int) -> None:
+        self._target = target
+        self._dial_timeout = dial_timeout  # seconds
+
+    def of(self, event: Event, decision: Decision) -> Command:
+        """The command; its id is still missing."""
+        match decision.action:
+            case "dispatch":
+                return "transfer", self._to_agent(event)
+            case "forward":
+                return "transfer", self._to_number(event, decision.fallback)
+            case "reject" if event.type is EventType.CALL_INITIATED:
+                return "reject", {"cause": "TEMPORARILY_UNAVAILABLE"}  # SIP 480
+            case "reject":
+                return "hangup", {}
+
+    def _to_agent(self, event: Event) -> dict[str, Any]:
+        return self._transfer(event, "agent") | {
+            "to": self._target.uri(event.call_id),
+            "sip_auth_username": self._target.username,
+            "sip_auth_password": self._target.password,
+            "sip_transport_protocol": self._target.transport.upper(),
+            "custom_headers": _headers(event),
+        }
+
+    def _to_number(self, event: Event, number: str) -> dict[str, Any]:
+        body = self._transfer(event, "fallback") | {"to": number}
+        if "from" in body and is_e164(event.data.to_number):
+            # Says that the caller is on the line, without which their number is not ours to show.
+            body["diversion"] = event.data.to_number
+        return body
+
+    def _transfer(self, event: Event, stage: str) -> dict[str, Any]:
+        body = {
+            "timeout_secs": self._dial_timeout,
+            "target_leg_client_state": leg_state(event, stage),
+        }
+        caller = event.data.from_number
+        # Left out where the caller is hidden: Telnyx then shows the number that was called.
+        return body | {"from": caller} if is_e164(caller) else body
+
+
+def leg_state(event: Event, stage: str) -> str:
+    """What Telnyx repeats in every webhook of the leg that a transfer makes, in base64.
+
+    A leg's own webhooks name neither the caller's leg, which the next command must go to, nor the
+    number that was called, which the next target follows from.
+    """
+    data = event.data
+    state = {
+        "switchboard": stage,
+        "control_id": data.control_id,
+        "from": data.from_number,
+        "to": data.to_number,
+    }
+    return base64.b64encode(msgspec.json.encode(state)).decode()
+
+
+def _headers(event: Event) -> list[dict[str, str]]:
+    """The call's own custom headers and Telnyx's ids of it, for the INVITE to LiveKit."""
+    data = event.data
+    ids = {_SESSION_HEADER: data.provider_call_id, _LEG_HEADER: data.leg_id}
+    headers = [*_custom_headers(data.raw.get("payload")), *ids.items()]
+    return [{"name": name, "value": value} for name, value in headers if value]
+
+
+def _custom_headers(payload: Any) -> Iterator[tuple[str, str]]:
+    """Those of the INVITE that the call came with; a caller chooses them freely."""
+    try:
+        headers = msgspec.convert(payload, _Payload).custom_headers
+    except msgspec.ValidationError:
+        return  # not worth a caller's call
+    for header in headers or ():
+        if not header.name.lower().startswith(_RESERVED):
+            yield header.name, header.value
+
+
+class _Header(msgspec.Struct):
+    name: str
+    value: str
+
+
+class _Payload(msgspec.Struct):
+    custom_headers: list[_Header] | None = None
+
+
+def _code(found: Any) -> str:
+    """The code of the first error in `{"errors": [{"code", "title", "detail"}]}`."""
+    try:
+        return str(found["errors"][0]["code"])
+    except (TypeError, KeyError, IndexError):
+        return ""

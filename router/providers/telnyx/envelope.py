@@ -1,0 +1,141 @@
+"""The JSON around every event of API v2, and how its values are read.
+
+`{"data": {"record_type": "event", "event_type", "id", "occurred_at", "payload"}, "meta"}`
+(developers.telnyx.com/development/api-fundamentals/webhooks/receiving-webhooks). `meta` counts the
+attempts: a redelivery differs in it, and so in its signature, but not in `data`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from router.errors import BadPayload
+from router.events.codec import from_rfc3339
+from router.provider import happened_at
+
+PROVIDER: Final = "telnyx"
+
+_SIP_STATUS: Final = re.compile(r"[1-6][0-9]{2}")
+_V1: Final = (
+    "event_type is one of API v1, which is not taken: set webhook_api_version to 2 on the Call "
+    "Control application or connection (API v2 in Mission Control)"
+)
+# Good for paying or for taking a number away; how much of them Telnyx masks is up to settings.
+_SECRETS: Final = frozenset(
+    {
+        "attempted_pin",
+        "bank_account_number",
+        "bank_routing_number",
+        "expiration_date",
+        "payment_card_number",
+        "payment_card_postal_code",
+        "security_code",
+        "token_id",
+    }
+)
+
+Payload = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One event as Telnyx tells it."""
+
+    id: str  # the same in every redelivery
+    name: str  # its `event_type`
+    time: int  # µs since epoch, when it happened
+    payload: Payload
+    raw: Payload  # the whole `data`, without secrets
+
+
+def open_envelope(body: bytes) -> Mapping[str, Any]:
+    """The `data` of a webhook. Raises BadPayload."""
+    try:
+        envelope = msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise BadPayload("the body is not JSON that can be read") from error
+    if not isinstance(envelope, dict):
+        raise BadPayload("the body is not a JSON object")
+    data = envelope.get("data")
+    if isinstance(data, dict):
+        return data
+    kind = text(envelope, "event_type")
+    if "data" in envelope or not kind:
+        raise BadPayload("data is missing or not an object")
+    if "." not in kind:  # call_initiated
+        raise BadPayload(_V1)
+    return envelope  # conference.floor.changed is specified without `data`
+
+
+def read_notice(data: Mapping[str, Any], received_at: int) -> Notice:
+    """The event in `data`, received at a time in µs since the epoch. Raises BadPayload."""
+    for name in ("id", "event_type"):
+        if not text(data, name):
+            raise BadPayload(f"data.{name} is missing or not text")
+    payload = data.get("payload") or {}
+    if not isinstance(payload, Mapping):
+        raise BadPayload("data.payload is not an object")
+    claimed = moment(data, "occurred_at") or moment(payload, "occurred_at")
+    return Notice(
+        id=text(data, "id"),
+        name=text(data, "event_type"),
+        time=happened_at(claimed, received_at),
+        payload=payload,
+        raw=dict(data) | {"payload": _without_secrets(payload)},
+    )
+
+
+def text(values: Mapping[str, Any], *names: str) -> str:
+    """The first of the values that is text and not empty, "" where there is none.
+
+    Text with a NUL in it is none: PostgreSQL takes no such text.
+    """
+    found = (values.get(name) for name in names)
+    return next((value for value in found if isinstance(value, str) and _is_text(value)), "")
+
+
+def part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object of that name, an empty one where there is none."""
+    value = values.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(values: Mapping[str, Any], name: str) -> list[Any]:
+    """The list of that name, an empty one where there is none."""
+    value = values.get(name)
+    return value if isinstance(value, list) else []
+
+
+def moment(values: Mapping[str, Any], name: str) -> int:
+    """A time (RFC 3339) in µs since the epoch, 0 where it is missing or unreadable."""
+    try:
+        return max(0, from_rfc3339(text(values, name)))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def sip_status(values: Mapping[str, Any], name: str) -> int:
+    """A SIP response code, 0 where there is none: Telnyx writes 486, "486" and "unspecified"."""
+    value = values.get(name)
+    if isinstance(value, int):
+        return value if 100 <= value < 700 else 0
+    return int(value) if isinstance(value, str) and _SIP_STATUS.fullmatch(value) else 0
+
+
+def seconds(values: Mapping[str, Any], name: str) -> float | None:
+    """A duration in seconds, None where there is none."""
+    value = values.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value < 10**9 else None
+
+
+def _is_text(value: str) -> bool:
+    return bool(value) and "\0" not in value
+
+
+def _without_secrets(payload: Payload) -> dict[str, Any]:
+    return {name: value for name, value in payload.items() if name not in _SECRETS}

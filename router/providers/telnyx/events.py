@@ -1,0 +1,105 @@
+"""Events of Telnyx's API v2 → ours: Call Control's, and those about numbers.
+
+`call_session_id` groups all legs of a call, also after transfers, so `call_id` follows from it; an
+event's id follows from `data.id`, which a redelivery repeats.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from router.errors import BadPayload
+from router.events.ids import call_id, event_id
+from router.events.model import Direction, Event, EventData, Stage
+from router.events.types import EventType
+from router.providers.telnyx import kinds
+from router.providers.telnyx.envelope import PROVIDER, Notice, Payload, read_notice, text
+from router.providers.telnyx.facts import facts_of
+from router.providers.telnyx.legs import Mark, mark_of, waits_for_more
+from router.providers.telnyx.numbers import number_events
+
+_DIRECTIONS: Final[Mapping[str, Direction]] = {"incoming": "inbound", "outgoing": "outbound"}
+
+
+def parse_event(data: Mapping[str, Any], received_at: int) -> Sequence[Event]:
+    """The events in one webhook's `data`, received at a time in µs since the epoch.
+
+    One, except about several numbers. An incoming call that waits for a command asks for a decision
+    (`stage` route), and so does a leg that was not answered (agent, fallback).
+
+    Raises:
+        BadPayload: it lacks what an event can't do without; the message names the field.
+    """
+    notice = read_notice(data, received_at)
+    family = kinds.NUMBERS.get(notice.name)
+    if family is not None:
+        return number_events(notice, family)
+    return [_call_event(notice)]
+
+
+def _call_event(notice: Notice) -> Event:
+    payload = notice.payload
+    session = text(payload, "call_session_id", "creator_call_session_id")
+    kind = _kind(notice)
+    if not session and kind in kinds.LEGS:
+        raise BadPayload("data.payload.call_session_id is missing or not text")
+    ours = call_id(PROVIDER, "", session) if session else ""
+    mark = mark_of(payload, ours)
+    if mark is not None:
+        kind = kinds.LEGS.get(kind, kind)
+    about = _of_leg(mark) if mark is not None else _of_caller(payload)
+    identity = event_id(PROVIDER, notice.id)
+    return Event(
+        id=identity,
+        type=kind,
+        source=PROVIDER,
+        time=notice.time,
+        key=ours or identity,
+        data=EventData(
+            call_id=ours,
+            provider_call_id=session,
+            leg_id=text(payload, "call_leg_id"),
+            stage=_stage(kind, payload, mark),
+            raw=notice.raw,
+            **about,
+            **facts_of(kind, payload),
+        ),
+    )
+
+
+def _kind(notice: Notice) -> EventType:
+    kind = kinds.CALLS.get(notice.name, EventType.PROVIDER_UNKNOWN)
+    was_heard = text(notice.payload, "status") not in kinds.FAILED_MEDIA
+    return kind if kind is not EventType.MEDIA_ENDED or was_heard else EventType.MEDIA_FAILED
+
+
+def _of_caller(payload: Payload) -> dict[str, Any]:
+    return {
+        "direction": _DIRECTIONS.get(text(payload, "direction")),
+        "from_number": text(payload, "from"),
+        "to_number": text(payload, "to"),
+        "control_id": text(payload, "call_control_id"),
+    }
+
+
+def _of_leg(mark: Mark) -> dict[str, Any]:
+    """A leg's own parties are LiveKit's address and us; what counts is whose call it is of."""
+    return {
+        "direction": "inbound",  # no other calls are transferred
+        "from_number": mark.from_number,
+        "to_number": mark.to_number,
+        "control_id": mark.control_id,
+    }
+
+
+def _stage(kind: EventType, payload: Payload, mark: Mark | None) -> Stage:
+    """What Telnyx waits to be told.
+
+    A call in state `bridging` goes on by itself: its number is connected straight to SIP. And
+    without the id of the caller's leg nothing could be told.
+    """
+    if kind is EventType.CALL_INITIATED:
+        is_incoming = text(payload, "direction") == "incoming"
+        return "route" if is_incoming and text(payload, "state") != "bridging" else ""
+    if kind is EventType.LEG_ENDED and mark is not None and mark.control_id:
+        return mark.switchboard if waits_for_more(payload) else ""
+    return ""

@@ -1,0 +1,184 @@
+"""TeXML's webhooks as events (developers.telnyx.com/api-reference/callbacks/texml-call-completed).
+
+TeXML speaks as Twilio does, in forms, but names calls by their call control id (`CallSid`), and
+signs as all of Telnyx does. The session's id is in the last callback only: `call_id` follows from
+the `CallSid` of the caller's leg.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from router.errors import BadPayload
+from router.events.ids import call_id, event_id
+from router.events.model import Direction, Disposition, Event, EventData, Stage
+from router.events.types import EventType
+from router.provider import WebhookRequest, happened_at
+from router.providers.telnyx.envelope import PROVIDER, moment, sip_status
+
+_MAX_FIELDS: Final = 200
+_CALL_SID: Final = re.compile(r"v[0-9]+:[\w.=-]{1,200}", re.ASCII)
+_WORD: Final = re.compile(r"[a-z-]{1,32}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+_STAGES: Final[Mapping[str, Stage]] = {"agent": "agent", "fallback": "fallback"}
+_CALLBACKS: Final = frozenset({"call-progress-events", "call-cost-events"})
+
+_ENDINGS: Final[Mapping[str, Disposition]] = {
+    "completed": "answered",
+    "answered": "answered",
+    "busy": "busy",
+    "no-answer": "no_answer",
+    "failed": "failed",
+    "canceled": "canceled",
+}
+_PROGRESS: Final[Mapping[str, EventType]] = {
+    "initiated": EventType.CALL_INITIATED,
+    "ringing": EventType.CALL_RINGING,
+    "in-progress": EventType.CALL_ANSWERED,
+    "answered": EventType.CALL_ANSWERED,
+}
+_LEG_PROGRESS: Final[Mapping[str, EventType]] = {
+    "initiated": EventType.LEG_INITIATED,
+    "ringing": EventType.LEG_RINGING,
+    "in-progress": EventType.LEG_ANSWERED,
+    "answered": EventType.LEG_ANSWERED,
+}
+
+Fields = Mapping[str, str]
+
+
+def read_form(body: bytes) -> Fields:
+    """The form, its identifying fields checked. Raises BadPayload."""
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict"
+        )
+    except ValueError as error:  # not UTF-8 either
+        raise BadPayload("the body is not a form that can be read") from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise BadPayload("a field is there more than once")
+    _matching(fields, "CallSid", _CALL_SID)
+    if fields.get("ParentCallSid"):
+        _matching(fields, "ParentCallSid", _CALL_SID)
+    return fields
+
+
+def incoming_call(request: WebhookRequest, fields: Fields) -> Event:
+    """The request for a document: a call came in, and Telnyx has answered it already.
+
+    A status callback is refused: sent here, by mistake or by somebody who recorded it, it would
+    start a call.
+    """
+    if fields.get("CallbackSource") in _CALLBACKS:
+        raise BadPayload("CallbackSource: status callbacks belong to /webhooks/telnyx/texml/status")
+    direction = _direction(fields) or "inbound"
+    return Event(
+        id=event_id(PROVIDER, fields["CallSid"], "incoming"),
+        type=EventType.CALL_INITIATED,
+        source=PROVIDER,
+        time=request.received_at,
+        key=_call_id(fields),
+        data=_data(fields, direction=direction, stage="route" if direction == "inbound" else ""),
+    )
+
+
+def call_status(request: WebhookRequest, fields: Fields) -> Event:
+    """A status callback, of the call itself or (with ParentCallSid) of its leg to LiveKit."""
+    status = fields.get("CallStatus", "")
+    sequence, source = fields.get("SequenceNumber", ""), fields.get("CallbackSource", "")
+    return Event(
+        id=event_id(PROVIDER, fields["CallSid"], "status", source, status, sequence),
+        type=_status_type(fields, status, source),
+        source=PROVIDER,
+        time=happened_at(moment(fields, "Timestamp"), request.received_at),
+        key=_call_id(fields),
+        data=_data(
+            fields,
+            direction=_direction(fields),
+            status=status,
+            disposition=_ENDINGS.get(status),
+            sip_status=sip_status(fields, "SipHangupCause"),
+            duration=_seconds(fields, "CallDuration"),
+        ),
+    )
+
+
+def dial_ended(request: WebhookRequest, fields: Fields, stage: str) -> Event:
+    """The `<Dial action>` request: the dial of `stage` is over, and Telnyx asks what is next.
+
+    `stage` is in the query, which is not signed: an event is what its signed fields say wherever
+    they name the dialled leg.
+    """
+    if stage not in _STAGES:
+        raise BadPayload("the query's stage is neither agent nor fallback")
+    status = _matching(fields, "DialCallStatus", _WORD)
+    leg = fields.get("DialCallSid", "")
+    if leg:
+        _matching(fields, "DialCallSid", _CALL_SID)
+    return Event(
+        id=event_id(PROVIDER, fields["CallSid"], "dial", leg or stage, status),
+        type=EventType.LEG_ENDED,
+        source=PROVIDER,
+        time=request.received_at,
+        key=_call_id(fields),
+        data=_data(
+            fields,
+            direction=_direction(fields) or "inbound",
+            leg_id=leg,
+            stage=_STAGES[stage],
+            status=status,
+            disposition=_ENDINGS.get(status, "failed"),
+            duration=_seconds(fields, "DialCallDuration"),
+        ),
+    )
+
+
+def _status_type(fields: Fields, status: str, source: str) -> EventType:
+    is_leg = bool(fields.get("ParentCallSid"))
+    if source == "call-cost-events":
+        return EventType.CALL_SUMMARISED
+    if status in _ENDINGS:
+        return EventType.LEG_ENDED if is_leg else EventType.CALL_ENDED
+    progress = _LEG_PROGRESS if is_leg else _PROGRESS
+    return progress.get(status, EventType.PROVIDER_UNKNOWN)
+
+
+def _data(fields: Fields, **more: Any) -> EventData:
+    parent = fields.get("ParentCallSid")
+    return EventData(
+        **{
+            "call_id": _call_id(fields),
+            "provider_call_id": parent or fields["CallSid"],
+            "account": fields.get("AccountSid", ""),
+            "from_number": fields.get("From", ""),
+            "to_number": fields.get("To", ""),
+            "leg_id": fields["CallSid"] if parent else "",
+            "raw": fields,
+            **more,
+        }
+    )
+
+
+def _call_id(fields: Fields) -> str:
+    return call_id(PROVIDER, "", fields.get("ParentCallSid") or fields["CallSid"])
+
+
+def _direction(fields: Fields) -> Direction | None:
+    word = fields.get("Direction", "")
+    if not word:
+        return None
+    return "inbound" if word == "inbound" else "outbound"
+
+
+def _matching(fields: Fields, name: str, pattern: re.Pattern[str]) -> str:
+    value = fields.get(name, "")
+    if pattern.fullmatch(value) is None:
+        raise BadPayload(f"{name} is missing or malformed")
+    return value
+
+
+def _seconds(fields: Fields, name: str) -> float | None:
+    value = fields.get(name, "")
+    return float(value) if _NUMBER.fullmatch(value) else None

@@ -1,0 +1,118 @@
+"""The API that clients see: call commands and what can be asked, `/v2/…`, bearer authentication.
+
+A call that is not remembered is 90015 to a command (the example of the OpenAPI), 404 to a question.
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from router.events.codec import to_rfc3339
+from router.sandbox.telnyx.bodies import BODIES, read
+from router.sandbox.telnyx.call import CallLeg
+from router.sandbox.telnyx.control import Control
+from router.sandbox.telnyx.errors import (
+    INVALID_CALL,
+    NOT_FOUND,
+    UNAUTHENTICATED,
+    ApiError,
+)
+from router.sandbox.telnyx.history import History
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+_TEN_MINUTES: Final = 600_000_000  # µs that a call is known after its end
+
+
+class Find(Protocol):
+    """Finds a leg by its call_control_id."""
+
+    def __call__(self, control_id: str) -> tuple[CallLeg, Control | None] | None:
+        """The leg, and who controls its call: nobody where TeXML does."""
+
+
+class Rest:
+    """The handlers; they know calls only by what they are given."""
+
+    def __init__(self, api_key: str, find: Find, history: History, now: Callable[[], int]) -> None:
+        self._api_key = api_key.encode()
+        self._find, self._history, self._now = find, history, now
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes; whatever else is asked for is a 404 of Telnyx's form."""
+        return [
+            web.post("/v2/calls/{id}/actions/{action}", self._guarded(self._command)),
+            web.get("/v2/calls/{id}", self._guarded(self._status)),
+            web.get("/v2/webhook_deliveries", self._guarded(self._deliveries)),
+            web.get("/v2/call_events", self._guarded(self._events)),
+            web.route("*", "/{path:.*}", self._guarded(self._nothing)),
+        ]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.Response:
+            try:
+                self._authenticate(request)
+                return await handler(request)
+            except ApiError as error:
+                return web.json_response(error.body(), status=error.kind.status)
+
+        return guarded
+
+    def _authenticate(self, request: web.Request) -> None:
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not hmac.compare_digest(key.encode(), self._api_key):
+            raise ApiError(
+                UNAUTHENTICATED,
+                "The required authentication headers were either invalid or not included in the"
+                " request.",
+            )
+
+    async def _command(self, request: web.Request) -> web.Response:
+        action = request.match_info["action"]
+        if action not in BODIES:
+            raise _not_found()
+        raw = await request.read()
+        leg, control = self._find(request.match_info["id"]) or (None, None)
+        if leg is None or control is None:
+            detail = "The call_control_id provided was not valid."
+            raise ApiError(INVALID_CALL, detail, pointer="/call_control_id")
+        control.carry_out(leg, action, read(action, raw))
+        self._history.command(leg, action, self._now())
+        return web.json_response({"data": {"result": "ok"}})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        found = self._find(request.match_info["id"])
+        if found is None or self._is_forgotten(found[0]):
+            raise _not_found()
+        leg = found[0]
+        data: dict[str, object] = {
+            "record_type": "call",
+            "call_control_id": leg.control_id,
+            "call_leg_id": leg.leg_id,
+            "call_session_id": leg.session_id,
+            "client_state": leg.client_state,
+            "is_alive": leg.is_alive,
+            "call_duration": leg.duration,
+            "start_time": to_rfc3339(leg.started_at),
+        }
+        if leg.ended_at is not None:
+            data["end_time"] = to_rfc3339(leg.ended_at)
+        return web.json_response({"data": data})
+
+    def _is_forgotten(self, leg: CallLeg) -> bool:
+        return leg.ended_at is not None and self._now() - leg.ended_at > _TEN_MINUTES
+
+    async def _deliveries(self, request: web.Request) -> web.Response:
+        return web.json_response(self._history.deliveries(request.query))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        return web.json_response(self._history.events(request.query))
+
+    async def _nothing(self, _request: web.Request) -> web.Response:
+        raise _not_found()
+
+
+def _not_found() -> ApiError:
+    return ApiError(NOT_FOUND, "The requested resource or URL could not be found.")
