@@ -34,10 +34,26 @@ def _routed(event: Event, table: RouteTable) -> Event:
         direction = "inbound"
     elif direction is None and table.get(data.from_number) is not None:
         ours, direction = data.from_number, "outbound"
-    routed = msgspec.structs.replace(
-        data, direction=direction, decision=decide_call(ours, event.source, table)
-    )
+    decision = decide_call(ours, event.source, table)
+    if data.disposition == "failed":
+        decision = _after_failure(decision)
+    routed = msgspec.structs.replace(data, direction=direction, decision=decision)
     return msgspec.structs.replace(event, data=routed)
+
+
+def _after_failure(decision: Decision) -> Decision:
+    """For a call that the carrier's trunk could not bring to LiveKit: a person, where there is one.
+
+    LiveKit is what failed, so an agent is tried again only where nothing else is left.
+    """
+    if decision.action != "dispatch" or not decision.fallback:
+        return decision
+    return Decision(
+        action="forward",
+        reason="the carrier could not reach LiveKit over the trunk: to the fallback",
+        table_version=decision.table_version,
+        fallback=decision.fallback,
+    )
 
 
 def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:

@@ -2,12 +2,16 @@
 
 from random import Random
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.routing.decide import decide_call
+from router.events.model import Direction, Disposition, Event
+from router.routing.decide import decide, decide_call
 from router.routing.explain import explain
 from router.routing.table import Route, RouteTable, Target
+from tests.support.fake_events import initiated, new_call
 
 NUMBER = "+14155550100"
 
@@ -85,3 +89,53 @@ def test_explain_says_what_was_ruled_out() -> None:
     assert (told.decision.action, told.decision.agent) == ("dispatch", "anna")
     assert told.ruled_out == (("the fallback number", "it is dialled only when no agent answers"),)
     assert explain("+14155550101", "twilio", table).ruled_out[0][0] == "the route table"
+
+
+OTHER = "+12125550123"
+
+
+def incoming(
+    from_: str, to: str, *, direction: Direction | None, disposition: Disposition | None = None
+) -> Event:
+    event = initiated(new_call("routed"))
+    data = msgspec.structs.replace(
+        event.data,
+        from_number=from_,
+        to_number=to,
+        direction=direction,
+        disposition=disposition,
+        stage="route",
+        decision=None,
+    )
+    return msgspec.structs.replace(event, data=data)
+
+
+@pytest.mark.parametrize(
+    ("from_", "to", "told", "found", "action"),
+    [
+        (OTHER, NUMBER, None, "inbound", "dispatch"),
+        (NUMBER, OTHER, None, "outbound", "dispatch"),
+        (OTHER, OTHER, None, None, "reject"),
+        (NUMBER, OTHER, "inbound", "inbound", "reject"),
+    ],
+)
+def test_either_end_may_be_ours_where_the_provider_does_not_say(
+    from_: str, to: str, told: Direction | None, found: Direction | None, action: str
+) -> None:
+    table = RouteTable()
+    table.put(route(1))
+    data = decide(incoming(from_, to, direction=told), table).data
+    assert data.decision is not None
+    assert (data.direction, data.decision.action) == (found, action)
+
+
+@pytest.mark.parametrize(("fallback", "action"), [(OTHER, "forward"), ("", "dispatch")])
+def test_where_livekit_could_not_be_reached_a_person_comes_first(
+    fallback: str, action: str
+) -> None:
+    table = RouteTable()
+    table.put(route(1, fallback=fallback))
+    event = incoming(OTHER, NUMBER, direction="inbound", disposition="failed")
+    decision = decide(event, table).data.decision
+    assert decision is not None
+    assert (decision.action, decision.fallback) == (action, fallback)

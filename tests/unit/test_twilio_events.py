@@ -9,11 +9,14 @@ from router.errors import BadPayload
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType
-from tests.support.twilio_requests import ACCOUNT, NOW, form, request
-from tests.unit.test_twilio_signature import source
+from tests.support.twilio_requests import ACCOUNT, NOW, form, request, source
 
 SID = form()["CallSid"]
 CALL = call_id("twilio", ACCOUNT, SID)
+
+
+EXTRA = ["Sid", "Payload", "Timestamp", "ParentAccountSid", "RecordingSid", "TranscriptionData"]
+NASTY = st.sampled_from(["[" * 5000, "9" * 5000, '{"a":NaN}', '"\\ud800"', "\0", "completed", SID])
 
 
 def parsed(kind: str, query: str = "", **fields: str) -> Event:
@@ -46,6 +49,7 @@ def test_the_same_request_gives_the_same_event() -> None:
         ("in-progress", EventType.CALL_ANSWERED),
         ("completed", EventType.CALL_ENDED),
         ("no-answer", EventType.CALL_ENDED),
+        ("initiated", EventType.CALL_INITIATED),
         ("queued", EventType.PROVIDER_UNKNOWN),
         ("something-new", EventType.PROVIDER_UNKNOWN),
     ],
@@ -53,6 +57,36 @@ def test_the_same_request_gives_the_same_event() -> None:
 def test_status_callbacks(status: str, expected: EventType) -> None:
     event = parsed("status", CallStatus=status, SequenceNumber="1")
     assert (event.type, event.key) == (expected, CALL)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("queued", EventType.PROVIDER_UNKNOWN),
+        ("initiated", EventType.LEG_INITIATED),
+        ("ringing", EventType.LEG_RINGING),
+        ("in-progress", EventType.LEG_ANSWERED),  # of the subscription to `answered`
+        ("busy", EventType.LEG_ENDED),
+    ],
+)
+def test_status_callbacks_of_a_leg(status: str, expected: EventType) -> None:
+    event = parsed("status", CallSid="CA" + "bb" * 16, ParentCallSid=SID, CallStatus=status)
+    assert (event.type, event.key, event.data.status) == (expected, CALL, status)
+
+
+def test_a_callback_is_never_asked_for_a_decision() -> None:
+    """It would be one more agent, or a caller that is hung up on."""
+    for status in ("initiated", "ringing", "in-progress", "completed"):
+        assert parsed("status", CallStatus=status).data.stage == ""
+
+
+@pytest.mark.parametrize("direction", ["inbound", "trunking-originating"])
+def test_a_call_that_could_not_reach_livekit_over_the_trunk_is_routed(direction: str) -> None:
+    event = parsed("disaster", Direction=direction)
+    assert (event.type, event.key) == (EventType.CALL_INITIATED, CALL)
+    assert (event.data.stage, event.data.direction) == ("route", "inbound")
+    assert event.data.disposition == "failed"
+    assert event.id != parsed("voice").id
 
 
 def test_a_childs_callback_belongs_to_its_parents_call() -> None:
@@ -68,6 +102,8 @@ def test_a_late_callback_tells_when_it_happened() -> None:
     assert late.time == 1_779_998_400_000_000
     bad = parsed("status", CallStatus="completed", Timestamp="yesterday")
     assert bad.time == NOW
+    utc = parsed("status", CallStatus="completed", Timestamp="Thu, 28 May 2026 20:00:00 -0000")
+    assert utc.time == late.time
 
 
 def test_the_end_of_a_dial() -> None:
@@ -95,6 +131,7 @@ def test_a_dial_of_no_known_stage(query: str) -> None:
         ("CallSid", "CA" + "0F" * 16),
         ("CallSid", "CA" + "0f" * 15),
         ("CallSid", "CA" + "0f" * 16 + "\n"),
+        ("CallSid", "CA" + "٠f" * 16),
         ("AccountSid", "AC" + "b2" * 16),
         ("AccountSid", "x"),
         ("ParentCallSid", "CAx"),
@@ -119,8 +156,8 @@ def test_callers_that_are_not_numbers_are_callers(caller: str) -> None:
 
 
 @given(
-    st.sampled_from(["voice", "status", "dial", "fallback"]),
-    st.dictionaries(st.sampled_from(sorted(form())), st.text(max_size=40)),
+    st.sampled_from([endpoint.kind for endpoint in source().endpoints]),
+    st.dictionaries(st.sampled_from([*form(), *EXTRA]), st.text(max_size=40) | NASTY),
 )
 def test_no_signed_form_is_more_than_a_bad_payload(kind: str, fields: dict[str, str]) -> None:
     twilio = source()

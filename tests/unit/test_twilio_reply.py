@@ -10,8 +10,14 @@ from router.provider import SipTarget
 from router.providers.twilio.reply import Answers
 from router.routing.decide import decide
 from router.routing.table import Route, RouteTable, Target
-from tests.support.twilio_requests import ACCOUNT, PUBLIC_URL, form, request
-from tests.unit.test_twilio_signature import source
+from tests.support.twilio_requests import (
+    ACCOUNT,
+    PUBLIC_URL,
+    form,
+    json_request,
+    request,
+    source,
+)
 
 
 def table(fallback: str = "+14155550199", agent: str = "anna") -> RouteTable:
@@ -117,10 +123,38 @@ def test_the_degraded_answer_promises_no_agent(routes: RouteTable, tag: str) -> 
     assert twiml.find(".//Sip") is None
 
 
+def test_after_a_disaster_the_caller_is_put_through_to_a_person() -> None:
+    """LiveKit has just not been reached: not to it again as long as there is somebody else."""
+    event, twiml = answer("disaster", table())
+    assert twiml[0][0].text == "+14155550199"
+    assert event.data.stage == "route"
+
+
+def test_after_a_disaster_without_fallback_livekit_is_dialled_once_more() -> None:
+    event, twiml = answer("disaster", table(fallback=""))
+    dial, sip = twiml[0], twiml[0][0]
+    assert sip.text == f"sip:{event.call_id}@sip.example.com;transport=tcp"
+    query = "?" + dial.attrib["action"].partition("?")[2]
+    _, last = answer("dial", table(fallback=""), query, DialCallStatus="failed")
+    assert [child.tag for child in last] == ["Say", "Hangup"]
+
+
+def test_after_a_disaster_an_unknown_number_hears_the_apology() -> None:
+    _, twiml = answer("disaster", RouteTable())
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+
+
 def test_status_callbacks_get_no_content() -> None:
     twilio = source()
     event = twilio.parse(twilio.verify(request("status", form(CallStatus="completed"))))[0]
     assert twilio.reply("status", event) == (204, b"", "text/plain")
+
+
+def test_a_porting_webhook_wants_200() -> None:
+    twilio = source()
+    told = {"port_in_request_sid": "KW" + "0a" * 16, "status": "completed"}
+    event = twilio.parse(twilio.verify(json_request("porting", told)))[0]
+    assert twilio.reply("porting", event) == (200, b"", "text/plain")
 
 
 def test_credentials_and_texts_can_not_break_the_document() -> None:

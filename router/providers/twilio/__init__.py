@@ -5,6 +5,7 @@ from typing import Final
 from config.settings import Settings
 from router.errors import ConfigError
 from router.provider import Provider, ProviderContext
+from router.providers.twilio.api import open_carrier
 from router.providers.twilio.reply import Answers
 from router.providers.twilio.source import TwilioSource
 
@@ -29,5 +30,9 @@ def _source(context: ProviderContext) -> TwilioSource:
 
 
 PROVIDER: Final = Provider(
-    name="twilio", has_numbers=True, is_configured=_is_configured, source=_source
+    name="twilio",
+    has_numbers=True,
+    is_configured=_is_configured,
+    source=_source,
+    carrier=open_carrier,
 )

@@ -1,24 +1,25 @@
 """Twilio's request signature (twilio.com/docs/usage/security#validating-requests).
 
-base64(HMAC-SHA1(auth token, URL + sorted form parameters)), the URL as Twilio has it: the
-configured public URL, never one guessed from headers. The SDK's RequestValidator is not used: it
-raises on a missing header, and lets a JSON body through unauthenticated when handed an empty form.
+base64(HMAC(key, URL + sorted form parameters)), the URL as Twilio has it: the configured public
+URL, never one guessed from headers. SHA-1 with an Auth Token; SHA-256 with a shared key, where a
+header says so (twilio.com/docs/usage/webhooks/webhook-shared-keys). The SDK's RequestValidator is
+not used: it raises on a missing header, and lets a JSON body through unauthenticated when handed an
+empty form.
 """
 
 import hmac
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from router.errors import BadSignature
+from router.providers.twilio.keys import Form, Key
 
 HEADER: Final = "X-Twilio-Signature"
 _FORM: Final = "application/x-www-form-urlencoded"
 _DEFAULT_PORTS: Final = {"https": "443", "http": "80"}
-
-Form = Sequence[tuple[str, str]]
 
 
 def public_bases(public_url: str) -> tuple[str, ...]:
@@ -45,6 +46,11 @@ def read_form(headers: Mapping[str, str], body: bytes, *, max_fields: int) -> Fo
     content_type = headers.get("Content-Type", "")
     if not body or content_type.partition(";")[0].strip().lower() != _FORM:
         return ()
+    return pairs(body, max_fields=max_fields)
+
+
+def pairs(body: bytes, *, max_fields: int) -> Form:
+    """The pairs of a body that is a form. Raises BadSignature."""
     try:
         return _pairs(body.decode(), max_fields)
     except (UnicodeDecodeError, ValueError) as error:
@@ -54,12 +60,12 @@ def read_form(headers: Mapping[str, str], body: bytes, *, max_fields: int) -> Fo
 def _pairs(text: str, max_fields: int) -> Form:
     # As parse_qsl does it (tests/property compares them), which takes three fifths longer and is
     # the dearest step of a webhook.
-    pairs = text.split("&")
-    if len(pairs) > max_fields:
+    parts = text.split("&")
+    if len(parts) > max_fields:
         raise ValueError("too many fields")
     return [
         (_decoded(name), _decoded(value))
-        for name, _, value in (pair.partition("=") for pair in pairs if pair)
+        for name, _, value in (part.partition("=") for part in parts if part)
     ]
 
 
@@ -72,6 +78,21 @@ def signed_text(form: Form) -> str:
     return "".join([name + value for name, value in sorted(set(form))])
 
 
+def matching(
+    bases: Iterable[str], target: str, form: Form, keys: Iterable[Key], given: str
+) -> tuple[str, Key] | None:
+    """The base URL and the key with which the signature is right; None where there are none."""
+    suffix = (target + signed_text(form)).encode("utf-8", "surrogatepass")
+    offered = given.encode("utf-8", "surrogateescape")
+    bases = list(bases)
+    for key in keys:
+        for base in bases:
+            expected = b64encode(hmac.digest(key.secret, base.encode() + suffix, key.digest))
+            if hmac.compare_digest(expected, offered):
+                return base, key
+    return None
+
+
 def verify(
     *,
     bases: Iterable[str],
@@ -79,9 +100,9 @@ def verify(
     headers: Mapping[str, str],
     body: bytes,
     form: Form,
-    keys: Iterable[bytes],
-) -> None:
-    """Check one request against every base URL and every key (two keys during a rotation).
+    keys: Iterable[Key],
+) -> Key:
+    """Check one request against every base URL and every key; returns the key that signed it.
 
     Raises:
         BadSignature: says which check failed, never what was expected.
@@ -90,17 +111,13 @@ def verify(
     if not given:
         raise BadSignature(f"no {HEADER} header")
     _verify_body_hash(target, body, form)
-    suffix = (target + signed_text(form)).encode("utf-8", "surrogatepass")
-    offered = given.encode("utf-8", "surrogateescape")
-    for key in keys:
-        for base in bases:
-            expected = b64encode(hmac.digest(key, base.encode() + suffix, "sha1"))
-            if hmac.compare_digest(expected, offered):
-                return
-    raise BadSignature(
-        "the signature does not match: check public_url (Twilio signs the URL as it is configured "
-        "there) and providers.twilio.auth_tokens"
-    )
+    found = matching(bases, target, form, keys, given)
+    if found is None:
+        raise BadSignature(
+            "the signature does not match: check public_url (Twilio signs the URL as it is "
+            "configured there) and providers.twilio.auth_tokens, or .accounts for a subaccount"
+        )
+    return found[1]
 
 
 def _verify_body_hash(target: str, body: bytes, form: Form) -> None:
@@ -108,7 +125,8 @@ def _verify_body_hash(target: str, body: bytes, form: Form) -> None:
     query = target.partition("?")[2]
     if "bodySHA256=" in query:
         claimed = dict(parse_qsl(query)).get("bodySHA256", "")
-        if not hmac.compare_digest(sha256(body).hexdigest().encode(), claimed.encode()):
+        offered = claimed.encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(sha256(body).hexdigest().encode(), offered):
             raise BadSignature("bodySHA256 does not match the body")
     elif body and not form:
         raise BadSignature("the body is neither a form nor covered by bodySHA256")

@@ -1,18 +1,41 @@
-"""Twilio as a source of webhooks: /voice, /status, /dial and /fallback."""
+"""Twilio as a source of webhooks."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 from config.settings import TwilioSettings
 from router.errors import BadPayload, BadSignature
 from router.events.model import Event
 from router.provider import Endpoint, Reply, Verified, WebhookRequest
-from router.providers.twilio import events, signature
+from router.providers.twilio import alerts, events, media, numbers, signature, streams
+from router.providers.twilio.diagnose import diagnose
+from router.providers.twilio.fields import Fields, matching, optional, read
+from router.providers.twilio.keys import ACCOUNT_SID, Form, Keyring, Signer
 from router.providers.twilio.reply import CONTENT_TYPE, Answers
 
 _MAX_FIELDS: Final = 200
+_OK: Final = Reply(200)
 _NO_CONTENT: Final = Reply(204)
+_TWIML: Final = frozenset({"voice", "dial", "fallback", "disaster"})
+
+_BUILDERS: Final[Mapping[str, Callable[[Fields, str, int], Event]]] = {
+    "voice": events.incoming_call,
+    "fallback": events.incoming_call,
+    "disaster": events.disaster_call,
+    "status": events.call_status,
+    "recording": media.recording_status,
+    "amd": media.machine_detected,
+    "transcription": media.transcription,
+    "debugger": alerts.logged,
+}
+
+
+class Signed(NamedTuple):
+    """What verifying has read of a request: its form, empty for JSON, and who signed it."""
+
+    form: Form
+    signer: Signer
 
 
 class TwilioSource:
@@ -24,11 +47,19 @@ class TwilioSource:
         Endpoint("status", "/status"),
         Endpoint("dial", "/dial"),
         Endpoint("fallback", "/fallback", storeless=True),
+        Endpoint("disaster", "/disaster"),
+        Endpoint("recording", "/recording"),
+        Endpoint("amd", "/amd"),
+        Endpoint("transcription", "/transcription"),
+        Endpoint("debugger", "/debugger"),
+        Endpoint("events", "/events"),
+        Endpoint("porting", "/porting"),
+        Endpoint("bundle", "/bundle"),
     )
 
     def __init__(self, settings: TwilioSettings, *, public_url: str, answers: Answers) -> None:
-        self._account = settings.account_sid
-        self._keys = tuple(key.get_secret_value().encode() for key in settings.auth_tokens)
+        self._keyring = Keyring(settings)
+        self._public_url = public_url
         self._bases = signature.public_bases(public_url)
         self._answers = answers
 
@@ -37,56 +68,71 @@ class TwilioSource:
         if not request.target.startswith("/"):
             raise BadSignature("the request target is not a path")
         form = signature.read_form(request.headers, request.body, max_fields=_MAX_FIELDS)
-        signature.verify(
+        key = signature.verify(
             bases=self._bases,
             target=request.target,
             headers=request.headers,
             body=request.body,
             form=form,
-            keys=self._keys,
+            keys=self._keyring.choose(request.headers, form, request.body),
         )
-        return Verified(request, form)
+        return Verified(request, Signed(form, key.signer))
 
     def parse(self, verified: Verified) -> Sequence[Event]:
         """See `WebhookSource.parse`."""
-        request, form = verified.request, verified.content
-        match request.kind:
-            case "voice" | "fallback":
-                return [events.incoming_call(request, form, self._account)]
-            case "status":
-                return [events.call_status(request, form, self._account)]
-            case "dial":
-                stage = parse_qs(request.target.partition("?")[2]).get("stage", [""])
-                return [events.dial_ended(request, form, self._account, stage[0])]
-            case other:
-                raise BadPayload(f"there is no webhook {other}")
+        request, signed = verified.request, verified.content
+        if request.kind == "events":
+            return streams.parse(request, signed.signer)
+        return [self._event(request, signed)]
+
+    def _event(self, request: WebhookRequest, signed: Signed) -> Event:
+        kind, signer = request.kind, signed.signer
+        if kind == "porting":
+            return numbers.porting(request, signer)
+        fields = read(signed.form)
+        if kind == "bundle":  # it may come without an account
+            account = signer.account_of(optional(fields, "AccountSid", ACCOUNT_SID))
+            return numbers.bundle_status(fields, account, request.received_at)
+        named = matching(fields, "AccountSid", ACCOUNT_SID)
+        parent = fields.get("ParentAccountSid", "") if kind == "debugger" else ""
+        account = signer.account_of(named, parent=parent)
+        if kind == "dial":
+            stage = parse_qs(request.target.partition("?")[2]).get("stage", [""])[0]
+            return events.dial_ended(fields, account, request.received_at, stage)
+        build = _BUILDERS.get(kind)
+        if build is None:
+            raise BadPayload(f"there is no webhook {kind}")
+        return build(fields, account, request.received_at)
 
     def reply(self, kind: str, event: Event) -> Reply:
-        """See `WebhookSource.reply`."""
-        if kind == "status":
-            return _NO_CONTENT
-        twiml = self._degraded(event) if kind == "fallback" else self._twiml(event)
-        return Reply(200, twiml, CONTENT_TYPE)
+        """See `WebhookSource.reply`.
 
-    def diagnose(self, request: WebhookRequest) -> str:  # noqa: ARG002
+        /fallback and /disaster get the degraded answer: no agent is promised where one can't be.
+
+        At /fallback Twilio had no answer from /voice, and nothing is stored: the fallback number,
+        else the apology. At /disaster Twilio could not reach LiveKit over the trunk, so whoever
+        waits is put through to the fallback number rather than to the same failure again. Where
+        there is none, LiveKit is dialled by `<Dial><Sip>` once: it takes another way than the
+        trunk (own credentials, transport and host), and when it fails too, /dial ends the call
+        with the apology. So nothing asks for ever.
+        """
+        if kind not in _TWIML:
+            return _OK if kind == "porting" else _NO_CONTENT
+        return Reply(200, self._twiml(kind, event), CONTENT_TYPE)
+
+    def diagnose(self, request: WebhookRequest) -> str:
         """See `WebhookSource.diagnose`."""
-        return ""
+        return diagnose(
+            request, public_url=self._public_url, bases=self._bases, keyring=self._keyring
+        )
 
-    def _twiml(self, event: Event) -> bytes:
+    def _twiml(self, kind: str, event: Event) -> bytes:
         decision = event.data.decision
         if decision is None:  # the caller has talked to somebody, and the dial is over
-            return self._answers.hang_up
-        match decision.action:
-            case "dispatch":
-                return self._answers.to_agent(event.call_id)
-            case "forward":
-                return self._answers.to_number(decision.fallback)
-            case "reject":
-                return self._answers.apology
-
-    def _degraded(self, event: Event) -> bytes:
-        # Twilio could not get an answer from /voice: no agent can be promised, a person can.
-        decision = event.data.decision
-        if decision is not None and decision.fallback:
+            return self._answers.apology if kind == "fallback" else self._answers.hang_up
+        degraded = kind in ("fallback", "disaster")
+        if decision.fallback and (degraded or decision.action == "forward"):
             return self._answers.to_number(decision.fallback)
+        if decision.action == "dispatch" and kind != "fallback":
+            return self._answers.to_agent(event.call_id)
         return self._answers.apology

@@ -1,0 +1,102 @@
+"""Twilio's REST API: what became of a call (twilio.com/docs/voice/api/call-resource).
+
+Each account is asked with its own Auth Token, the first of those that are configured; an account
+whose webhooks are signed with shared keys alone can't be asked.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from config.settings import TwilioSettings
+from router.errors import Ambiguous, Permanent
+from router.events.model import Disposition
+from router.provider import CallRef, Carrier, ProviderContext, Standing
+from router.rest import Rest, open_rest
+
+_TIMEOUT: Final = 10.0  # seconds, of one request
+
+# Every other status, those that Twilio may add included, is one of a call that goes on.
+_ENDINGS: Final[Mapping[str, Disposition]] = {
+    "completed": "answered",
+    "busy": "busy",
+    "no-answer": "no_answer",
+    "failed": "failed",
+    "canceled": "canceled",
+}
+
+
+@asynccontextmanager
+async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
+    """Twilio as it can be asked, until the block ends."""
+    settings = context.settings.providers.twilio
+    async with AsyncExitStack() as stack:
+        accounts = {
+            account: await stack.enter_async_context(_open(settings.api_url, account, token))
+            for account, token in _tokens(settings).items()
+        }
+        yield Carrier(standing=partial(_standing, accounts))
+
+
+def _tokens(settings: TwilioSettings) -> Mapping[str, str]:
+    """The Auth Token of each account that has one."""
+    tokens = {settings.account_sid: settings.auth_tokens, **settings.accounts}
+    return {account: kept[0].get_secret_value() for account, kept in tokens.items() if kept}
+
+
+@asynccontextmanager
+async def _open(url: str, account: str, token: str) -> AsyncIterator[Rest]:
+    async with open_rest(
+        name="Twilio",
+        url=f"{url}/2010-04-01/Accounts/{quote(account, safe='')}",
+        timeout=_TIMEOUT,
+        code_of=_code,
+        headers={"Authorization": aiohttp.encode_basic_auth(account, token)},
+    ) as rest:
+        yield rest
+
+
+async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | None:
+    """See `Carrier.standing`; Permanent also where there is no Auth Token of the call's account."""
+    rest = accounts.get(ref.account)
+    if rest is None:
+        raise Permanent("Twilio can't be asked: providers.twilio has no Auth Token of the account")
+    found = await rest.get(f"/Calls/{quote(ref.provider_call_id, safe='')}.json")
+    if found is None:
+        # A wrong api_url answers the same about every call, and the room of each would be closed.
+        if await rest.get(".json") is None:
+            raise Permanent("Twilio knows not even the account: is providers.twilio.api_url right?")
+        return None
+    try:
+        call = msgspec.convert(found, _Call)
+        ended_at = _micros(call.end_time)
+        seconds = float(int(call.duration)) if call.duration else None
+    except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors
+        raise Ambiguous("Twilio described a call in a way that can't be read") from error
+    if call.status not in _ENDINGS:
+        return Standing(over=False)
+    return Standing(
+        over=True, disposition=_ENDINGS[call.status], ended_at=ended_at, duration=seconds
+    )
+
+
+class _Call(msgspec.Struct):
+    """A call, as far as it is read; what is not known yet is null."""
+
+    status: str
+    end_time: str | None = None  # RFC 2822
+    duration: str | None = None  # seconds
+
+
+def _micros(moment: str | None) -> int:
+    return int(parsedate_to_datetime(moment).timestamp()) * 1_000_000 if moment else 0
+
+
+def _code(found: Any) -> str:
+    return str(found.get("code", "")) if isinstance(found, dict) else ""

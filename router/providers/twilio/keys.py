@@ -1,0 +1,132 @@
+"""Which keys a request may be signed with, and which accounts each of them speaks for.
+
+The accounts that a body names are not to be trusted yet: they only choose among the keys that are
+configured. Whether the event's account is one that the key speaks for is asked again when the
+signature is right (`Signer.account_of`).
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, NamedTuple
+
+from config.settings import TwilioSettings
+from router.errors import BadPayload, BadSignature
+
+SETTINGS_HEADER: Final = "X-Twilio-Webhooks-Signature-Settings"
+_SETTINGS: Final = re.compile(r"key=([\w.-]{1,128}), ?algorithm=HMAC_SHA256", re.ASCII)
+ACCOUNT_SID: Final = re.compile(r"AC[0-9a-f]{32}")
+_SIDS: Final = re.compile(rb"AC[0-9a-f]{32}")
+_NAMING: Final = frozenset({"AccountSid", "ParentAccountSid"})
+_NAMED_LIMIT: Final = 4  # accounts whose keys are tried for one request
+
+Form = Sequence[tuple[str, str]]
+
+
+class Signer(NamedTuple):
+    """Whoever's key signed a request."""
+
+    account: str  # whose event it is where none is named
+    accounts: frozenset[str]  # those that the key speaks for
+    known: frozenset[str]  # all that are configured
+
+    def account_of(self, named: str, *, parent: str = "") -> str:
+        """The account of an event that names one, or none.
+
+        `parent` speaks for its subaccounts as long as they have no keys of their own here.
+
+        Raises:
+            BadPayload: the key does not speak for that account.
+        """
+        if not named:
+            return self.account
+        adopted = parent in self.accounts and named not in self.known
+        if named in self.accounts or (adopted and ACCOUNT_SID.fullmatch(named)):
+            return named
+        raise BadPayload("AccountSid is not an account of the key that signed this")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A secret, and what it is used with."""
+
+    secret: bytes = field(repr=False)
+    digest: str  # sha1, sha256
+    signer: Signer
+
+
+class Keyring:
+    """The keys of all configured accounts."""
+
+    def __init__(self, settings: TwilioSettings) -> None:
+        main = settings.account_sid
+        tokens = {main: settings.auth_tokens}
+        for account, more in settings.accounts.items():
+            tokens[account] = (*tokens.get(account, ()), *more)
+        known = frozenset(tokens)
+        self._main = main
+        self._tokens: Mapping[str, Sequence[Key]] = {
+            account: [
+                Key(
+                    token.get_secret_value().encode(),
+                    "sha1",
+                    Signer(account, known if account == main else frozenset({account}), known),
+                )
+                for token in own
+            ]
+            for account, own in tokens.items()
+        }
+        self._shared = {
+            name: Key(secret.get_secret_value().encode(), "sha256", Signer(main, known, known))
+            for name, secret in settings.shared_keys.items()
+        }
+        self._single = len(tokens) == 1
+
+    def choose(self, headers: Mapping[str, str], form: Form, body: bytes) -> Sequence[Key]:
+        """The keys that may have signed a request.
+
+        Twilio's header names a shared key; then no other key will do, nor another algorithm. Else
+        they are the Auth Tokens of the account that a form names; JSON is signed by the account
+        that configured the webhook, which may be the parent of the one that it is about.
+
+        Raises:
+            BadSignature: the header is malformed or names no key that is configured, or the
+                account has shared keys only.
+        """
+        settings = headers.get(SETTINGS_HEADER)
+        if settings is not None:
+            return (self._shared_key(settings),)
+        keys = self._tokens[self._main] if self._single else self._named(form, body)
+        if not keys:
+            raise BadSignature(
+                "the account has no Auth Token here, so only signatures of shared keys are taken: "
+                "see providers.twilio.auth_tokens and .accounts"
+            )
+        return keys
+
+    def others(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """All keys but these: for finding out what is wrong with the settings."""
+        every = [*(key for own in self._tokens.values() for key in own), *self._shared.values()]
+        return [key for key in every if key not in keys]
+
+    def _shared_key(self, settings: str) -> Key:
+        found = _SETTINGS.fullmatch(settings)
+        if found is None:
+            raise BadSignature(f"{SETTINGS_HEADER} is malformed or asks for another algorithm")
+        key = self._shared.get(found[1])
+        if key is None:
+            raise BadSignature(
+                f"{SETTINGS_HEADER} names a key that is not in providers.twilio.shared_keys"
+            )
+        return key
+
+    def _named(self, form: Form, body: bytes) -> Sequence[Key]:
+        if form:
+            named: Iterable[str] = (value for name, value in form if name in _NAMING)
+            accounts = [account for account in named if account in self._tokens] or [self._main]
+        else:
+            found = (sid[0].decode() for sid in _SIDS.finditer(body))
+            accounts = [self._main, *(account for account in found if account in self._tokens)]
+        chosen = islice(dict.fromkeys(accounts), _NAMED_LIMIT)
+        return [key for account in chosen for key in self._tokens[account]]
