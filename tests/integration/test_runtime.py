@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from router.errors import ConfigError, LogFailed
+from router.events.codec import SCHEMA
 from router.numbers import publish
 from router.runtime import Node, run
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -114,6 +115,19 @@ async def test_an_ingress_alone_needs_neither_database_nor_kafka(tmp_path: Path)
             assert node.health()[1]["routes"]["current"] is False
     assert (code, "<Sip" in twiml) == (200, True)
     assert took < 2 * alone.kafka.ack_deadline
+
+
+@pytest.mark.parametrize("path", ["/asyncapi.json", "/schemas/event.json"])
+async def test_the_contracts_are_served_as_json(tmp_path: Path, path: str) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    async with (
+        running(settings),
+        aiohttp.ClientSession() as session,
+        session.get(settings.public_url + path) as answer,
+    ):
+        document = await answer.json(content_type=None)
+        assert (answer.status, answer.content_type.endswith("json")) == (200, True)
+    assert document.get("asyncapi", document.get("$id")) in ("3.1.0", SCHEMA)
 
 
 async def test_before_its_first_routes_a_node_is_not_ready(tmp_path: Path) -> None:

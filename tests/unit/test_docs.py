@@ -41,13 +41,21 @@ PAGES: Final = (
     "docs/THREAT_MODEL.md",
     "docs/OPERATIONS.md",
     "docs/ADDING_A_PROVIDER.md",
+    "docs/EVENTS.md",
 )
 _PACKAGES: Final = ("router", "consumers", "config", "tests", "docs", "bench")
 _PLACEHOLDERS: Final = ("NAME", "KIND", "…")
 _FENCE: Final = re.compile(r"^( *)```\w*\n(.*?)^\1```", re.M | re.S)
 # What a reader types before the command itself.
 _PREFIX: Final = re.compile(r"^(\$ )?(docker compose exec switchboard )?(\.venv/bin/)?")
-_SERVED: Final = {"/healthz", "/readyz", "/metrics", "/webhooks/", "/webhooks/livekit"}
+_SERVED: Final = {
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/webhooks/",
+    "/asyncapi.json",
+    "/schemas/event.json",
+}
 _READY_FACTS: Final = {
     "kafka": {"healthy", "behind_events", "behind_seconds"},
     "routes": {"numbers", "version", "fingerprint", "current", "age_seconds"},
