@@ -45,12 +45,12 @@ def _missing(settings: Settings) -> Iterator[str]:
 def _carriers(providers: ProvidersSettings) -> Iterator[tuple[str, object, str]]:
     """What each carrier that is begun lacks; of the first one where none is."""
     twilio, telnyx, vocode = providers.twilio, providers.telnyx, providers.vocode
-    telnyx_key = telnyx.api_key.get_secret_value()
-    if telnyx_key or telnyx.public_keys:
+    if _has_telnyx(providers):
         what = "the account's public key, from Mission Control"
         yield "providers.telnyx.public_keys", telnyx.public_keys, what
-        yield "providers.telnyx.api_key", telnyx_key, "KEY…, from Mission Control"
-    if twilio.account_sid or not (telnyx_key or telnyx.public_keys or vocode.secrets):
+        key = telnyx.api_key.get_secret_value()
+        yield "providers.telnyx.api_key", key, "KEY…, from Mission Control"
+    if twilio.account_sid or not (_has_telnyx(providers) or vocode.secrets):
         keys = twilio.auth_tokens or twilio.shared_keys
         yield "providers.twilio.account_sid", twilio.account_sid, "AC…, from the Twilio console"
         yield "providers.twilio.auth_tokens", keys, "the account's Auth Token"
@@ -84,11 +84,26 @@ def _risky(settings: Settings) -> Iterator[str]:
             yield "public_url: must be https: callers' numbers and our SIP password travel over it"
     if settings.livekit.sip_host.startswith(("sip:", "sips:")):
         yield "livekit.sip_host: host or host:port only, without sip:"
-    if settings.dispatch.deadline * 2 >= settings.providers.twilio.dial_timeout:
-        yield (
-            "dispatch.deadline: two of them must fit into providers.twilio.dial_timeout, or Twilio "
-            "gives up before the second try"
-        )
+    for name, dial_timeout in _dial_timeouts(settings.providers):
+        if settings.dispatch.deadline * 2 >= dial_timeout:
+            yield (
+                f"dispatch.deadline: two of them must fit into providers.{name}.dial_timeout, or "
+                f"{name.title()} gives up before the second try"
+            )
+
+
+def _dial_timeouts(providers: ProvidersSettings) -> Iterator[tuple[str, int]]:
+    """Of each carrier that is set up, Twilio's also where its keys are on other nodes."""
+    telnyx = _has_telnyx(providers)
+    if telnyx:
+        yield "telnyx", providers.telnyx.dial_timeout
+    if providers.twilio.account_sid or not telnyx:
+        yield "twilio", providers.twilio.dial_timeout
+
+
+def _has_telnyx(providers: ProvidersSettings) -> bool:
+    telnyx = providers.telnyx
+    return bool(telnyx.api_key.get_secret_value() or telnyx.public_keys)
 
 
 def _has_postgres(settings: Settings) -> bool:

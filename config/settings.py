@@ -133,6 +133,8 @@ class TelnyxSettings(Section):
     public_keys: Annotated[tuple[str, ...], NoDecode]
     api_url: str
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
+    apology: str
+    voice_language: str
 
     @field_validator("public_keys", mode="before")
     @classmethod

@@ -112,10 +112,9 @@ async def open_rest(
     url: str,
     timeout: float,
     code_of: Callable[[Any], str],
-    headers: Mapping[str, str] | None = None,
-    auth: aiohttp.BasicAuth | None = None,
+    headers: Mapping[str, str],
 ) -> AsyncIterator[Rest]:
-    """An API whose every request has these headers, or this user and password."""
+    """An API whose every request has these headers: they say who asks."""
     connector = aiohttp.TCPConnector(limit=64)
-    async with aiohttp.ClientSession(connector=connector, headers=headers, auth=auth) as session:
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         yield Rest(session, name=name, url=url, timeout=timeout, code_of=code_of)

@@ -1,10 +1,13 @@
-"""Keeps a record of every call (CDR): `plan` folds its events (pure), `handler` stores it."""
+"""Keeps a record of every call (CDR): `plan` folds its events (pure), `handler` stores it, `sweep`
+asks carriers about calls whose end nobody told.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from consumers.calls.handler import Recorder
+from consumers.calls.sweep import Sweeper
 from consumers.consumer import Consumer, ConsumerSpec
 from router.events.types import CALLS_TOPIC
 from router.resources import Resources
@@ -12,7 +15,14 @@ from router.resources import Resources
 
 @asynccontextmanager
 async def _open(resources: Resources) -> AsyncIterator[Consumer]:
-    yield Recorder(resources.database, resources.clock)
+    sweeper = Sweeper(
+        resources.database,
+        resources.log,
+        resources.carriers,
+        resources.settings.calls,
+        resources.clock,
+    )
+    yield Recorder(resources.database, resources.clock, sweeper)
 
 
 CONSUMER: Final = ConsumerSpec(

@@ -10,7 +10,8 @@ from typing import Final
 
 from typing_extensions import override
 
-from consumers.calls.plan import fold
+from consumers.calls.plan import TELLING, fold
+from consumers.calls.sweep import Sweeper
 from consumers.consumer import Consumer, Done, Outcome
 from router.clock import Clock
 from router.errors import SwitchboardError
@@ -27,9 +28,10 @@ _Waiting = tuple[Event, asyncio.Future[None]]
 class Recorder(Consumer):
     """The calls consumer: a repeated event changes nothing, so there is nothing to fence."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, sweeper: Sweeper) -> None:
         self._database = database
         self._clock = clock
+        self._sweeper = sweeper
         self._waiting: list[_Waiting] = []  # bounded by the runner's cap on events in flight
         self._came = asyncio.Event()
 
@@ -45,6 +47,12 @@ class Recorder(Consumer):
 
     @override
     async def run(self) -> None:
+        """Store what comes and sweep, until cancelled. Raises ExceptionGroup of `LogFailed`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store_batches())
+            tasks.create_task(self._sweeper.run())
+
+    async def _store_batches(self) -> None:
         while True:
             await self._came.wait()
             await self._clock.sleep(_LINGER)
@@ -56,7 +64,8 @@ class Recorder(Consumer):
     async def _store(self, batch: Sequence[_Waiting]) -> None:
         """Store a batch; where it is refused, each event alone: one must not spoil the others."""
         try:
-            await calls.record(self._database, [event for event, _ in batch], fold)
+            events = [event for event, _ in batch]
+            await calls.record(self._database, events, fold, telling=TELLING)
         except Exception as error:  # noqa: BLE001 - whoever handed the event in gets it
             if len(batch) > 1 and not isinstance(error, SwitchboardError):
                 for one in batch:

@@ -11,14 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
 from consumers.complaints import Complaints
 from consumers.dispatch.effect import Effects
-from consumers.dispatch.plan import Presence
+from consumers.dispatch.plan import Presence, is_carried
 from router.clock import Clock
 from router.errors import EffectError, StorageUnavailable
-from router.events.model import Event
 from router.observability import log as logs
 from router.providers.livekit.client import Participant
 from router.storage.claims import Claim
@@ -75,8 +72,7 @@ class Follow:
         if len(self._calls) >= _LIMIT:
             log.error("follow.full", call_id=claim.call_id, limit=_LIMIT)
             return
-        initiated = msgspec.json.decode(claim.initiated, type=Event)
-        by_sip = initiated.data.media == "sip"
+        by_sip = not is_carried(claim)
         call = _Call(claim, doubtful, self._clock.monotonic(), by_sip)
         self._calls[claim.call_id] = call
         if seen is not None:

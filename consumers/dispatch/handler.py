@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from consumers.consumer import Consumer, Done, Outcome, RetryIn
 from consumers.dispatch.connect import Means
-from consumers.dispatch.plan import Reaction, is_command, presence, reaction
+from consumers.dispatch.plan import Reaction, is_carried, is_command, presence, reaction
 from consumers.dispatch.rooms import Rooms
 from consumers.dispatch.watch import Watch
 from router.errors import Permanent
@@ -89,14 +89,15 @@ class Dispatcher(Consumer):
 
     async def _start(self, event: Event) -> None:
         await self._watch.reserve()
-        claim = None
+        begun = False
         try:
             claim, fresh = await self._claim(event)
+            if claim is not None:
+                self._watch.begin(claim, fresh=fresh)
+                begun = True
         finally:
-            if claim is None:
+            if not begun:
                 self._watch.free()
-        if claim is not None:
-            self._watch.begin(claim, fresh=fresh)
 
     async def _claim(self, event: Event) -> tuple[Claim | None, bool]:
         """The claim, if the call is ours to serve, and whether nobody tried before."""
@@ -149,7 +150,8 @@ class Dispatcher(Consumer):
 
         Where the provider carries the audio no SIP leg is the caller's, so its end says nothing.
         """
-        if then is Reaction.CHECK_EMPTY and await self._is_carried(call_id):
+        claim = await self._means.claims.get(call_id)
+        if then is Reaction.CHECK_EMPTY and claim is not None and is_carried(claim):
             return
         found = await self._means.effects.rooms.participants(call_id)
         if presence(found, "").callers:
@@ -158,9 +160,3 @@ class Dispatcher(Consumer):
             await self._means.effects.rooms.delete_room(call_id)
         else:
             await self._watch.close(call_id)
-
-    async def _is_carried(self, call_id: str) -> bool:
-        claim = await self._means.claims.get(call_id)
-        if claim is None or not claim.initiated:
-            return False
-        return msgspec.json.decode(claim.initiated, type=Event).data.media == "provider"

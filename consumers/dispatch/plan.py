@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from router.events.ids import event_id
 from router.events.model import Event, EventData
 from router.events.types import EventType
@@ -142,6 +144,15 @@ def next_step(facts: Facts) -> Step:
     if not facts.late:
         return Step.WAIT
     return Step.AGAIN if facts.attempt < ATTEMPTS and not facts.old else Step.MISSING
+
+
+def is_carried(claim: "Claim") -> bool:
+    """Whether the provider carries the caller's audio itself: then no SIP leg is the caller's."""
+    try:
+        initiated = msgspec.json.decode(claim.initiated, type=Event)
+    except msgspec.MsgspecError:  # of a newer version, or none was kept
+        return False
+    return initiated.data.media == "provider"
 
 
 def job_metadata(claim: "Claim", initiated: Event, attempt: int) -> dict[str, Any]:

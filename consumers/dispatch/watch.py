@@ -9,6 +9,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+import msgspec
+
 from consumers.backoff import jitter
 from consumers.dispatch.connect import Connection, Means
 from consumers.dispatch.follow import Follow
@@ -56,13 +58,16 @@ class Watch:
     def begin(self, claim: Claim, *, fresh: bool) -> None:
         """Bring the agent of a call that we claimed, in a reserved place.
 
-        `fresh` says that nobody tried before. A connection that got stuck is replaced.
+        `fresh` says that nobody tried before. A connection that got stuck is replaced. Where this
+        raises (the claim can't be read), the place is still the caller's to give back.
         """
         stuck = self._waiting.pop(claim.call_id, None)
         if stuck is not None:
             stuck[1].cancel()
         connection = Connection(self._means, claim, fresh=fresh)
         task = asyncio.create_task(self._bring(connection))
+        # Not at the task's own end: one that is cancelled before it began has none.
+        task.add_done_callback(lambda _: self._slots.release())
         self._waiting[claim.call_id] = (connection, task)
 
     def hear(self, call_id: str) -> None:
@@ -111,7 +116,6 @@ class Watch:
             name = type(error).__name__  # its text may hold facts of the call
             log.error("connection.failed", call_id=call_id, error=name)  # noqa: TRY400
         finally:
-            self._slots.release()
             if self._waiting.get(call_id, (None,))[0] is connection:
                 del self._waiting[call_id]
         if connection.claim.state == "ready":
@@ -156,8 +160,12 @@ class Watch:
             lease = self._means.settings.lease
             for claim in await self._means.claims.due(owner=self.owner, lease=lease, limit=places):
                 log.warning("call.taken_over", call_id=claim.call_id, state=claim.state)
-                self.begin(claim, fresh=False)
-                places -= 1
+                try:
+                    self.begin(claim, fresh=False)
+                except msgspec.MsgspecError:  # a newer version wrote it, and will go on with it
+                    log.error("claim.unreadable", call_id=claim.call_id)  # noqa: TRY400
+                else:
+                    places -= 1
         finally:
             for _ in range(places):
                 self.free()

@@ -5,12 +5,23 @@ more came; so the order in which they arrive does not matter, and a fold that le
 can be run over the past. Every function may raise StorageUnavailable.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Executable, RowMapping, Select, and_, bindparam, or_, select, text, tuple_
+from sqlalchemy import (
+    Executable,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.events.call import CallRecord, CallState
@@ -20,8 +31,8 @@ from router.storage.engine import Database
 from router.storage.schema import call_events, calls
 from router.storage.sql import insert
 
-Fold = Callable[[Sequence[Event]], CallRecord]
-"""All events of one call, by time, to its record. Pure."""
+Fold = Callable[[Sequence[Event]], CallRecord | None]
+"""The telling events of one call, by time, to its record; None: they make none. Pure."""
 
 # Be the only one who folds these calls until the transaction ends. Their rows can't be locked, they
 # may not be there yet. In SQLite nobody else writes anyhow. Always in the same order, or two would
@@ -36,11 +47,21 @@ _OF_CALLS: Final = (
     .where(call_events.c.call_id.in_(bindparam("call_ids", expanding=True)))
     .order_by(call_events.c.time, call_events.c.event_id)
 )
+_TELLING_OF_CALLS: Final = _OF_CALLS.where(
+    call_events.c.type.in_(bindparam("telling", expanding=True))
+)
+# The index of unended calls has this very condition; with a parameter in it, no planner takes it.
+_UNENDED: Final = calls.c.state != literal("ended", literal_execute=True)
 _decoder: Final = msgspec.json.Decoder(EventData)
 
 
-async def record(db: Database, batch: Sequence[Event], fold: Fold) -> None:
+async def record(
+    db: Database, batch: Sequence[Event], fold: Fold, *, telling: Collection[EventType]
+) -> None:
     """Keep the events and fold their calls anew, in one transaction; repeated ones change nothing.
+
+    `fold` depends on events of the types `telling` alone, and gets no others: a call whose every
+    sentence is an event is not folded for each of them.
 
     Raises:
         ValueError: an event is about no call.
@@ -48,16 +69,20 @@ async def record(db: Database, batch: Sequence[Event], fold: Fold) -> None:
     for event in batch:
         if not event.call_id:
             raise ValueError(f"{event.type.value} is about no call")
-    call_ids = sorted({event.call_id for event in batch})
+    call_ids = sorted({event.call_id for event in batch if event.type in telling})
 
     async def work(connection: AsyncConnection) -> None:
         dialect = connection.dialect.name
-        if dialect == "postgresql":
+        if dialect == "postgresql" and call_ids:
             await connection.execute(_LOCK, {"keys": call_ids})
         await connection.execute(_adding(dialect), [_event_values(event) for event in batch])
-        told = await _events(connection, call_ids)
-        records = [_record_values(fold(told[call_id])) for call_id in call_ids]
-        await connection.execute(_putting(dialect), records)
+        if not call_ids:
+            return
+        told = await _events(connection, call_ids, telling)
+        folded = [fold(told[call_id]) for call_id in call_ids]
+        records = [_record_values(record) for record in folded if record is not None]
+        if records:
+            await connection.execute(_putting(dialect), records)
 
     await db.transact(work)
 
@@ -94,6 +119,26 @@ async def list_calls(
     return await _fetch(db, query.order_by(*order).limit(limit))
 
 
+async def unended(
+    db: Database, *, began_before: int, limit: int, after: tuple[int, str] = (0, "")
+) -> Sequence[CallRecord]:
+    """Up to `limit` calls that are not over and began before then (µs), the oldest first.
+
+    `after` is (initiated_at, call_id) of the last one of the page before. What is read is as much
+    as there are such calls, however many there were in the past.
+    """
+    # As an expression: SQLite would take the index of all calls for a column of it.
+    by_id = calls.c.call_id + ""
+    query = (
+        select(calls)
+        .where(_UNENDED, calls.c.initiated_at < began_before)
+        .where(tuple_(calls.c.initiated_at, by_id) > after)
+        .order_by(calls.c.initiated_at, by_id)
+        .limit(limit)
+    )
+    return await _fetch(db, query)
+
+
 async def events(db: Database, call_id: str) -> Sequence[Event]:
     """All events of a call, by time."""
     async with db.read() as connection:
@@ -106,11 +151,18 @@ async def _fetch(db: Database, query: Select[Any]) -> Sequence[CallRecord]:
 
 
 async def _events(
-    connection: AsyncConnection, call_ids: Sequence[str]
+    connection: AsyncConnection,
+    call_ids: Sequence[str],
+    telling: Collection[EventType] | None = None,
 ) -> Mapping[str, Sequence[Event]]:
-    """The events of each call, by time."""
+    """The events of each call, by time; of all types, or of these."""
     told: dict[str, list[Event]] = {call_id: [] for call_id in call_ids}
-    for row in await connection.execute(_OF_CALLS, {"call_ids": call_ids}):
+    values: dict[str, Any] = {"call_ids": call_ids}
+    statement = _OF_CALLS
+    if telling is not None:
+        statement = _TELLING_OF_CALLS
+        values["telling"] = [kind.value for kind in telling]
+    for row in await connection.execute(statement, values):
         told[row.call_id].append(
             Event(
                 id=row.event_id,

@@ -255,3 +255,37 @@ async def test_errors_have_twilios_form(
     await http.close()
     live.hangup()
     await live.ended()
+
+
+async def test_a_call_is_fetched_as_long_as_it_goes_on_and_when_it_is_over(
+    twilio: TwilioStandIn, rest: Client, web: Server, switch: Switch
+) -> None:
+    switch.prepare = answers
+    web.says(VOICE, DIAL)
+    call = twilio.place_call(CALLED, CALLER)
+    await call.answered()
+    live = await rest.calls(call.sid).fetch_async()
+    assert (live.sid, live.to, live._from) == (call.sid, CALLED, CALLER)
+    assert (str(live.status), live.end_time, live.duration) == ("in-progress", None, None)
+    call.hangup()
+    await call.ended()
+    over = await rest.calls(call.sid).fetch_async()
+    assert (str(over.status), over.duration) == ("completed", str(call.duration))
+    assert live.start_time is not None
+    assert over.end_time is not None
+    assert over.end_time >= live.start_time
+
+
+async def test_the_account_is_fetched_with_its_own_token(twilio: TwilioStandIn) -> None:
+    http = AsyncTwilioHttpClient()
+    mine, stranger = (Client(ACCOUNT, key, http_client=http) for key in (TOKEN, "wrong"))
+    mine.api.base_url = stranger.api.base_url = twilio.url
+    account = await mine.api.v2010.accounts(ACCOUNT).fetch_async()
+    assert (account.sid, str(account.status)) == (ACCOUNT, "active")
+    with pytest.raises(TwilioRestException) as caught:
+        await stranger.api.v2010.accounts(ACCOUNT).fetch_async()
+    assert caught.value.status == 401
+    with pytest.raises(TwilioRestException) as caught:
+        await mine.api.v2010.accounts("AC" + "9" * 32).fetch_async()
+    assert caught.value.status == 404
+    await http.close()

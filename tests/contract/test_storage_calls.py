@@ -3,9 +3,11 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import event as sqlalchemy_events
 
 from router.events.call import CallRecord, CallState
 from router.events.model import Event, EventData
@@ -14,6 +16,7 @@ from router.storage import calls
 from router.storage.engine import Database
 
 START = 1_700_000_000_000_000
+ALL = frozenset(EventType)
 CALL = "5f5d0000-0000-5000-8000-000000000001"
 
 
@@ -55,7 +58,7 @@ def fold(events: Sequence[Event]) -> CallRecord:
 
 async def kept(db: Database, event: Event) -> CallRecord:
     """Record one event; the record of its call afterwards."""
-    await calls.record(db, [event], fold)
+    await calls.record(db, [event], fold, telling=ALL)
     record = await calls.get(db, event.call_id)
     assert record is not None
     return record
@@ -70,7 +73,7 @@ async def test_an_event_makes_a_record(db: Database) -> None:
 
 async def test_a_record_comes_back_as_it_was_folded(db: Database) -> None:
     told = [happened("a"), happened("b", at=9, kind="call.ended")]
-    await calls.record(db, told, fold)
+    await calls.record(db, told, fold, telling=ALL)
     folded = fold(told)
     found = await calls.get(db, CALL)
     assert found is not None
@@ -96,7 +99,7 @@ async def test_a_repeated_event_changes_nothing(db: Database) -> None:
 
 async def test_several_calls_are_recorded_at_once(db: Database) -> None:
     told = [happened(f"{n}", f"call-{n % 3}", at=n) for n in range(9)]
-    await calls.record(db, told, fold)
+    await calls.record(db, told, fold, telling=ALL)
     for n in range(3):
         record = await calls.get(db, f"call-{n}")
         assert record is not None
@@ -112,7 +115,10 @@ async def test_events_are_folded_by_time_in_whatever_order_they_come(
     random.Random(seed).shuffle(events)
     batches = [events[n : n + 3] for n in range(0, len(events), 3)]
     await asyncio.gather(
-        *(calls.record(db if n % 2 else other, batch, fold) for n, batch in enumerate(batches))
+        *(
+            calls.record(db if n % 2 else other, batch, fold, telling=ALL)
+            for n, batch in enumerate(batches)
+        )
     )
     assert len(await calls.events(db, CALL)) == 24
     record = await calls.get(db, CALL)
@@ -125,14 +131,84 @@ async def test_a_fold_that_fails_keeps_nothing(db: Database) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await calls.record(db, [happened("a")], broken)
+        await calls.record(db, [happened("a")], broken, telling=ALL)
     assert await calls.events(db, CALL) == []
     assert (await kept(db, happened("a"))).reason == "a"
 
 
+async def test_a_fold_that_makes_no_record_keeps_the_events(db: Database) -> None:
+    def nobody_phones(events: Sequence[Event]) -> CallRecord | None:
+        return None if len(events) < 2 else fold(events)
+
+    await calls.record(db, [happened("a")], nobody_phones, telling=ALL)
+    assert await calls.get(db, CALL) is None
+    assert len(await calls.events(db, CALL)) == 1
+    both = [happened("b"), happened("c", "another", at=1)]
+    await calls.record(db, both, nobody_phones, telling=ALL)
+    record = await calls.get(db, CALL)
+    assert record is not None
+    assert record.reason == "a,b"
+    assert await calls.get(db, "another") is None
+
+
+async def test_only_telling_events_are_folded_and_only_for_a_telling_one(db: Database) -> None:
+    folded: list[list[str]] = []
+
+    def seen(events: Sequence[Event]) -> CallRecord:
+        folded.append([event.data.reason for event in events])
+        return fold(events)
+
+    telling = frozenset({EventType.LEG_ENDED})
+    said = [happened(f"word {n}", at=n, kind="transcript.added") for n in range(3)]
+    await calls.record(db, said, seen, telling=telling)
+    assert folded == []
+    assert await calls.get(db, CALL) is None
+    last = happened("word 9", at=9, kind="transcript.added")
+    await calls.record(db, [happened("a", at=5), last], seen, telling=telling)
+    assert folded == [["a"]]
+    assert len(await calls.events(db, CALL)) == 5
+
+
+async def test_calls_that_are_not_over_are_paged_oldest_first(db: Database) -> None:
+    for n in range(7):
+        await kept(db, happened(f"{n}", f"call-{n}", at=n // 2))  # two and two at once
+    await kept(db, happened("end", "call-3", at=9, kind="call.ended"))
+    found: list[str] = []
+    after = (0, "")
+    while page := await calls.unended(db, began_before=START + 3, limit=2, after=after):
+        found += [record.call_id for record in page]
+        after = (page[-1].initiated_at, page[-1].call_id)
+    assert found == ["call-0", "call-1", "call-2", "call-4", "call-5"]
+
+
+async def test_looking_for_unended_calls_reads_no_past_ones(db: Database) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    def note(*args: Any) -> None:
+        statements.append((args[2], args[3]))
+
+    engine = db._engine.sync_engine
+    sqlalchemy_events.listen(engine, "before_cursor_execute", note)
+    await calls.unended(db, began_before=START, limit=2, after=(START, CALL))
+    sqlalchemy_events.remove(engine, "before_cursor_execute", note)
+    [(query, values)] = [each for each in statements if "FROM calls" in each[0]]
+    async with db.read() as connection:
+        if db.dialect == "postgresql":
+            # The plan for any values: a server makes it of what it often runs.
+            numbered = query % {name: f"${n}" for n, name in enumerate(values, 1)}
+            nothing = ", ".join(["NULL"] * len(values))
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # of a tiny table
+            await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+            await connection.exec_driver_sql(f"PREPARE unended AS {numbered}")
+            query, values = f"EXECUTE unended({nothing})", ()
+        explain = "EXPLAIN QUERY PLAN" if db.dialect == "sqlite" else "EXPLAIN"
+        plan = (await connection.exec_driver_sql(f"{explain} {query}", values)).all()
+    assert "ix_calls_unended" in str(plan)
+
+
 async def test_an_event_about_no_call_is_refused(db: Database) -> None:
     with pytest.raises(ValueError, match=r"number\.mapped is about no call"):
-        await calls.record(db, [happened("a", call_id="", kind="number.mapped")], fold)
+        await calls.record(db, [happened("a", call_id="", kind="number.mapped")], fold, telling=ALL)
 
 
 async def test_a_call_is_found_by_a_prefix_or_by_its_providers_id(db: Database) -> None:

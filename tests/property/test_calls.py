@@ -5,12 +5,14 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.calls.plan import fold
+from consumers.calls import plan
+from router.events.call import CallRecord
 from router.events.model import Event
 from router.events.types import EventType
-from tests.support.fake_events import event, initiated, new_call
+from tests.support.fake_events import event, fold, initiated, new_call
 
 CALL = new_call("property")
+RANKS = ["initiated", "ringing", "answered", "forwarded", "ended"]
 
 _events = st.lists(
     st.builds(
@@ -29,6 +31,10 @@ _events = st.lists(
 )
 
 
+def _rank(record: CallRecord | None) -> int:
+    return -1 if record is None else RANKS.index(record.state)
+
+
 @given(events=_events, first=st.booleans(), order=st.randoms(use_true_random=False))
 def test_order_and_repetition_do_not_matter(
     events: list[Event], first: bool, order: Random
@@ -36,7 +42,7 @@ def test_order_and_repetition_do_not_matter(
     known = [initiated(CALL), *events] if first else events
     delivered = known + order.choices(known, k=len(known))
     order.shuffle(delivered)
-    assert fold(delivered) == fold(known)
+    assert plan.fold(delivered) == plan.fold(known)
 
 
 @given(events=_events)
@@ -49,11 +55,21 @@ def test_a_record_agrees_with_itself(events: list[Event]) -> None:
     assert (record.agent, record.provider) == ("anna", "twilio")
 
 
-@given(events=_events, more=_events)
-def test_more_events_never_take_the_call_back(events: list[Event], more: list[Event]) -> None:
-    ranks = ["initiated", "ringing", "answered", "forwarded", "ended"]
-    before = fold([initiated(CALL), *events]).state
-    after = fold([initiated(CALL), *events, *more]).state
-    # Except where the caller only seemed to have left before the answer was known in full.
-    if before != "ended" or any(e.type is EventType.CALL_ENDED for e in events):
-        assert ranks.index(after) >= ranks.index(before)
+@given(events=_events, more=_events, first=st.booleans())
+def test_more_events_never_take_the_call_back(
+    events: list[Event], more: list[Event], first: bool
+) -> None:
+    before = [initiated(CALL), *events] if first else events
+    assert _rank(plan.fold([*before, *more])) >= _rank(plan.fold(before))
+
+
+@given(events=_events)
+def test_events_that_tell_nothing_change_nothing(events: list[Event]) -> None:
+    telling = [each for each in events if each.type in plan.TELLING]
+    assert plan.fold(telling) == plan.fold(events)
+
+
+@given(events=_events)
+def test_there_is_a_record_as_soon_as_somebody_phones_and_not_before(events: list[Event]) -> None:
+    phones = any(each.type.startswith(("call.", "leg.", "sip.")) for each in events)
+    assert (plan.fold(events) is not None) == phones

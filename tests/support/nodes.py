@@ -2,17 +2,19 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from config import Settings, check, load
+from router.clock import Clock
 from router.numbers.file import read_mapping
 from router.runtime import Node, run
 from router.storage.engine import open_database
 from router.storage.mapping import apply_mapping, fingerprint
 from router.storage.migrate import prepare
+from tests.support.settings import merged
 
 ACCOUNT = "AC" + "a1" * 16
 TOKEN = "a-test-auth-token"
@@ -52,7 +54,7 @@ def node_settings(data_dir: Path, *, port: int, livekit_url: str, **more: Any) -
         },
         "providers": {"twilio": {"account_sid": ACCOUNT, "auth_tokens": [TOKEN]}},
     }
-    settings = load(overrides=_merged(own, more))
+    settings = load(overrides=merged(own, more))
     check(settings)
     return settings
 
@@ -69,7 +71,9 @@ async def apply_text(settings: Settings, text: str = MAPPING) -> int:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, routes: int = 0) -> AsyncIterator[Node]:
+async def running(
+    settings: Settings, *, routes: int = 0, clock: Clock | None = None
+) -> AsyncIterator[Node]:
     """A node, ready and with these routes (a fingerprint); stopped in order at the end."""
     stop = asyncio.Event()
     started: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
@@ -78,7 +82,7 @@ async def running(settings: Settings, *, routes: int = 0) -> AsyncIterator[Node]
         started.set_result(node)
 
     async with asyncio.TaskGroup() as tasks:
-        life = tasks.create_task(run(settings, stop=stop, started=on_started))
+        life = tasks.create_task(run(settings, stop=stop, started=on_started, clock=clock))
         life.add_done_callback(lambda _: started.done() or started.cancel())
         node = await started  # cancelled when the node died first; the group tells why
         try:
@@ -100,11 +104,3 @@ async def eventually(condition: Any, *, within: float = 15.0) -> None:
 
 def _has(node: Node, routes: int) -> bool:
     return node.routes is None or node.routes.table.fingerprint == routes
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merged(merged[name], value) if both else value
-    return merged

@@ -2,10 +2,10 @@
 
 import pytest
 
-from consumers.calls.plan import fold
+from consumers.calls import plan
 from router.events.model import Decision, Event
 from router.events.types import EventType as T
-from tests.support.fake_events import FROM, TO, event, initiated, new_call
+from tests.support.fake_events import FROM, TO, event, fold, initiated, new_call
 from tests.support.fake_time import START
 
 CALL = new_call("fold")
@@ -86,6 +86,23 @@ def test_without_a_word_of_the_carrier_the_leaving_caller_ends_an_answered_call(
     assert (record.ended_at, record.duration) == (_at(11.0), 10.0)
 
 
+def test_who_left_the_room_before_the_fallback_answered_is_still_on_the_line() -> None:
+    events = [
+        initiated(CALL),
+        event(CALL, T.SIP_LEFT, 20.0, "livekit"),
+        event(CALL, T.CALL_FORWARDED, 20.1),
+        event(CALL, T.CALL_ANSWERED, 25.0),
+    ]
+    assert fold(events).state == "forwarded"
+
+
+def test_a_later_answer_does_not_take_the_end_of_an_answered_call_back() -> None:
+    heard = [initiated(CALL), _ready(1.0), event(CALL, T.SIP_JOINED, 1.5, "livekit")]
+    over = [*heard, event(CALL, T.SIP_LEFT, 20.0, "livekit")]
+    late = event(CALL, T.CALL_ANSWERED, 25.0)  # of the status callback, which took its time
+    assert fold([*over, late]).state == "ended"
+
+
 @pytest.mark.parametrize(
     ("kinds", "said", "disposition"),
     [
@@ -107,11 +124,12 @@ def test_how_it_ended(kinds: list[T], said: str | None, disposition: str) -> Non
     assert fold([initiated(CALL), *events, end]).disposition == disposition
 
 
-def test_expired_is_lost_until_the_carrier_says_more() -> None:
+def test_an_expired_call_goes_on_until_somebody_says_that_it_is_over() -> None:
     expired = event(CALL, T.CALL_EXPIRED, 90.0, "switchboard", reason="too late")
     record = fold([initiated(CALL), expired])
-    assert (record.state, record.disposition, record.reason) == ("ended", "lost", "too late")
-    assert (record.ended_at, record.duration) == (_at(90.0), None)
+    assert (record.state, record.disposition, record.reason) == ("initiated", None, "too late")
+    talking = fold([initiated(CALL), event(CALL, T.CALL_FORWARDED, 20.0), expired])
+    assert talking.state == "forwarded"
 
 
 def test_a_missing_agent_is_the_reason() -> None:
@@ -143,13 +161,20 @@ def test_the_same_event_with_two_times_counts_from_the_earlier() -> None:
     webhook = Event(
         id=poll.id, type=poll.type, source="livekit", time=_at(1.0), key=CALL, data=poll.data
     )
-    assert fold([poll, webhook]) == fold([webhook, poll])
-    assert fold([poll, webhook]).agent_ready_at == _at(1.0)
+    call = initiated(CALL)
+    assert fold([call, poll, webhook]) == fold([webhook, poll, call])
+    assert fold([call, poll, webhook]).agent_ready_at == _at(1.0)
 
 
-def test_a_call_without_events_has_no_record() -> None:
-    with pytest.raises(ValueError, match="no record"):
-        fold([])
+def test_a_room_in_which_nobody_phones_is_no_call() -> None:
+    events = [
+        event(CALL, kind, 1.0, "livekit", agent="lk-anna")
+        for kind in (T.ROOM_STARTED, T.AGENT_JOINED, T.AGENT_READY, T.AGENT_LEFT, T.ROOM_ENDED)
+    ]
+    events.append(event(CALL, T.PROVIDER_UNKNOWN, 2.0, "livekit"))
+    assert plan.fold(events) is None
+    assert plan.fold([]) is None
+    assert plan.fold([*events, event(CALL, T.SIP_JOINED, 0.5, "livekit")]) is not None
 
 
 def test_a_call_that_only_heard_the_apology_failed() -> None:
@@ -163,3 +188,81 @@ def test_a_call_that_only_heard_the_apology_failed() -> None:
     )
     assert (record.state, record.disposition) == ("ended", "failed")
     assert record.reason == "number is not mapped"
+
+
+@pytest.mark.parametrize("source", ["livekit", "a-new-provider"])
+def test_who_began_the_call_carries_it_whoever_that_is(source: str) -> None:
+    record = fold(
+        [
+            event(CALL, T.CALL_INITIATED, 0.0, source, provider_call_id="SCL_1", from_number=FROM),
+            event(CALL, T.CALL_ANSWERED, 1.0, source),
+            event(CALL, T.CALL_ENDED, 9.0, source),
+            event(CALL, T.CALL_ENDED, 9.4, "twilio", disposition="answered", account="AC1"),
+            event(CALL, T.CALL_SUMMARISED, 900.0, "twilio", provider_call_id="CA1", duration=7.0),
+        ]
+    )
+    assert (record.provider, record.provider_call_id, record.account) == (source, "SCL_1", "AC1")
+    assert (record.disposition, record.ended_at, record.duration) == ("answered", _at(9.0), 8.0)
+
+
+def test_a_leg_tells_which_call_it_belongs_to_but_not_who_called_whom() -> None:
+    leg = event(
+        CALL,
+        T.LEG_ANSWERED,
+        1.0,
+        provider_call_id="CA1",
+        account="AC1",
+        direction="outbound",
+        to_number="sip:a-room@livekit",
+    )
+    record = fold([leg])
+    assert (record.provider_call_id, record.account) == ("CA1", "AC1")
+    assert (record.direction, record.to_number, record.from_number) == (None, "", "")
+    assert record.state == "answered"
+
+
+def test_the_end_of_a_leg_is_not_the_end_of_the_call() -> None:
+    leg = event(CALL, T.LEG_ENDED, 20.0, disposition="failed", leg_id="CA2")
+    assert fold([initiated(CALL), leg]).state == "initiated"
+
+
+def test_the_word_about_the_call_counts_before_the_word_about_a_dial() -> None:
+    dial = event(CALL, T.CALL_ENDED, 9.1, disposition="no_answer", stage="agent", duration=3.0)
+    call = event(CALL, T.CALL_ENDED, 9.0, disposition="canceled", duration=4.0)
+    for events in ([dial, call], [call, dial]):
+        record = fold([initiated(CALL), *events])
+        assert (record.disposition, record.duration) == ("canceled", 4.0)
+        assert record.ended_at == _at(9.0)
+
+
+def _swept(at: float, **data: object) -> Event:
+    return event(CALL, T.CALL_ENDED, at, "switchboard", reason="asked", **data)
+
+
+def test_what_the_carrier_tells_counts_more_than_what_it_answered_and_that_more_than_lost() -> None:
+    told = [initiated(CALL), event(CALL, T.CALL_ANSWERED, 1.0)]
+    lost = fold([*told, _swept(1.0, disposition="lost")])
+    assert (lost.state, lost.disposition, lost.duration) == ("ended", "lost", None)
+    assert lost.reason == "asked"
+    asked = fold([*told, _swept(30.0, disposition="answered", duration=29.0)])
+    assert (asked.disposition, asked.ended_at, asked.duration) == ("answered", _at(30.0), 29.0)
+    late = event(CALL, T.CALL_ENDED, 30.4, disposition="answered", duration=29.4)
+    for said in (_swept(1.0, disposition="lost"), _swept(30.0, disposition="answered")):
+        record = fold([*told, said, late])
+        assert (record.disposition, record.ended_at, record.duration) == (
+            "answered",
+            _at(30.4),
+            29.4,
+        )
+
+
+def test_who_left_the_room_is_not_lost() -> None:
+    told = [initiated(CALL), event(CALL, T.CALL_ANSWERED, 1.0), _swept(1.0, disposition="lost")]
+    record = fold([*told, event(CALL, T.SIP_LEFT, 9.0, "livekit")])
+    assert (record.disposition, record.ended_at, record.duration) == ("answered", _at(9.0), 8.0)
+
+
+def test_a_missing_agent_is_a_better_reason_than_that_somebody_was_asked() -> None:
+    missing = event(CALL, T.AGENT_MISSING, 9.0, "switchboard", reason="no agent came")
+    record = fold([initiated(CALL), missing, _swept(30.0, disposition="no_answer")])
+    assert (record.disposition, record.reason) == ("no_answer", "no agent came")

@@ -7,7 +7,7 @@ from random import Random
 from config import load
 from consumers.calls import CONSUMER
 from consumers.calls.handler import Recorder
-from consumers.calls.plan import fold
+from consumers.calls.sweep import Sweeper
 from consumers.runner import Limits, Runner
 from router.clock import SystemClock
 from router.events.ids import event_id
@@ -17,7 +17,7 @@ from router.events.types import EventType as T
 from router.storage import calls
 from router.storage.engine import open_database
 from router.storage.migrate import migrate
-from tests.support.fake_events import event, initiated, new_call
+from tests.support.fake_events import event, fold, initiated, new_call
 from tests.support.fake_log import FakeLog
 from tests.support.fake_time import START
 
@@ -52,7 +52,7 @@ async def test_records_are_what_their_events_say(tmp_path: Path) -> None:
         for each in told:
             await log.add(CALLS_TOPIC, each)
         stop = asyncio.Event()
-        recorder = Recorder(database, clock)
+        recorder = Recorder(database, clock, Sweeper(database, log, {}, settings.calls, clock))
         storing = asyncio.create_task(recorder.run())
         runner = Runner(
             CONSUMER,

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from router.events.types import EventType as T
@@ -149,5 +150,29 @@ def test_a_call_left_over_for_long_whose_people_are_talking_is_not_cut() -> None
             assert world.state(CALL) == "ready"
         assert world.rooms.closed == []
         assert world.rooms.agents(CALL) == 1
+
+    fake_time.run(scenario())
+
+
+def test_a_claim_that_can_not_be_read_is_left_to_the_version_that_wrote_it() -> None:
+    async def scenario() -> None:
+        world = World()
+        strange, plain = _call(1), _call(2)
+        for call, initial in (
+            (strange, b'{"type": 5}'),
+            (plain, msgspec.json.encode(initiated(plain))),
+        ):
+            await world.claims.claim(
+                call,
+                owner="gone",
+                lease=0.0,
+                agent="anna",
+                livekit_agent_name="lk-anna",
+                initiated=initial,
+            )
+        async with process(world, "heir") as heir:
+            await asyncio.sleep(20.0)
+            assert (world.state(strange), world.state(plain)) == ("claimed", "ready")
+            assert not heir.watch._slots.locked()
 
     fake_time.run(scenario())

@@ -20,6 +20,7 @@ ROOM, NOW = "call_+12125550123_x", 1_780_000_000_000_000
 CALLER, OURS = "+12125550123", "+14155550100"
 NUMBERS: Final = {"sip.phoneNumber": CALLER, "sip.trunkPhoneNumber": OURS}
 INBOUND: Final = {**NUMBERS, "sip.callID": "SCL_1", "sip.ruleID": "SDR_1"}
+DIALLED: Final = {**NUMBERS, "sip.callID": "SCL_2"}
 TWILIO: Final = {"sip.twilio.accountSid": "AC1", "sip.twilio.callSid": "CA1"}
 TELNYX: Final = {"sip.telnyx.callSessionID": "session-1", "sip.telnyx.callLegID": "leg-1"}
 
@@ -212,3 +213,18 @@ class TestStanding:
     async def test_without_a_room_the_call_names_it(self) -> None:
         call = call_id("twilio", "AC1", "CA1")
         assert not (await standing(_There(call, caller()), CallRef(call, "CA1"))).over
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kinds"),
+    [(INBOUND, [T.SIP_JOINED, T.SIP_LEFT]), (DIALLED, [T.LEG_INITIATED, T.LEG_ENDED])],
+    ids=["came in", "was dialled"],
+)
+def test_whom_an_agent_dials_into_a_calls_room_is_a_leg_and_not_the_caller(
+    attributes: Mapping[str, str], kinds: list[T]
+) -> None:
+    room = call_id("twilio", "AC1", "CA1")
+    who = caller(attributes)
+    found = [*told("participant_joined", who, room), *told("participant_left", who, room)]
+    assert [event.type for event in found] == kinds
+    assert {event.call_id for event in found} == {room}

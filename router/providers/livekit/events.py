@@ -39,6 +39,10 @@ _ROOMS: Final = {
     "room_started": EventType.ROOM_STARTED,
     "room_finished": EventType.ROOM_ENDED,
 }
+_LEGS: Final = {
+    EventType.SIP_JOINED: EventType.LEG_INITIATED,
+    EventType.SIP_LEFT: EventType.LEG_ENDED,
+}
 _AGENT_IDENTITY: Final = "agent-"  # of a worker's participant; track webhooks carry no kind
 _SECRETS: Final = frozenset(  # of rooms, egress and ingress, whether LiveKit hides them or not
     (
@@ -58,7 +62,12 @@ def is_call(room: str) -> bool:
 def participant_event(
     kind: EventType, room: str, who: Participant, *, time: int, raw: Mapping[str, Any] | None = None
 ) -> Event:
-    """What happened to a participant of a call's room; the id is the same on every path."""
+    """What happened to a participant of a call's room; the id is the same on every path.
+
+    An agent may dial somebody in, to transfer the caller: that is a leg, its end not the caller's.
+    """
+    if rooms.is_dialled(who):
+        kind = _LEGS.get(kind, kind)
     return Event(
         id=event_id(PROVIDER, room, who.sid, kind.value),
         type=kind,

@@ -51,6 +51,11 @@ def carriers_id(who: Participant) -> str:
     return attributes.get("sip.twilio.callSid") or attributes.get("sip.telnyx.callSessionID") or ""
 
 
+def is_dialled(who: Participant) -> bool:
+    """Whether a SIP participant was called by somebody in the room, and did not call in."""
+    return bool(who.attributes.get("sip.callID")) and not who.attributes.get("sip.ruleID")
+
+
 def _origin(who: Participant) -> tuple[str, str, str]:
     """Provider, account and id that the call's call_id is made of."""
     attributes = who.attributes

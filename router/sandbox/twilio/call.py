@@ -52,6 +52,8 @@ class Call:
         self.status: Status = "ringing"
         self.is_ended = False
         self.started_at = clock.monotonic()
+        self.start_time = clock.now()  # µs since the epoch
+        self.end_time: int | None = None
         self.answered_at: float | None = None
         self.interrupt: Interrupt | None = None
         self.leg: Leg | None = None  # who is being dialled or talked to
@@ -59,6 +61,7 @@ class Call:
         self.bodies: list[str] = []  # every answer to a voice webhook, copies too
         self.changed = Signal()
         self._clock = clock
+        self._ended_at: float | None = None
         self._steps: list[Step] = []
 
     @property
@@ -68,8 +71,9 @@ class Call:
 
     @property
     def duration(self) -> int:
-        """Whole seconds since the answer, 0 without one."""
-        return 0 if self.answered_at is None else round(self._clock.monotonic() - self.answered_at)
+        """Whole seconds from the answer until now or the end, 0 without an answer."""
+        until = self._clock.monotonic() if self._ended_at is None else self._ended_at
+        return 0 if self.answered_at is None else round(until - self.answered_at)
 
     def whats(self) -> Sequence[str]:
         """What happened, without the details."""
@@ -110,6 +114,7 @@ class Call:
     def end(self, status: Status) -> None:
         """It is over; everything was sent."""
         self.status, self.is_ended = status, True
+        self._ended_at, self.end_time = self._clock.monotonic(), self._clock.now()
         self.step("call.ended", status=status)
 
     async def answered(self) -> bool:

@@ -1,6 +1,7 @@
 """Twilio's REST API, as far as live calls need it: fetch, redirect and end a call.
 
-`/2010-04-01/Accounts/{account}/Calls/{sid}.json`, basic authentication, errors in Twilio's form.
+`/2010-04-01/Accounts/{account}/Calls/{sid}.json`, and the account itself; basic authentication,
+errors in Twilio's form.
 A call that rings can be redirected too (seen documented for Studio; not tried on the real one).
 """
 
@@ -8,6 +9,8 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Final
 
 from aiohttp import web
@@ -18,6 +21,7 @@ from router.sandbox.twilio.params import API_VERSION
 from router.sandbox.twilio.twiml import parse
 
 _MAX_TWIML: Final = 4000  # characters of the Twiml parameter
+_ACCOUNT: Final = "/2010-04-01/Accounts/{account}.json"
 _PATH: Final = "/2010-04-01/Accounts/{account}/Calls/{sid}.json"
 
 
@@ -33,7 +37,17 @@ class Rest:
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
-        return [web.get(_PATH, self._fetch), web.post(_PATH, self._update)]
+        return [
+            web.get(_ACCOUNT, self._fetch_account),
+            web.get(_PATH, self._fetch),
+            web.post(_PATH, self._update),
+        ]
+
+    async def _fetch_account(self, request: web.Request) -> web.Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        return web.json_response({"sid": self._account, "status": "active"})
 
     async def _fetch(self, request: web.Request) -> web.Response:
         found = self._lookup(request)
@@ -63,12 +77,16 @@ class Rest:
         return self._shown(found)
 
     def _lookup(self, request: web.Request) -> Call | web.Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        call = self._find(request.match_info["sid"])
+        return call if call is not None else _not_found(request)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
         if not self._authenticated(request):
             return _error(401, 20003, "Authenticate")
-        call = self._find(request.match_info["sid"])
-        if call is None or request.match_info["account"] != self._account:
-            return _error(404, 20404, f"The requested resource {request.path} was not found")
-        return call
+        return None if request.match_info["account"] == self._account else _not_found(request)
 
     def _authenticated(self, request: web.Request) -> bool:
         scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
@@ -88,6 +106,8 @@ class Rest:
                 "from": call.from_,
                 "status": call.status,
                 "direction": "inbound",
+                "start_time": _moment(call.start_time),
+                "end_time": _moment(call.end_time) if call.end_time is not None else None,
                 "duration": str(call.duration) if call.is_ended else None,
                 "uri": _PATH.format(account=self._account, sid=call.sid),
             }
@@ -100,6 +120,14 @@ def _is_twiml(document: bytes) -> bool:
     except TwilioError:
         return False
     return True
+
+
+def _moment(micros: int) -> str:
+    return format_datetime(datetime.fromtimestamp(micros // 1_000_000, UTC))
+
+
+def _not_found(request: web.Request) -> web.Response:
+    return _error(404, 20404, f"The requested resource {request.path} was not found")
 
 
 def _error(status: int, code: int, message: str) -> web.Response:

@@ -1,0 +1,199 @@
+"""What the events of one call say together, question by question. Pure.
+
+Whose word counts is decided by kind and by source, never by a provider's name
+- the carrier of a call is who began it (`call.initiated`), be it LiveKit, where calls come over a
+  trunk; where that event is missing, who tells most directly of it: of the call, of its legs, of
+  who is in its room;
+- who called whom: what is said of the call, never of a leg, whose ends are others;
+- when it was answered: the call, else its leg, else two legs that were connected, else the moment
+  when the agent could be heard and the caller was in the room;
+- when it ended: the carrier, else what it said when it was asked (consumers/calls/sweep.py), else
+  the moment when the caller of an answered call left the room, else when it was given up as lost;
+- how it ended: a failure of the call, then of a dial, then that it was forwarded, then that it was
+  answered. A carrier calls "completed" whatever was connected: a fallback, or our own apology,
+  which is a failed call.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
+
+from router.events.call import CallState
+from router.events.model import Decision, Disposition, Event, EventData
+from router.events.types import EventType
+
+T = TypeVar("T")
+
+SOURCE: Final = "switchboard"
+"""Of what we tell ourselves."""
+
+_OF_THE_CALL: Final = 1
+_OF_A_LEG: Final = 2
+_OF_THE_CALLER: Final = 3
+IN_A_ROOM: Final = 4
+"""The distance of who is in a room; there may be no call."""
+
+DISTANCE: Final = {
+    EventType.AGENT_READY: IN_A_ROOM,
+    EventType.AGENT_MISSING: IN_A_ROOM,
+    EventType.SIP_JOINED: _OF_THE_CALLER,
+    EventType.SIP_LEFT: _OF_THE_CALLER,
+    **{kind: _OF_A_LEG for kind in EventType if kind.startswith(("call.", "leg."))},
+    EventType.CALL_RINGING: _OF_THE_CALL,
+    EventType.CALL_ANSWERED: _OF_THE_CALL,
+    EventType.CALL_FORWARDED: _OF_THE_CALL,
+    EventType.CALL_ENDED: _OF_THE_CALL,
+    EventType.CALL_INITIATED: 0,
+}
+"""How directly a type of event tells of the call, 0 most. Those that are not here tell nothing that
+a record holds: recordings, transcripts, keys, rooms, dispatches."""
+
+Telling = tuple[int, Event]
+"""An event with its distance."""
+
+
+class Story:
+    """A call's telling events, and what follows from them. Times are µs, None while unknown.
+
+    Args:
+        telling: in any order, repeated or not; at least one.
+    """
+
+    def __init__(self, telling: Iterable[Telling]) -> None:
+        unique: dict[str, Telling] = {}
+        self._of: dict[EventType, list[Event]] = {}
+        for each in sorted(telling, key=lambda each: (each[1].time, each[1].id)):
+            event = each[1]
+            if event.id not in unique:  # webhook and poll may differ in the time
+                unique[event.id] = each
+                self._of.setdefault(event.type, []).append(event)
+        self._telling = list(unique.values())  # by time
+        self.call_id = self._telling[0][1].key
+        self.provider = provider = self._carrier()
+        # For facts about the call: who knows them best comes first.
+        self._witnesses = sorted(
+            self._telling, key=lambda each: (each[1].source != provider, each[0])
+        )
+        self._answers = self._best_answers()
+        self._ends = self._best_ends()
+        self._left = self._last_leaving()
+        self.answered_at = next(iter(self._answers), None)
+        self.ended_at = self._end()
+
+    def first(self, *kinds: EventType) -> int | None:
+        """When the first event of these types happened."""
+        return min((self._of[kind][0].time for kind in kinds if kind in self._of), default=None)
+
+    def fact(self, get: Callable[[EventData], T | None], *, distance: int = IN_A_ROOM) -> T | None:
+        """What the best of those who say it says, of events no farther than `distance`."""
+        for their_distance, event in self._witnesses:
+            if their_distance <= distance and (value := get(event.data)):
+                return value
+        return None
+
+    def party(self, get: Callable[[EventData], T | None]) -> T | None:
+        """A fact about who called whom."""
+        return self.fact(get, distance=_OF_THE_CALL)
+
+    def decided(self, get: Callable[[Decision], str]) -> str:
+        """A fact of the decision where the call goes."""
+        return self.fact(lambda data: get(data.decision) if data.decision else "") or ""
+
+    def initiated_at(self) -> int:
+        """When it began, as far as anybody says."""
+        began = self.first(EventType.CALL_INITIATED)
+        if began is not None:
+            return began
+        return next(event.time for distance, event in self._telling if distance < IN_A_ROOM)
+
+    def state(self) -> CallState:
+        """The furthest that the call came."""
+        if self.ended_at is not None:
+            return "ended"
+        if self._all(EventType.CALL_FORWARDED):
+            return "forwarded"
+        if self.answered_at is not None:
+            return "answered"
+        rang = self.first(EventType.CALL_RINGING, EventType.LEG_RINGING)
+        return "ringing" if rang is not None else "initiated"
+
+    def disposition(self) -> Disposition | None:
+        """How it ended; None while it goes on."""
+        if self.ended_at is None:
+            return None
+        if self._is_lost():
+            return "lost"
+        said = [word for event in self._ends if (word := event.data.disposition) is not None]
+        failures = [word for word in said if word not in ("answered", "forwarded")]
+        if failures:
+            return failures[0]
+        if self._all(EventType.CALL_FORWARDED) or "forwarded" in said:
+            return "forwarded"
+        if self._is_rejected():
+            return "failed"
+        if self.answered_at is not None or "answered" in said:
+            return "answered"
+        return "lost" if self._all(EventType.CALL_EXPIRED) else "no_answer"
+
+    def duration(self) -> float | None:
+        """Seconds: as the carrier measured, else from the answer to the end."""
+        for event in self._ends:
+            if event.data.duration is not None:
+                return event.data.duration
+        if self.answered_at is None or self.ended_at is None or self._is_lost():
+            return None
+        return max(0, self.ended_at - self.answered_at) / 1_000_000
+
+    def reason(self) -> str:
+        """Why it failed, else why it was routed as it was."""
+        if self.disposition() != "answered":
+            missing, expired = self._all(EventType.AGENT_MISSING), self._all(EventType.CALL_EXPIRED)
+            for event in (*missing, *expired, *(self._ends or self._all(EventType.CALL_ENDED))):
+                if event.data.reason:
+                    return event.data.reason
+        return self.decided(lambda decision: decision.reason)
+
+    def _all(self, kind: EventType) -> Sequence[Event]:
+        return self._of.get(kind, ())
+
+    def _carrier(self) -> str:
+        others = [each for each in self._telling if each[1].source != SOURCE] or self._telling
+        return min(others, key=lambda each: each[0])[1].source
+
+    def _end(self) -> int | None:
+        known = [event.time for event in self._ends] or self._left
+        given_up = [event.time for event in self._all(EventType.CALL_ENDED)]
+        return min(known or given_up, default=None)
+
+    def _is_lost(self) -> bool:
+        return not self._ends and not self._left
+
+    def _is_rejected(self) -> bool:
+        decisions = [event.data.decision for _, event in self._telling if event.data.decision]
+        return bool(decisions) and all(decision.action == "reject" for decision in decisions)
+
+    def _best_ends(self) -> Sequence[Event]:
+        """Who knows best that the call is over; words about the call before those about a dial."""
+        said = self._all(EventType.CALL_ENDED)
+        known = [event for event in said if event.data.disposition != "lost"]
+        best = [event for event in known if event.source == self.provider] or known
+        return sorted(best, key=lambda event: event.data.stage != "")
+
+    def _best_answers(self) -> Sequence[int]:
+        """When it was answered, by each who can say so; the best first."""
+        ready, caller = self.first(EventType.AGENT_READY), self.first(EventType.SIP_JOINED)
+        together = max(ready, caller) if ready is not None and caller is not None else None
+        told = (
+            self.first(EventType.CALL_ANSWERED),
+            self.first(EventType.LEG_ANSWERED),
+            self.first(EventType.CALL_BRIDGED),
+            together,
+        )
+        return [time for time in told if time is not None]
+
+    def _last_leaving(self) -> Sequence[int]:
+        """When the caller of an answered call left the room for good; empty while they are there.
+
+        Answered by whoever's word: more words can only make that earlier, and the leaving later.
+        """
+        left = [event.time for event in self._all(EventType.SIP_LEFT)][-1:]
+        return left if any(answered <= time for time in left for answered in self._answers) else ()
