@@ -70,7 +70,11 @@ def test_a_connected_call_asks_for_its_agent_and_is_answered(envelope: Any, plus
 
 @pytest.mark.parametrize(
     ("number", "direction", "action"),
-    [(OURS, "inbound", "dispatch"), (THEIRS, "outbound", "dispatch"), ("14155559999", None, "reject")],
+    [
+        (OURS, "inbound", "dispatch"),
+        (THEIRS, "outbound", "dispatch"),
+        ("14155559999", None, "reject"),
+    ],
 )
 def test_the_end_that_is_mapped_is_ours(number: str, direction: str | None, action: str) -> None:
     numbers = {"to_phone_number": OURS, "from_phone_number": THEIRS}
