@@ -8,8 +8,7 @@ its own tone, are dispatched; the test listens to the RTP and hears who speaks.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,49 +30,26 @@ from tests.support.nodes import (
     TOKEN,
     apply_text,
     eventually,
-    free_port,
     node_settings,
     running,
 )
 from tests.support.servers.kafka import kafka_server
-from tests.support.servers.livekit import LiveKit, LiveKitSip, livekit_server, livekit_sip
 from tests.support.servers.postgres import Postgres
-from tests.support.servers.redis import redis_server
-from tests.support.sip.agent import AgentWorker, agent_worker
 from tests.support.sip.caller import SipCall, SipResult, place_calls
+from tests.support.telephony import Telephony, assert_hears_only, real_telephony
 from tests.support.twilio_requests import form, headers, sign
 
 pytestmark = [pytest.mark.livekit, pytest.mark.sip, pytest.mark.timeout(240)]
 
-TONES = {"anna": 440.0, "bob": 880.0}
 NUMBERS = {"anna": "+14155550100", "bob": "+14155550101", "nobody": "+14155550102"}
 CALLER = "+12125550123"
 FALLBACK = "<Number>+14155550199</Number>"
 
 
-@dataclass(frozen=True)
-class Telephony:
-    """LiveKit with its bridge and two agents; its webhooks go to `port`, where the node will be."""
-
-    port: int
-    livekit: LiveKit
-    sip: LiveKitSip
-    agents: dict[str, AgentWorker]
-
-
 @pytest.fixture(scope="module")
 def telephony() -> Iterator[Telephony]:
-    port = free_port()
-    with ExitStack() as stack:
-        redis = stack.enter_context(redis_server())
-        webhook = f"http://127.0.0.1:{port}/webhooks/livekit"
-        livekit = stack.enter_context(livekit_server(redis=redis, webhook_url=webhook))
-        sip = stack.enter_context(livekit_sip(livekit, redis=redis))
-        agents = {
-            name: stack.enter_context(agent_worker(name, tone=tone, livekit=livekit))
-            for name, tone in TONES.items()
-        }
-        yield Telephony(port, livekit, sip, agents)
+    with real_telephony() as found:
+        yield found
 
 
 @pytest.fixture(
@@ -191,18 +167,6 @@ async def switchboard(
 
 def new_sid() -> str:
     return f"CA{uuid4().hex}"
-
-
-def assert_hears_only(result: SipResult, agent: str) -> None:
-    """The agent's tone stands far above every other one.
-
-    Not by its share of the sound: ten calls on two cores make the media stutter, which is noise,
-    but never another agent's tone.
-    """
-    scores = {name: result.audio.scores([tone])[tone] for name, tone in TONES.items()}
-    right = scores.pop(agent)
-    assert right > 0.02, (agent, right, result)
-    assert right > 20 * max(scores.values()), (agent, right, scores)
 
 
 async def test_the_right_agent_speaks_and_the_call_is_recorded(

@@ -31,11 +31,11 @@ _MARGIN: Final = 15.0  # seconds for what is neither ringing nor holding
 
 @dataclass(frozen=True, kw_only=True)
 class SipCall:
-    """One call to place. `call_sid` travels as Twilio sends it, in X-Twilio-CallSid."""
+    """One call to place. `call_sid`, if any, travels as Twilio sends it, in X-Twilio-CallSid."""
 
     from_user: str
     to_user: str
-    call_sid: str
+    call_sid: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,7 +92,8 @@ class _Work:
     audio: RtpListener
 
     def write_scenario(self, *, hold: float, patience: float) -> None:
-        headers = {"X-Twilio-CallSid": self.call.call_sid, **self.call.headers}
+        sid = {"X-Twilio-CallSid": self.call.call_sid} if self.call.call_sid else {}
+        headers = {**sid, **self.call.headers}
         scenario = Template(_SCENARIO.read_text(encoding="iso-8859-1")).substitute(
             from_user=self.call.from_user,
             to_user=self.call.to_user,
