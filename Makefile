@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 TO ?= +14155550100
 ARGS ?=
+RUNS ?= 100000
+TARGET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run call test test-fast coverage servers format lock bench clean
+.PHONY: help setup run call test test-fast coverage servers format lock bench fuzz clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -44,9 +46,14 @@ lock: .venv/installed-dev ## Pin anew what is installed
 	  --no-annotate pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate pyproject.toml --group dev -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate requirements-fuzz.in -o requirements-fuzz.lock
 
 bench: .venv/installed-dev ## Measure, and write bench/RESULTS.md
 	$(BIN)/python -m bench $(ARGS)
+
+fuzz: .venv/installed-fuzz ## Fuzz the verifiers and parsers: make fuzz RUNS=10000000 TARGET=log
+	$(BIN)/python -m tests.fuzz --runs $(RUNS) $(TARGET)
 
 clean: ## Remove .venv and what tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
@@ -67,4 +74,9 @@ clean: ## Remove .venv and what tools left behind
 .venv/installed-dev: requirements-dev.lock .venv/installed
 	@echo "Installing the test tools into .venv (some minutes, once) …"
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.venv/installed-fuzz: requirements-fuzz.lock .venv/installed-dev
+	@echo "Installing the fuzzer into .venv (once) …"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
 	@touch $@

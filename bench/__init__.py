@@ -1,6 +1,6 @@
 """Benchmarks: ratios of Switchboard against bare programs, measured in one run.
 
-`python -m bench [ingress|dispatch|journal|decision …] [--seconds N]` writes `bench/RESULTS.md`.
+`python -m bench [NAME …] [--seconds N]` writes `bench/RESULTS.md`; names: `bench/__main__.py`.
 
 Servers under test run in processes of their own, all on the first core; load generator, brokers and
 stand-ins share the last one. Rounds of the compared programs take turns (A B A B …), so that what

@@ -4,10 +4,10 @@ import argparse
 import os
 from collections.abc import Callable
 
-from bench import decision, dispatch, durability, ingress, report
+from bench import decision, dispatch, durability, ingress, providers, report
 from bench.child import cores
 
-ORDER = ("ingress", "dispatch", "decision", "journal")
+ORDER = ("ingress", "providers", "dispatch", "decision", "journal")
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     os.sched_setaffinity(0, {pinned[1]})
     runs: dict[str, Callable[[], report.Part]] = {
         "ingress": lambda: ingress.run(seconds, pinned),
+        "providers": lambda: providers.run(seconds, pinned),
         "dispatch": lambda: dispatch.run(2 * seconds, pinned),
         "decision": lambda: decision.run(pinned),
         "journal": lambda: durability.run(seconds),

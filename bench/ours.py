@@ -23,15 +23,15 @@ def mapping() -> str:
     return "\n".join(lines)
 
 
-async def fill_routes(settings: Settings) -> int:
-    """Put the route of every number onto the log; their fingerprint.
+async def fill_routes(settings: Settings, provider: str) -> int:
+    """Put the route of every number, at `provider`, onto the log; their fingerprint.
 
     An ingress alone has no database, so the records that the relay role would publish come from
     here.
     """
     async with open_log(settings) as events, asyncio.TaskGroup() as tasks:
         for rev, number in enumerate(NUMBERS, 1):
-            route = Route(number=number, provider="twilio", rev=rev, targets=(_TARGET,))
+            route = Route(number=number, provider=provider, rev=rev, targets=(_TARGET,))
             headers, value = route_record(number, route, rev=rev, time=rev)
             tasks.create_task(_append(events, number, value, headers))
     return fingerprint((number, rev) for rev, number in enumerate(NUMBERS, 1))
@@ -42,11 +42,14 @@ async def _append(events: Any, number: str, value: bytes | None, headers: dict[s
 
 
 async def main(spec: dict[str, Any], stop: asyncio.Event) -> None:
-    """`spec`: settings (overrides of the defaults)."""
+    """`spec`: settings (overrides of the defaults), provider (of the numbers, of an ingress)."""
     settings = load(overrides=spec["settings"])
     log.configure(settings.log)
     alone = settings.roles == ("ingress",)
-    routes = await (fill_routes(settings) if alone else apply_text(settings, mapping()))
+    if alone:
+        routes = await fill_routes(settings, spec.get("provider", "twilio"))
+    else:
+        routes = await apply_text(settings, mapping())
     async with running(settings, routes=routes) as node:
         say({"port": node.http_port})
         await stop.wait()

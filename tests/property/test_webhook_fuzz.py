@@ -53,7 +53,7 @@ def fuzzed() -> Iterator[Fuzzed]:
 
 
 async def _open(stack: AsyncExitStack, folder: Path) -> Ingress:
-    limits = {"body_timeout": 0.2, "header_timeout": 3.0, "max_body_bytes": 65536}
+    limits: dict[str, Any] = {"body_timeout": 0.2, "header_timeout": 3.0, "max_body_bytes": 65536}
     return await stack.enter_async_context(ingress(folder, events=FakeLog(), **limits))
 
 

@@ -59,3 +59,4 @@ class Case:
     signed_headers: Sequence[str]  # a changed byte in them must be refused
     body_is_signed: bool = True
     tolerance: float | None = None  # seconds, where old requests are refused
+    unknown: Callable[[Raw], Raw] | None = None  # to an unheard-of event, unsigned

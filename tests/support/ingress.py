@@ -6,7 +6,13 @@ import json
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
@@ -17,8 +23,8 @@ from urllib.parse import urlencode
 import aiohttp
 from livekit import api
 
-from config.settings import LogSettings
-from router.clock import SystemClock
+from config.settings import LogSettings, Settings
+from router.clock import Clock, SystemClock
 from router.eventlog.base import Appended, EventLog, Follower, OnRevoke, Reader
 from router.eventlog.open import open_log
 from router.ingress.app import build_app, listening
@@ -29,6 +35,7 @@ from router.runtime import sources
 from router.secrets import SipCredentials
 from tests.support.fake_log import FakeLog
 from tests.support.nodes import KEY, SECRET, free_port, node_settings
+from tests.support.settings import merged
 from tests.support.twilio_requests import form, headers, new_sid, sign
 
 NUMBER, FALLBACK = "+14155550100", "+14155550199"
@@ -103,23 +110,31 @@ class Ingress:
 
 @asynccontextmanager
 async def ingress(
-    folder: Path, *, events: EventLog | None = None, **http: Any
+    folder: Path,
+    *,
+    events: EventLog | None = None,
+    settings: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+    **http: Any,
 ) -> AsyncIterator[Ingress]:
-    """An ingress with `http` settings over `events`, or over a journal in `folder`."""
+    """An ingress with `http` settings over `events`, or over a journal in `folder`.
+
+    `settings` are overrides beside those of `http`; the clock is the machine's unless given.
+    """
     port = free_port()
-    settings = node_settings(
-        folder, port=port, livekit_url="http://127.0.0.1:1", http={"port": port} | http
-    )
-    if events is None:
-        async with open_log(settings) as journal, _listening(settings, port, journal) as found:
-            yield found
-        return
-    async with _listening(settings, port, events) as found:
-        yield found
+    own = merged({"http": {"port": port} | http}, settings or {})
+    found = node_settings(folder, port=port, livekit_url="http://127.0.0.1:1", **own)
+    async with AsyncExitStack() as stack:
+        if events is None:
+            events = await stack.enter_async_context(open_log(found))
+        listener = _listening(found, port, events, clock or SystemClock())
+        yield await stack.enter_async_context(listener)
 
 
 @asynccontextmanager
-async def _listening(settings: Any, port: int, events: EventLog) -> AsyncIterator[Ingress]:
+async def _listening(
+    settings: Settings, port: int, events: EventLog, clock: Clock
+) -> AsyncIterator[Ingress]:
     routes = RouteTable()
     routes.put(route())
     # A connection a request: a kept one may be closed by the server just as it is used again.
@@ -131,14 +146,14 @@ async def _listening(settings: Any, port: int, events: EventLog) -> AsyncIterato
             events=events,
             routes=routes,
             ready=lambda: found.ready,
-            clock=SystemClock(),
+            clock=clock,
             body_timeout=settings.http.body_timeout,
             request_timeout=settings.http.request_timeout,
         )
         app = build_app(
             settings.http,
             webhooks=webhooks,
-            sources=sources(settings, SipCredentials("user", "password"), SystemClock()),
+            sources=sources(settings, SipCredentials("sip-user", "sip-password"), clock),
             health=lambda: (found.ready, {}),
         )
         async with listening(app, settings.http):

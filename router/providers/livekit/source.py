@@ -53,7 +53,7 @@ class LiveKitSource:
         _check_time(claims, request.received_at / 1_000_000)
         claimed = claims.get("sha256")
         actual = b64encode(sha256(request.body).digest())
-        if not isinstance(claimed, str) or not hmac.compare_digest(claimed.encode(), actual):
+        if not isinstance(claimed, str) or not hmac.compare_digest(claimed.encode("utf-8", "surrogatepass"), actual):
             raise BadSignature("the token's sha256 does not match the body")
         return Verified(request, None)
 

@@ -35,16 +35,39 @@ _SECRET_NAMES: Final = frozenset(
     {"calltoken", "stirpassporttoken", "twiml", "responsebody", "xtwiliosignature"}
     | {"authorization", "authtoken", "password", "pin"}
 )
+# What is used and may be missing: see `read`.
+_OPTIONAL: Final = (
+    *("AccountSid", "AnsweredBy", "CallDuration", "DialCallDuration", "DialCallSid"),
+    *("DialSipResponseCode", "Direction", "ErrorCode", "FailureReason", "Final"),
+    *("ParentAccountSid", "ParentCallSid", "Payload", "RecordingDuration", "RecordingUrl"),
+    *("RejectionReason", "SequenceId", "SequenceNumber", "SipResponseCode", "Timestamp", "Track"),
+    *("TranscriptionData", "TranscriptionError", "TranscriptionErrorCode"),
+)
+_LONGEST: Final = max(map(len, _OPTIONAL))
+_BEGINS_OPTIONAL: Final = re.compile("|".join(sorted(_OPTIONAL, key=len, reverse=True)))
+_OWN_WORDS: Final = re.compile(r"[A-Z][A-Za-z]*[0-9]?")  # no value of theirs looks like this
 _FOLDED: Final = frozenset({"data", "payload"})  # JSON as text
 _DEPTH: Final = 24  # of JSON that is kept; what lies deeper is cut off
 _DIGITS: Final = 18  # of an integer; a longer one stays text
 
 
 def read(form: Form) -> dict[str, str]:
-    """The form as a mapping. Raises BadPayload when a field is there twice."""
+    """The form as a mapping.
+
+    Raises:
+        BadPayload: a field is there twice; or one that may be missing is, and the text of another
+            begins with its name: somebody moved a boundary in a request that Twilio signed, to be
+            told less, or the same once more (`SequenceNumber=2` → `SequenceNumbe=r2`).
+    """
     fields = dict(form)
     if len(fields) != len(form):
         raise BadPayload("a field is there more than once")
+    for name, value in form:
+        found = _BEGINS_OPTIONAL.match(name + value[:_LONGEST])
+        if found is None or found[0] in fields:
+            continue
+        if not _OWN_WORDS.fullmatch(name, found.end()):  # TrackName may be a new field of Twilio's
+            raise BadPayload(f"{found[0]} is malformed")
     return fields
 
 

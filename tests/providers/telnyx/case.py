@@ -1,9 +1,12 @@
 """How the shared suite tests Telnyx: two key pairs, and payloads signed at one fixed time."""
 
+import re
+from dataclasses import replace
 from typing import Final
 
 from nacl.signing import SigningKey
 
+from router.providers.telnyx.action import Actions, DialStage
 from tests.providers.case import Case, Raw
 from tests.support.telnyx_requests import KEY, NOW, SECOND_KEY, event, headers, public_key
 
@@ -12,10 +15,17 @@ _CARD: Final = "4111111111111111"
 _PORT_OUT_PIN: Final = "918273"
 
 
+_DIAL: Final = re.compile(r"(.*)/texml/dial/(agent|fallback)/([0-9]+)/[0-9a-f]+")
+
+
 def _signed(raw: Raw, key: SigningKey) -> Raw:
     for name, value in headers(raw.body, key=key).items():
         raw = raw.with_header(name, value)
-    return raw
+    dial = _DIAL.fullmatch(raw.target)
+    if dial is None:
+        return raw
+    stage: DialStage = "agent" if dial[2] == "agent" else "fallback"
+    return replace(raw, target=dial[1] + Actions("sip-password").path(stage, f"+{dial[3]}"))
 
 
 def _resign(raw: Raw) -> Raw:

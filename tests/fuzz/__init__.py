@@ -1,0 +1,6 @@
+"""Fuzzing under coverage guidance: `make fuzz` (atheris, which is installed when first asked for).
+
+Every verifier and parser is a target, made from the payload files of tests/providers: the fuzzer
+changes bodies, which are then signed with the case's key so that parsers are reached, and whole
+signed requests. Any error but those that the ingress answers with 400 or 403 is a crash.
+"""
