@@ -1,4 +1,4 @@
-"""The sandbox: Twilio and LiveKit as stand-ins in this process, two agents, two numbers."""
+"""The sandbox: Twilio, Telnyx and LiveKit as stand-ins in this process, agents and numbers."""
 
 import asyncio
 import os
@@ -18,6 +18,7 @@ from router.numbers.file import read_mapping
 from router.runtime import Node
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.sandbox.livekit.workers import Behaviour
+from router.sandbox.telnyx.standin import TelnyxStandIn
 from router.sandbox.twilio.standin import TwilioStandIn
 from router.storage.engine import open_database
 from router.storage.mapping import apply_mapping, fingerprint
@@ -61,8 +62,10 @@ class Box:
             f"[bold]Switchboard[/bold] sandbox is up on {where}  (no account, nothing leaves this "
             "machine)",
             f"  Twilio stand-in    calls {node.settings.public_url}/webhooks/twilio/voice",
+            f"  Telnyx stand-in    calls {node.settings.public_url}/webhooks/telnyx",
             f"  LiveKit stand-in   {node.settings.livekit.url}, agents anna and bob",
             "  Numbers            +14155550100 → anna (fallback +14155550199), +14155550101 → bob",
+            "                     +14155550102 → bob, at Telnyx",
             "",
             "Now, in a second terminal:",
             "  [bold]make call TO=+14155550100[/bold]       places a call and shows what happens",
@@ -86,7 +89,7 @@ async def open_box(
         raise ConfigProblem("http.host: the sandbox listens on loopback only; set 127.0.0.1")
     port = settings.http.port or _free_port()
     public_url = f"http://127.0.0.1:{port}"
-    token, key, secret, control = (secrets.token_hex(16) for _ in range(4))
+    token, telnyx_key, key, secret, control = (secrets.token_hex(16) for _ in range(5))
     async with (
         LiveKitStandIn(
             api_key=key, api_secret=secret, webhook_url=f"{public_url}/webhooks/livekit"
@@ -98,6 +101,13 @@ async def open_box(
             dial_sip=livekit.invite,
             control_token=control,
         ) as twilio,
+        TelnyxStandIn(
+            api_key=telnyx_key,
+            seed=secrets.token_bytes(32),
+            webhook_base=public_url,
+            dial_sip=livekit.invite,
+            control_token=control,
+        ) as telnyx,
     ):
         for name, behaviour in _AGENTS.items():
             livekit.register_worker(name, behaviour)
@@ -117,12 +127,24 @@ async def open_box(
                 "api_secret": secret,
                 "sip_host": "127.0.0.1",
             },
-            "providers": {"twilio": {"account_sid": _ACCOUNT, "auth_tokens": [token]}},
+            "providers": {
+                "twilio": {
+                    "account_sid": _ACCOUNT,
+                    "auth_tokens": [token],
+                    "api_url": twilio.url,
+                },
+                "telnyx": {
+                    "api_key": telnyx_key,
+                    "public_keys": [telnyx.public_key],
+                    "api_url": telnyx.url,
+                },
+            },
         }
         own = load(config, overrides)
         check(own)
         routes = await _apply_example(own)
-        yield Box(own, Marker(os.getpid(), overrides, twilio.url, control), routes)
+        carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
+        yield Box(own, Marker(os.getpid(), overrides, carriers, control), routes)
 
 
 async def _apply_example(settings: Settings) -> int:

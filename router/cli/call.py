@@ -1,8 +1,9 @@
 """`switchboard call TO`: place a call as the carrier would, and show what happens to it.
 
-Beside a sandbox its Twilio stand-in plays the whole call: webhook, SIP leg, callbacks. At an
-instance with real accounts the signed webhooks are posted to it directly; there is no SIP leg then,
-but the agent is really dispatched, so it proves everything up to the agent's voice.
+Beside a sandbox the stand-in of the number's carrier plays the whole call: webhook, SIP leg,
+callbacks. At an instance with real accounts Twilio's signed webhooks are posted to it directly;
+there is no SIP leg then, but the agent is really dispatched, so it proves everything up to the
+agent's voice. Others' webhooks can't be made here.
 """
 
 import asyncio
@@ -13,19 +14,25 @@ import typer
 from config import Settings, load
 from router.cli import marker
 from router.cli.context import NO, UNREACHABLE, ConfigOption, e164, fail, reported, run, settings_of
+from router.cli.data import opened
 from router.cli.dial import BoxDialler, Dialler, NotReachable, Step, WebhookDialler
 from router.cli.render import console, describe, plain
 from router.cli.tail import read
-from router.errors import LogUnavailable, SwitchboardError
+from router.errors import LogUnavailable, StorageError, SwitchboardError
 from router.eventlog.base import Follower
 from router.eventlog.tail import open_tail
-from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
+from router.storage.mapping import get_route
 
 _SETTLE: Final = 200_000  # µs that a line waits for earlier ones: they come on several ways
 _LINGER: Final = 1.5  # seconds after the carrier is done: the room's end comes last
 _QUEUE: Final = 10_000
+_ALONE: Final = {
+    "telnyx": "Telnyx signs with a key that only Telnyx has",
+    "vocode": "Vocode tells of calls that it carries itself",
+}
+"""Why a provider's webhooks can't be posted by anybody else."""
 
 
 def call(
@@ -38,23 +45,44 @@ def call(
     with reported():
         box = marker.read(load(config).data_dir)
         settings = settings_of(config)
-        dialler: Dialler
-        if box is not None:
-            dialler = BoxDialler(box, e164(to), e164(from_), hold)
-        elif settings.providers.twilio.auth_tokens and settings.public_url:
-            dialler = WebhookDialler(settings, e164(to), e164(from_), hold)
-        else:
-            raise fail(
-                "nothing to call: no sandbox runs here, and the settings name no instance; start "
-                "one with `switchboard up --sandbox`, or set public_url and providers.twilio",
-                UNREACHABLE,
-            )
+        dialler = _dialler(box, settings, e164(to), e164(from_), hold)
         try:
             heard = run(_Timeline(settings, dialler).show())
         except NotReachable as error:
             raise fail(str(error), UNREACHABLE) from error
         if not heard:
             raise fail(f"No agent was heard. Why?  switchboard explain {to}", NO)
+
+
+def _dialler(
+    box: marker.Marker | None, settings: Settings, to: str, from_: str, hold: float
+) -> Dialler:
+    provider = run(_provider_of(settings, to))
+    if box is not None and provider in box.carriers:
+        return BoxDialler(box, settings, provider, to, from_, hold)
+    if provider in _ALONE:
+        raise fail(
+            f"{to} is at {provider.title()}, whose calls can't be placed from here: "
+            f"{_ALONE[provider]}. Ring the number, and watch the call: switchboard tail",
+            NO,
+        )
+    if settings.providers.twilio.auth_tokens and settings.public_url:
+        return WebhookDialler(settings, to, from_, hold)
+    raise fail(
+        "nothing to call: no sandbox runs here, and the settings name no instance; start "
+        "one with `switchboard up --sandbox`, or set public_url and providers.twilio",
+        UNREACHABLE,
+    )
+
+
+async def _provider_of(settings: Settings, number: str) -> str:
+    """Where a number is mapped; Twilio, too, for those that are mapped nowhere."""
+    try:
+        async with opened(settings) as database:
+            route = await get_route(database, number)
+    except StorageError:  # the call will show whether an instance runs at all
+        route = None
+    return route.provider if route is not None else "twilio"
 
 
 class _Timeline:
@@ -114,7 +142,7 @@ class _Timeline:
                 self._print_until(self._lines[-1].time - _SETTLE)
 
     def _sort_in(self, *, at_end: bool = False) -> None:
-        ours = self._call_id()
+        ours = self._dialler.call_id
         for event, appended_at in self._events if ours else ():
             if event.call_id == ours:
                 self.heard |= event.type is EventType.AGENT_READY
@@ -147,19 +175,15 @@ class _Timeline:
             since = (step.time - self._first) / 1000
             console.print(f"[dim]{since:9.1f} ms[/dim]  {step.what:17} {step.words}")
 
-    def _call_id(self) -> str:
-        account = self._settings.providers.twilio.account_sid
-        sid = self._dialler.call_sid
-        return call_id("twilio", account, sid) if sid else ""
-
 
 def _steps(event: Event, appended_at: int) -> list[Step]:
     """An event as lines; the first one also tells how long verifying and deciding took."""
     timing, decision = event.data.timing, event.data.decision
     if event.type is EventType.CALL_INITIATED and decision is not None:
+        carrier = event.source.title()
         target = f" → agent {plain(decision.agent)}" if decision.agent else ""
         return [
-            Step(event.time + timing.get("verified", 0), "verified", "signed by Twilio"),
+            Step(event.time + timing.get("verified", 0), "verified", f"signed by {carrier}"),
             Step(
                 event.time + timing.get("decided", 0),
                 "decided",

@@ -85,7 +85,7 @@ def list_calls(
 
 @calls.command("show")
 def show_call(
-    call: Annotated[str, typer.Argument(help="The call's id, its beginning, or Twilio's CallSid.")],
+    call: Annotated[str, typer.Argument(help="The call's id, its beginning, or the carrier's.")],
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -103,7 +103,7 @@ def show_call(
 def explain(
     to: Annotated[str, typer.Argument(help="The number that is called.")],
     from_: Annotated[str, typer.Option("--from", help="Who calls.")] = "",
-    provider: Annotated[str, typer.Option(help="Where the call comes in.")] = "twilio",
+    provider: Annotated[str, typer.Option(help="Where it comes in; default: where it is.")] = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -149,7 +149,7 @@ def _explanation_facts(number: str, from_: str, told: Explanation) -> list[tuple
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Database]:
+async def opened(settings: Settings) -> AsyncIterator[Database]:
     """The database, which must have our schema. Raises StorageError."""
     await migrate.check(settings)
     async with open_database(settings) as database:
@@ -157,25 +157,25 @@ async def _opened(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def _agents(settings: Settings) -> list[AgentSpec]:
-    async with _opened(settings) as database:
+    async with opened(settings) as database:
         return list(await mapping.list_agents(database))
 
 
 async def _numbers(settings: Settings) -> list[NumberSpec]:
     found: list[NumberSpec] = []
-    async with _opened(settings) as database:
+    async with opened(settings) as database:
         while page := await mapping.list_numbers(database, after=found[-1].number if found else ""):
             found += page
     return found
 
 
 async def _calls(settings: Settings, limit: int) -> list[CallRecord]:
-    async with _opened(settings) as database:
+    async with opened(settings) as database:
         return list(await call_store.list_calls(database, limit=limit))
 
 
 async def _call(settings: Settings, wanted: str) -> tuple[CallRecord, list[Event]]:
-    async with _opened(settings) as database:
+    async with opened(settings) as database:
         record = await call_store.find(database, wanted)
         if record is None:
             raise fail(f"there is no call {wanted}; the last ones: switchboard calls list", NO)
@@ -184,10 +184,11 @@ async def _call(settings: Settings, wanted: str) -> tuple[CallRecord, list[Event
 
 async def _explain(settings: Settings, number: str, provider: str) -> Explanation:
     table = RouteTable()
-    async with _opened(settings) as database:
+    async with opened(settings) as database:
         route = await mapping.get_route(database, number)
         version = await mapping.version(database)
     if route is not None:
         table.put(route)
     table.version = version
-    return explain_call(number, provider, table)
+    at_home = route.provider if route is not None else "twilio"
+    return explain_call(number, provider or at_home, table)

@@ -1,4 +1,4 @@
-"""Placing the calls of `switchboard call`: through the sandbox's Twilio, or as bare webhooks."""
+"""Placing the calls of `switchboard call`: through the sandbox's carriers, or as bare webhooks."""
 
 import asyncio
 import secrets
@@ -15,6 +15,7 @@ from router.cli.context import local_url
 from router.cli.marker import Marker
 from router.cli.render import plain
 from router.errors import SwitchboardError
+from router.events.ids import call_id
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=20)
 _WAIT: Final = 5  # seconds that one request for the transcript may wait
@@ -35,7 +36,7 @@ class NotReachable(SwitchboardError):
 class Dialler(Protocol):
     """Places one call."""
 
-    call_sid: str  # empty until the call is placed
+    call_id: str  # ours; empty until the call is placed
 
     def steps(self) -> AsyncIterator[Step]:
         """Place it, hold it, hang up; ends when the carrier is done. Raises NotReachable."""
@@ -46,12 +47,13 @@ class WebhookDialler:
 
     def __init__(self, settings: Settings, to: str, from_: str, hold: float) -> None:
         twilio = settings.providers.twilio
-        self.call_sid = "CA" + secrets.token_hex(16)
+        sid = "CA" + secrets.token_hex(16)
+        self.call_id = call_id("twilio", twilio.account_sid, sid)
         self._url = local_url(settings)
         self._public = settings.public_url
         self._signer = RequestValidator(twilio.auth_tokens[0].get_secret_value())
         self._form = {
-            "CallSid": self.call_sid,
+            "CallSid": sid,
             "AccountSid": twilio.account_sid,
             "ApiVersion": "2010-04-01",
             "Direction": "inbound",
@@ -90,52 +92,61 @@ class WebhookDialler:
 
 
 class BoxDialler:
-    """The sandbox's Twilio stand-in plays the whole call."""
+    """A stand-in of the sandbox plays the whole call."""
 
-    def __init__(self, box: Marker, to: str, from_: str, hold: float) -> None:
-        self.call_sid = ""
+    def __init__(
+        self, box: Marker, settings: Settings, provider: str, to: str, from_: str, hold: float
+    ) -> None:
+        """`provider`: one of the sandbox's carriers."""
+        self.call_id = ""
         self._box = box
+        self._provider = provider
+        self._account = settings.providers.twilio.account_sid if provider == "twilio" else ""
         self._order = {"to": to, "from": from_, "hold_seconds": hold}
         self._began = 0
 
     async def steps(self) -> AsyncIterator[Step]:
         """See `Dialler`."""
-        headers = {"Authorization": f"Bearer {self._box.twilio_token}"}
+        headers = {"Authorization": f"Bearer {self._box.token}"}
         try:
             async with aiohttp.ClientSession(
-                self._box.twilio_url, headers=headers, timeout=_TIMEOUT
+                self._box.carriers[self._provider], headers=headers, timeout=_TIMEOUT
             ) as session:
                 self._began = _now()
                 async with session.post("/calls", json=self._order) as answer:
                     answer.raise_for_status()
-                    self.call_sid = (await answer.json())["call_sid"]
-                async for step in self._transcript(session):
+                    sid = (await answer.json())["sid"]
+                self.call_id = call_id(self._provider, self._account, sid)
+                async for step in self._transcript(session, sid):
                     yield step
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotReachable("the sandbox does not answer: is `make run` running?") from error
 
-    async def _transcript(self, session: aiohttp.ClientSession) -> AsyncIterator[Step]:
+    async def _transcript(self, session: aiohttp.ClientSession, sid: str) -> AsyncIterator[Step]:
         seen, done = 0, False
         while not done:
-            path = f"/calls/{self.call_sid}/transcript?after={seen}&wait={_WAIT}"
-            async with session.get(path) as answer:
+            async with session.get(f"/calls/{sid}/transcript?after={seen}&wait={_WAIT}") as answer:
                 answer.raise_for_status()
                 page = await answer.json()
             for step in page["steps"]:
-                told = _told(step)
+                told = _told(step, self._provider.title())
                 if told is not None:
                     time_ = self._began + int(step["at"] * 1_000_000)
                     yield Step(time_, *told)
             seen, done = page["next"], page["done"]
 
 
-def _told(step: Mapping[str, Any]) -> tuple[str, str] | None:
+def _told(step: Mapping[str, Any], carrier: str) -> tuple[str, str] | None:
     """The steps worth a line; the rest is told by the events."""
     match step["what"]:
         case "webhook.sent":
-            return "webhook", plain(str(step["url"]).partition("/webhooks")[2])
+            path = str(step["url"]).partition("/webhooks")[2]
+            return "webhook", plain(f"{path} {step.get('about', '')}".strip())
         case "webhook.answered":
             return "answered", f"HTTP {step['status']}"
+        case "command.received":
+            to = f" to {step['to']}" if "to" in step else ""
+            return "command", plain(f"{step['action']}{to}")
         case "dial.ringing":
             return "sip ringing", "the caller hears it ring"
         case "dial.answered":
@@ -147,7 +158,8 @@ def _told(step: Mapping[str, Any]) -> tuple[str, str] | None:
         case "caller.hung_up":
             return "hung up", "by the caller"
         case "error" | "webhook.failed":
-            return "error", plain(f"Twilio {step['code']} {step.get('message', '')}")
+            words = (carrier, step.get("code"), step.get("message"))
+            return "error", plain(" ".join(str(word) for word in words if word))
         case _:
             return None
 

@@ -28,8 +28,8 @@ class Marker(msgspec.Struct, frozen=True):
 
     pid: int
     overrides: Mapping[str, Any]  # of the settings
-    twilio_url: str  # of the stand-in's control API
-    twilio_token: str
+    carriers: Mapping[str, str]  # provider → URL of its stand-in's control API
+    token: str  # of these
 
 
 def read(data_dir: Path) -> Marker | None:

@@ -1,12 +1,13 @@
-"""`switchboard up`: run this node; with --sandbox, with stand-ins for Twilio and LiveKit."""
+"""`switchboard up`: run this node; with --sandbox, amid stand-ins for the carriers and LiveKit."""
 
 import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,8 +17,20 @@ from router.cli.context import ConfigOption, local_url, reported, run
 from router.cli.render import console
 from router.errors import ConfigError, LogFailed, SwitchboardError
 from router.observability import log
+from router.providers import configured
 from router.runtime import Node
 from router.runtime import run as run_node
+
+_WEBHOOKS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "twilio": (
+        ("Twilio's voice webhook", "twilio/voice"),
+        ("Twilio's fallback", "twilio/fallback"),
+        ("Twilio's status callback", "twilio/status"),
+    ),
+    "telnyx": (("Telnyx's webhooks", "telnyx"), ("Telnyx's TeXML", "telnyx/texml/voice")),
+    "livekit": (("LiveKit's webhooks", "livekit"),),
+}
+"""What to enter at each provider. Not Vocode's, which ends with a secret."""
 
 
 def up(
@@ -92,12 +105,10 @@ def _banner(node: Node) -> list[str]:
     settings = node.settings
     kafka = ", ".join(settings.kafka.bootstrap_servers) or "none: the journal alone"
     where = local_url(settings, node.http_port)
+    webhooks = [line for each in configured(settings) for line in _WEBHOOKS.get(each.name, ())]
     return [
         f"[bold]Switchboard[/bold] is up: {', '.join(settings.roles)} on {where}",
-        f"  Twilio's voice webhook   {settings.public_url}/webhooks/twilio/voice",
-        f"  Twilio's fallback        {settings.public_url}/webhooks/twilio/fallback",
-        f"  Twilio's status callback {settings.public_url}/webhooks/twilio/status",
-        f"  LiveKit's webhooks       {settings.public_url}/webhooks/livekit",
+        *(f"  {what:24} {settings.public_url}/webhooks/{path}" for what, path in webhooks),
         f"  data {settings.data_dir} · Kafka {kafka} · health {where}/readyz",
         "Ctrl-C stops it. Is everything in place?  switchboard doctor",
     ]

@@ -71,7 +71,7 @@ async def test_a_sip_dial_asks_its_action_what_comes_next(
     standin: TelnyxStandIn, web: Server, switch: Switch, clock: FakeClock
 ) -> None:
     switch.prepare = answers
-    web.says(VOICE, f'<Dial action="/dial" timeout="20">{SIP}</Dial>')
+    web.says(VOICE, f'<Dial action="/dial?stage=lost" timeout="20">{SIP}</Dial>')
     web.says("/dial", "<Hangup/>")
     call = standin.place_call(CALLED, CALLER)
     assert await call.answered()
@@ -81,12 +81,13 @@ async def test_a_sip_dial_asks_its_action_what_comes_next(
     await clock.advance(65)
     leg.bye()
     await call.ended()
-    (action,) = web.at("/dial")
+    (action,) = web.at("/dial")  # the query is lost
     assert {key: value for key, value in action.form.items() if key.startswith("Dial")} == {
         "DialCallSid": call.dialled[0].control_id,
         "DialCallStatus": "completed",
         "DialCallDuration": "65",
     }
+    assert action.form["To"] == "sip:a-call-id@sip.example;transport=tcp"  # what was dialled
 
 
 @pytest.mark.parametrize(

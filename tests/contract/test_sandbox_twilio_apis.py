@@ -79,7 +79,7 @@ async def rest(twilio: TwilioStandIn) -> AsyncIterator[Client]:
 async def ordered(control: aiohttp.ClientSession, **body: Any) -> str:
     async with control.post("/calls", json={"to": CALLED, "from": CALLER, **body}) as answer:
         assert answer.status == 201
-        return str((await answer.json())["call_sid"])
+        return str((await answer.json())["sid"])
 
 
 async def transcript(control: aiohttp.ClientSession, sid: str, **query: Any) -> dict[str, Any]:

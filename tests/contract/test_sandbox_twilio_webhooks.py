@@ -95,6 +95,27 @@ async def test_without_a_fallback_the_caller_hears_an_apology(web: Server) -> No
     assert "application error" in str(said)
 
 
+async def in_pieces(document: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(document), 1000):
+        yield document[start : start + 1000]
+        await asyncio.sleep(0)  # what was sent so far can be read
+
+
+@pytest.mark.parametrize(("size", "codes"), [(60_000, []), (70_000, [12100])])
+async def test_a_document_is_read_whole_up_to_64_kib(
+    web: Server, size: int, codes: list[int]
+) -> None:
+    document = b"<Response><Say>%b</Say></Response>" % (b"x" * size)
+    web.answers[VOICE] = lambda: aioweb.Response(body=in_pieces(document), content_type="text/xml")
+    web.says(FALLBACK, "<Say>Fallback</Say>")
+    async with standin(web) as twilio:
+        call = twilio.place_call(CALLED, CALLER)
+        assert await call.ended() == "completed"
+    assert [s.detail["code"] for s in call.steps if s.what == "error"] == codes
+    (said,) = [s.detail["text"] for s in call.steps if s.what == "said"]
+    assert said == ("Fallback" if codes else "x" * size)
+
+
 async def test_a_5xx_is_tried_again_where_the_url_says_so(web: Server) -> None:
     web.answers[VOICE] = lambda: aioweb.Response(status=500)
     async with standin(web) as twilio:

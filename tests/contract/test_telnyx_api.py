@@ -33,6 +33,7 @@ from tests.support.sandbox_telnyx import (
     OTHER,
     PATH,
     SEED,
+    VOICE,
     Server,
     client,
     server,
@@ -273,6 +274,23 @@ async def test_what_became_of_a_call(world: World) -> None:
     async with answering(says(422, '{"errors":[{"code":"90015"}]}')) as carrier:
         assert carrier.standing is not None
         assert await carrier.standing(ref(call)) is None
+
+
+async def test_what_became_of_a_texml_call_is_asked_by_its_only_id(world: World) -> None:
+    assert world.carrier.standing is not None
+    world.standin.texml_numbers.add(CALLED)
+    world.web.says(VOICE, '<Pause length="60"/>')
+    call = world.standin.place_call(CALLED, CALLER)
+    by_sid = CallRef("ours", call.caller.control_id)
+    standing = await world.carrier.standing(by_sid)
+    assert standing is not None
+    assert not standing.over
+    world.standin.hang_up(call)
+    await call.ended()
+    standing = await world.carrier.standing(by_sid)
+    assert standing is not None
+    assert standing.over
+    assert await world.carrier.standing(CallRef("ours", call.session_id)) is None
 
 
 @pytest.mark.parametrize(

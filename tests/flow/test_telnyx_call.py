@@ -32,7 +32,7 @@ from tests.support.sandbox_telnyx import API_KEY, SEED
 
 ANNA, NOBODY, UNKNOWN = "+14155550100", "+14155550102", "+14155559999"
 FALLBACK, CALLER = "+14155550199", "+12125550123"
-TEXML = "+14155550103"
+TEXML, TEXML_NOBODY = "+14155550103", "+14155550104"
 MAPPING = f"""
 agents:
   - {{name: anna, livekit_agent_name: anna}}
@@ -41,6 +41,7 @@ numbers:
   - {{number: "{ANNA}", provider: telnyx, agent: anna, fallback: "{FALLBACK}"}}
   - {{number: "{NOBODY}", provider: telnyx, agent: nobody, fallback: "{FALLBACK}"}}
   - {{number: "{TEXML}", provider: telnyx, agent: anna}}
+  - {{number: "{TEXML_NOBODY}", provider: telnyx, agent: nobody, fallback: "{FALLBACK}"}}
 """
 
 
@@ -53,8 +54,7 @@ class World:
     async def ended(self, call: Call) -> tuple[CallRecord, list[Event]]:
         """The record and the events once the call is over and everything about it was taken."""
         await call.ended()
-        by = call.caller.control_id if call.to == TEXML else call.session_id
-        key = call_id("telnyx", "", by)
+        key = call_id("telnyx", "", call.sid)
         events: list[Event] = []
         async with open_database(self.settings) as database:
             for _ in range(1500):
@@ -72,6 +72,7 @@ def settings_of(folder: Path, telnyx: TelnyxStandIn, port: int, lk: str, **more:
         "twilio": {"account_sid": "", "auth_tokens": []},
         "telnyx": {**keys, "dial_timeout": 5},
     }
+    more = {"dispatch": {"deadline": 2.0}} | more  # two of them fit into the dial's time-out
     return node_settings(folder, port=port, livekit_url=lk, providers=providers, **more)
 
 
@@ -93,7 +94,7 @@ async def world(
             disorder=disorder,
         ) as telnyx,
     ):
-        telnyx.texml_numbers.add(TEXML)
+        telnyx.texml_numbers |= {TEXML, TEXML_NOBODY}
         settings = settings_of(folder, telnyx, port, livekit.url, **more)
         routes = await apply_text(settings, MAPPING)
         async with running(settings, routes=routes) as node:
@@ -201,6 +202,22 @@ async def test_a_texml_call_is_answered_by_a_document(tmp_path: Path) -> None:
         record, _ = await w.ended(call)
         assert (record.agent, record.disposition) == ("anna", "answered")
         assert commands(call) == []
+
+
+async def test_a_texml_dial_that_fails_leads_to_the_fallback_of_the_called_number(
+    tmp_path: Path,
+) -> None:
+    """Though Telnyx repeats neither the number nor the query after a dial."""
+    async with world(tmp_path, dispatch={"deadline": 0.3}) as w:
+        call = w.telnyx.place_call(TEXML_NOBODY, CALLER)
+        await eventually(lambda: len(call.dialled) == 2 and call.dialled[1].state == "bridged")
+        w.telnyx.hang_up(call)
+        record, events = await w.ended(call)
+        agent, fallback = call.dialled
+        assert agent.to.startswith(f"sip:{record.call_id}@")
+        assert fallback.to == FALLBACK
+        assert types(events).count("call.forwarded") == 1
+        assert (record.disposition, record.to_number) == ("forwarded", TEXML_NOBODY)
 
 
 async def test_what_could_not_be_delivered_is_caught_up_at_the_next_start(tmp_path: Path) -> None:

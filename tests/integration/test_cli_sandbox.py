@@ -16,6 +16,7 @@ from tests.support.cli import Ran, Shell, Started
 from tests.support.nodes import ACCOUNT, KEY, MAPPING, SECRET, TOKEN, free_port
 
 ANNA, BOB, NOBODYS = "+14155550100", "+14155550101", "+14155559999"
+AT_TELNYX = "+14155550102"
 UP = "Ctrl-C stops it."
 
 
@@ -59,6 +60,26 @@ def test_a_call_is_told_step_by_step(shell: Shell, number: str, agent: str) -> N
 
 
 @pytest.mark.usefixtures("sandbox")
+def test_a_call_at_telnyx_is_told_with_the_command_that_it_waits_for(shell: Shell) -> None:
+    ran = shell.invoke("call", AT_TELNYX, "--hold", "0.3")
+    assert ran.code == 0, ran
+    found = steps(ran)
+    assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found
+    assert in_order(found, "appended", "command", "sip ringing", "sip answered", "hung up"), found
+    assert in_order(found, "agent.dispatched", "agent.joined", "agent.ready", "call.ended"), found
+    assert found.count("webhook") == found.count("command") == 1
+    assert "/telnyx call.initiated" in ran.out
+    assert "signed by Telnyx" in ran.out
+    assert "number is mapped to agent bob" in ran.out
+    assert "transfer to sip:" in ran.out
+    times = [float(line.split()[0]) for line in ran.out.splitlines()]
+    assert times == sorted(times)
+    assert ran.err == ""
+    explained = shell.invoke("explain", AT_TELNYX)
+    assert "dispatch bob" in explained.out
+
+
+@pytest.mark.usefixtures("sandbox")
 def test_an_unmapped_number_is_told_why(shell: Shell) -> None:
     ran = shell.invoke("call", NOBODYS)
     assert ran.code == 1
@@ -82,7 +103,7 @@ def test_what_there_is(shell: Shell) -> None:
     ]
     assert "+14155550199" in shell.invoke("numbers", "list").out
     numbers = json.loads(shell.invoke("numbers", "list", "--json").out)
-    assert [number["number"] for number in numbers] == [ANNA, BOB]
+    assert [number["number"] for number in numbers] == [ANNA, BOB, AT_TELNYX]
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -126,6 +147,17 @@ def test_tail_prints_a_call_while_it_happens(shell: Shell) -> None:
     assert "Traceback" not in people.text + scripts.text
     events = [json.loads(line) for line in scripts.out_file.read_text().splitlines()]
     assert {"call.initiated", "agent.ready"} <= {event["type"] for event in events}
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_number_at_a_provider_that_the_sandbox_has_not(shell: Shell) -> None:
+    (shell.folder / "vocode.yaml").write_text(
+        'numbers: [{number: "+14155550105", provider: vocode, agent: bob}]\n'
+    )
+    assert shell.invoke("apply", "vocode.yaml").code == 0
+    ran = shell.invoke("call", "+14155550105")
+    assert ran.code == 1
+    assert "Vocode tells of calls that it carries itself" in ran.err
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -194,10 +226,16 @@ def test_a_call_at_an_instance_with_accounts(tmp_path: Path) -> None:
             "SWITCHBOARD_DISPATCH__DEADLINE": "0.3",
         },
     )
-    (tmp_path / "mapping.yaml").write_text(MAPPING)
-    with shell.start("up", until=UP):
+    at_telnyx = f'  - {{number: "{NOBODYS}", provider: telnyx, agent: bob}}\n'
+    (tmp_path / "mapping.yaml").write_text(MAPPING + at_telnyx)
+    with shell.start("up", until=UP) as started:
+        assert "calls.example.com/webhooks/twilio/voice" in started.text
+        assert "calls.example.com/webhooks/telnyx" not in started.text  # it is not set up
         assert "Holds now" in shell.invoke("apply", "mapping.yaml").out
         ran = shell.invoke("call", ANNA, "--hold", "0.1")
+        refused = shell.invoke("call", NOBODYS)
+    assert refused.code == 1
+    assert "Telnyx signs with a key that only Telnyx has. Ring the number" in refused.err
     assert ran.code == 1
     found = steps(ran)
     assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found

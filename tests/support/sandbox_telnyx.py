@@ -22,7 +22,7 @@ VOICE, STATUS = f"{PATH}/texml/voice", f"{PATH}/texml/status"
 
 @dataclass(frozen=True)
 class Received:
-    path: str
+    path: str  # with its query
     headers: Mapping[str, str]
     body: bytes
 
@@ -82,7 +82,7 @@ class Server:
         signed = f"{request.headers['telnyx-timestamp']}|".encode() + body
         signature = Base64Encoder.decode(request.headers["telnyx-signature-ed25519"].encode())
         VerifyKey(self.key.encode(), encoder=Base64Encoder).verify(signed, signature)
-        self.received.append(Received(request.path, dict(request.headers), body))
+        self.received.append(Received(request.path_qs, dict(request.headers), body))
         statuses = self.statuses.get(request.path)
         status = statuses.pop(0) if statuses else 200
         document = self.documents.get(request.path)

@@ -12,6 +12,7 @@ from nacl.signing import SigningKey
 from config.settings import TelnyxSettings
 from router.events.model import Event
 from router.provider import SipTarget, WebhookRequest
+from router.providers.telnyx.action import Actions, DialStage
 from router.providers.telnyx.reply import Answers
 from router.providers.telnyx.source import TelnyxSource
 
@@ -44,7 +45,7 @@ def request(
     body: bytes, path: str = "", *, key: SigningKey = KEY, at: int = NOW, received_at: int = NOW
 ) -> WebhookRequest:
     """A signed request to /webhooks/telnyx`path` as the handler would hand it over."""
-    kind = path.partition("?")[0].removeprefix("/").replace("/", "-") or "events"
+    kind = "-".join(path.partition("?")[0].split("/")[1:3]) or "events"
     signed = CIMultiDict(headers(body, key=key, at=at))
     return WebhookRequest(kind, f"/webhooks/telnyx{path}", signed, body, received_at)
 
@@ -91,6 +92,14 @@ def form(fields: Mapping[str, str] | None = None, /, **more: str) -> bytes:
     return urlencode(call | dict(fields or {}) | more).encode()
 
 
+ACTIONS = Actions("pass")
+
+
+def dial_path(stage: DialStage, called: str = CALLED) -> str:
+    """What Telnyx asks after a dial."""
+    return ACTIONS.path(stage, called)
+
+
 def source(*keys: str, dial_timeout: int = 20) -> TelnyxSource:
     """Telnyx with these public keys, else the first one."""
     settings = TelnyxSettings(
@@ -98,10 +107,18 @@ def source(*keys: str, dial_timeout: int = 20) -> TelnyxSource:
         public_keys=keys or (public_key(),),
         api_url="https://api.telnyx.com/v2",
         dial_timeout=dial_timeout,
+        apology="Nobody is there.",
+        voice_language="en-GB",
     )
-    target = SipTarget("sip.example.com", "tcp", "user", "pass")
-    answers = Answers(public_url=PUBLIC_URL, target=target, dial_timeout=dial_timeout)
-    return TelnyxSource(settings, answers)
+    answers = Answers(
+        public_url=PUBLIC_URL,
+        target=SipTarget("sip.example.com", "tcp", "user", "pass"),
+        actions=ACTIONS,
+        dial_timeout=settings.dial_timeout,
+        apology=settings.apology,
+        language=settings.voice_language,
+    )
+    return TelnyxSource(settings, actions=ACTIONS, answers=answers)
 
 
 def parsed(body: bytes, path: str = "") -> Event:

@@ -106,7 +106,15 @@ def test_mistakes_are_named(
         ({"ROLES": "ingress", "KAFKA__BOOTSTRAP_SERVERS": "a:1"}, "secret_key: must be set"),
         ({"DATABASE__URL": "mysql://h/db"}, "database.url"),
         ({"DURABILITY": "replicated"}, "durability"),
-        ({"DISPATCH__DEADLINE": "10"}, "dispatch.deadline"),
+        ({"DISPATCH__DEADLINE": "10"}, "fit into providers.twilio.dial_timeout"),
+        (
+            {
+                "PROVIDERS__TELNYX__PUBLIC_KEYS": "key",
+                "PROVIDERS__TELNYX__API_KEY": "KEY",
+                "PROVIDERS__TELNYX__DIAL_TIMEOUT": "8",
+            },
+            "fit into providers.telnyx.dial_timeout",
+        ),
     ],
 )
 def test_what_would_lose_calls_is_refused(
@@ -117,6 +125,14 @@ def test_what_would_lose_calls_is_refused(
         monkeypatch.setenv(f"SWITCHBOARD_{name}", value)
     with pytest.raises(ConfigProblem, match=words.replace(".", r"\.")):
         check(load())
+
+
+def test_only_the_carriers_that_are_set_up_must_ring_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complete(monkeypatch)
+    monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TELNYX__DIAL_TIMEOUT", "5")
+    check(load())
 
 
 def test_defaults_and_model_have_the_same_keys_and_every_one_is_explained() -> None:

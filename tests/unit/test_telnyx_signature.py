@@ -18,6 +18,7 @@ from tests.support.telnyx_requests import (
     KEY,
     NOW,
     SECOND_KEY,
+    dial_path,
     event,
     form,
     headers,
@@ -36,7 +37,7 @@ def with_header(name: str, value: str) -> WebhookRequest:
     return replace(signed, headers=changed)
 
 
-@given(st.binary(max_size=300), st.sampled_from(["", "/texml/voice", "/texml/dial?stage=agent"]))
+@given(st.binary(max_size=300), st.sampled_from(["", "/texml/voice", dial_path("agent")]))
 def test_what_libsodium_signs_is_taken_whatever_the_body_and_the_path(
     body: bytes, path: str
 ) -> None:

@@ -1,5 +1,7 @@
 """TeXML: its forms as events, and the documents that answer it."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -8,6 +10,7 @@ from router.errors import BadPayload
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType
+from router.providers.telnyx.action import Actions
 from router.routing.decide import decide
 from router.routing.table import Route, RouteTable, Target
 from tests.support.telnyx_requests import (
@@ -15,6 +18,7 @@ from tests.support.telnyx_requests import (
     CALLER,
     CONTROL_ID,
     PUBLIC_URL,
+    dial_path,
     event,
     form,
     parsed,
@@ -25,7 +29,7 @@ from tests.support.telnyx_requests import (
 ID = call_id("telnyx", "", CONTROL_ID)
 LEG = "v3:vZdWG4JkwAHwEj4KBrAFeLprgbHYQVN8qt9rAhmO8fQRZ5ohsjz1jw"
 FALLBACK = "+14155550199"
-DIAL = "/texml/dial?stage=agent"
+DIAL, DIAL_FALLBACK = dial_path("agent"), dial_path("fallback")
 
 
 def routes(fallback: str = FALLBACK, agent: str = "anna") -> RouteTable:
@@ -50,7 +54,7 @@ def test_a_mapped_number_is_dialled_into_the_calls_room() -> None:
     assert dial.attrib == {
         "timeout": "20",
         "method": "POST",
-        "action": f"{PUBLIC_URL}/webhooks/telnyx/texml/dial?stage=agent",
+        "action": f"{PUBLIC_URL}/webhooks/telnyx{DIAL}",
     }
     assert sip.attrib == {
         "username": "user",
@@ -80,6 +84,11 @@ def test_without_an_agent_the_fallback_is_dialled_else_the_caller_is_told() -> N
     assert [verb.tag for verb in texml] == ["Say", "Hangup"]
 
 
+def test_the_apology_is_that_of_the_settings() -> None:
+    _, texml = answer("/texml/voice", RouteTable())
+    assert (texml[0].text, texml[0].attrib) == ("Nobody is there.", {"language": "en-GB"})
+
+
 @pytest.mark.parametrize(
     ("status", "path", "tags", "kind"),
     [
@@ -88,8 +97,8 @@ def test_without_an_agent_the_fallback_is_dialled_else_the_caller_is_told() -> N
         ("no-answer", DIAL, ["Dial"], EventType.CALL_FORWARDED),
         ("busy", DIAL, ["Dial"], EventType.CALL_FORWARDED),
         ("never-heard-of", DIAL, ["Dial"], EventType.CALL_FORWARDED),
-        ("completed", "/texml/dial?stage=fallback", ["Hangup"], EventType.CALL_ENDED),
-        ("failed", "/texml/dial?stage=fallback", ["Say", "Hangup"], EventType.CALL_ENDED),
+        ("completed", DIAL_FALLBACK, ["Hangup"], EventType.CALL_ENDED),
+        ("failed", DIAL_FALLBACK, ["Say", "Hangup"], EventType.CALL_ENDED),
     ],
 )
 def test_after_a_dial_comes_the_next(
@@ -98,6 +107,65 @@ def test_after_a_dial_comes_the_next(
     found, texml = answer(path, routes(), DialCallStatus=status, DialCallSid=LEG)
     assert [verb.tag for verb in texml] == tags
     assert (found.type, found.call_id, found.data.leg_id) == (kind, ID, LEG)
+
+
+@pytest.mark.parametrize("to", [f"sip:{ID}@sip.example.com", FALLBACK, "+14155550101", ""])
+def test_the_fallback_is_that_of_the_number_that_was_called_whatever_telnyx_repeats(
+    to: str,
+) -> None:
+    """Telnyx may say what was dialled as `To`, and lose the query of the action."""
+    found, texml = answer(DIAL, routes(), DialCallStatus="busy", To=to)
+    dial = texml[0]
+    assert dial[0].text == FALLBACK
+    assert dial.get("action") == f"{PUBLIC_URL}/webhooks/telnyx{DIAL_FALLBACK}"
+    assert found.data.to_number == CALLED
+
+
+@pytest.mark.parametrize(("seconds", "tags"), [("0", ["Dial"]), ("1", ["Hangup"])])
+def test_a_dial_completed_in_no_time_was_not_answered(seconds: str, tags: list[str]) -> None:
+    """Telnyx may say "completed" of a dial that was refused."""
+    found, texml = answer(DIAL, routes(), DialCallStatus="completed", DialCallDuration=seconds)
+    assert [verb.tag for verb in texml] == tags
+    assert (found.data.disposition == "no_answer") is (seconds == "0")
+
+
+def test_a_call_to_a_sip_address_has_no_number_in_its_path() -> None:
+    uri = "sip:anna@ours.sip.telnyx.com"
+    path = dial_path("agent", uri)
+    assert "/agent/0/" in path
+    assert parsed(form(DialCallStatus="busy", To=uri), path).data.to_number == uri
+
+
+def flipped(path: str) -> Iterator[str]:
+    """`path` with each of its characters made another one."""
+    for index, character in enumerate(path):
+        yield path[:index] + chr(ord(character) ^ 1) + path[index + 1 :]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *flipped(DIAL),
+        DIAL.replace("agent", "fallback"),
+        DIAL.replace(CALLED[1:], "14155550101"),
+        DIAL.rpartition("/")[0],
+        DIAL + "0",
+        Actions("another secret").path("agent", CALLED),
+        "/texml/dial?stage=agent",
+        "/texml/dial/agent/\u0661\udcff/" + "0" * 32,
+    ],
+)
+def test_a_path_that_was_not_made_here_is_refused(path: str) -> None:
+    """It decides whose fallback is dialled, and Telnyx signs the body only."""
+    asked = replace(request(form(DialCallStatus="busy"), DIAL), target=f"/webhooks/telnyx{path}")
+    with pytest.raises(BadPayload, match="the path was not made here"):
+        source().parse(source().verify(asked))
+
+
+def test_a_path_prefix_and_a_query_change_nothing() -> None:
+    asked = request(form(DialCallStatus="busy"), DIAL)
+    behind = replace(asked, target=f"/calls/webhooks/telnyx{DIAL}?x=1")
+    assert source().parse(source().verify(behind)) == source().parse(source().verify(asked))
 
 
 def test_the_last_resort_promises_no_agent() -> None:
@@ -155,13 +223,13 @@ def test_a_status_callback_can_not_start_a_call() -> None:
         parsed(body, "/texml/voice")
 
 
-def test_the_query_makes_no_second_event_of_a_dial() -> None:
-    """It is not signed: the leg tells dials apart where it is named."""
+def test_the_path_makes_no_second_event_of_a_dial() -> None:
+    """Telnyx does not sign it: the leg tells dials apart where it is named."""
     body = form(DialCallStatus="busy", DialCallSid=LEG)
-    first, other = parsed(body, DIAL), parsed(body, "/texml/dial?stage=fallback")
+    first, other = parsed(body, DIAL), parsed(body, DIAL_FALLBACK)
     assert first.id == other.id
     unnamed = form(DialCallStatus="busy")
-    assert parsed(unnamed, DIAL).id != parsed(unnamed, "/texml/dial?stage=fallback").id
+    assert parsed(unnamed, DIAL).id != parsed(unnamed, DIAL_FALLBACK).id
 
 
 def test_an_event_is_no_form_and_a_form_no_event() -> None:
@@ -182,8 +250,6 @@ def test_an_event_is_no_form_and_a_form_no_event() -> None:
         ("/texml/status", form(ParentCallSid="../.."), "ParentCallSid"),
         (DIAL, form(), "DialCallStatus"),
         (DIAL, form(DialCallStatus="busy", DialCallSid="1"), "DialCallSid"),
-        ("/texml/dial", form(DialCallStatus="busy"), "stage"),
-        ("/texml/dial?stage=route", form(DialCallStatus="busy"), "stage"),
     ],
 )
 def test_what_can_not_be_read_is_refused_by_the_name_of_its_field(

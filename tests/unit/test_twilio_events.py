@@ -173,6 +173,6 @@ def test_no_signed_form_is_more_than_a_bad_payload(kind: str, fields: dict[str, 
     twilio.reply(kind, event)
 
 
-@pytest.mark.parametrize("name", ["TrackName", "SequenceIdURL", "TimestampHint"])
+@pytest.mark.parametrize("name", ["TrackName", "TrackSid", "TimestampHint"])
 def test_a_new_field_of_twilios_is_no_moved_boundary(name: str) -> None:
     assert parsed("voice", **{name: "x"}).data.raw[name] == "x"

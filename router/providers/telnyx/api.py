@@ -31,6 +31,7 @@ from router.events.phone import is_e164
 from router.events.types import EventType
 from router.observability import log
 from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
+from router.providers.telnyx.envelope import CONTROL_ID
 from router.providers.telnyx.missed import missed
 from router.rest import Rest, open_rest
 
@@ -84,11 +85,14 @@ async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
 
 
 async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
-    """Telnyx knows a call for ten minutes after its end."""
-    if not ref.control_id:
+    """Telnyx knows a call for ten minutes after its end; TeXML's only id of one is this very id."""
+    control_id = ref.control_id
+    if not control_id and CONTROL_ID.fullmatch(ref.provider_call_id):
+        control_id = ref.provider_call_id
+    if not control_id:
         return None
     try:
-        found = await rest.get(_path(ref.control_id))
+        found = await rest.get(_path(control_id))
     except Permanent as error:
         if error.code != _INVALID_ID:
             raise

@@ -17,6 +17,8 @@ from router.events.codec import from_rfc3339
 from router.provider import happened_at
 
 PROVIDER: Final = "telnyx"
+CONTROL_ID: Final = re.compile(r"v[0-9]+:[\w.=-]{1,200}", re.ASCII)
+"""A `call_control_id`, which is also TeXML's `CallSid`."""
 
 _SIP_STATUS: Final = re.compile(r"[1-6][0-9]{2}")
 _V1: Final = (

@@ -10,60 +10,69 @@ from twilio.twiml.voice_response import Dial, VoiceResponse
 
 from router.events.phone import is_e164
 from router.provider import SipTarget
+from router.providers.telnyx.action import Actions
 
 CONTENT_TYPE: Final = "application/xml"
 _CALL_ID: Final = "00000000-call-0000-0000-id0000000000"
+_ACTION: Final = "/the-path-of-the-action"
 _LONGEST_RING: Final = 120  # seconds
-_APOLOGY: Final = "We are sorry, nobody can take your call right now. Please try again later."
-_LANGUAGE: Final = "en-US"
 
 
 class Answers:
     """Every TeXML document that this process can give; equal events get equal bytes."""
 
-    def __init__(self, *, public_url: str, target: SipTarget, dial_timeout: int) -> None:
-        self._base = f"{public_url}/webhooks/telnyx/texml"
+    def __init__(
+        self,
+        *,
+        public_url: str,
+        target: SipTarget,
+        actions: Actions,
+        dial_timeout: int,
+        apology: str,
+        language: str,
+    ) -> None:
+        self._base = f"{public_url}/webhooks/telnyx"
+        self._actions = actions
         self._dial_timeout = min(dial_timeout, _LONGEST_RING)
         self._agent = self._agent_document(target)
-        self.apology = _apology()
+        self.apology = _apology(apology, language)
         self.hang_up = _hang_up()
 
-    def to_agent(self, call_id: str) -> bytes:
-        """Dial into the room of the call; its end is asked about at /texml/dial."""
-        return self._agent.replace(_CALL_ID, call_id).encode()
+    def to_agent(self, call_id: str, called: str) -> bytes:
+        """Dial into the room of the call to `called`; its end is asked about at /texml/dial."""
+        path = self._actions.path("agent", called)
+        return self._agent.replace(_CALL_ID, call_id).replace(_ACTION, path).encode()
 
-    def to_number(self, number: str) -> bytes:
-        """Dial a fallback number. Raises ValueError unless it is E.164."""
+    def to_number(self, number: str, called: str) -> bytes:
+        """Dial the fallback number of `called`. Raises ValueError unless it is E.164."""
         if not is_e164(number):
             raise ValueError("the fallback is not an E.164 number")
         response = VoiceResponse()
-        dial = self._dial("fallback")
+        dial = self._dial(self._actions.path("fallback", called))
         dial.number(number)
         response.append(dial)
         return str(response).encode()
 
     def _agent_document(self, target: SipTarget) -> str:
         response = VoiceResponse()
-        dial = self._dial("agent")
+        dial = self._dial(_ACTION)
         dial.sip(
             target.uri(_CALL_ID),
             username=target.username,
             password=target.password,
-            status_callback=f"{self._base}/status",
+            status_callback=f"{self._base}/texml/status",
             status_callback_event="answered completed",
         )
         response.append(dial)
         return str(response)
 
-    def _dial(self, stage: str) -> Dial:
-        return Dial(
-            action=f"{self._base}/dial?stage={stage}", method="POST", timeout=self._dial_timeout
-        )
+    def _dial(self, path: str) -> Dial:
+        return Dial(action=self._base + path, method="POST", timeout=self._dial_timeout)
 
 
-def _apology() -> bytes:
+def _apology(text: str, language: str) -> bytes:
     response = VoiceResponse()
-    response.say(_APOLOGY, language=_LANGUAGE)
+    response.say(text, language=language)
     response.hangup()
     return str(response).encode()
 

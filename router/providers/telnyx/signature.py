@@ -2,7 +2,8 @@
 
 Ed25519 over `timestamp|raw body` by the account's key; base64 in `telnyx-signature-ed25519`, the
 Unix time in seconds in `telnyx-timestamp`. All webhooks have it, TeXML's forms too. Neither the URL
-nor its query is covered: nothing may follow from them that the body does not say.
+nor its query is covered: nothing may follow from them that the body does not say, unless we signed
+it ourselves (`router.providers.telnyx.action`).
 """
 
 import re

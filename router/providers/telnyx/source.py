@@ -5,13 +5,13 @@ Which of the two a request is follows from its path; all are signed alike.
 
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import parse_qs
 
 from config.settings import TelnyxSettings
 from router.errors import BadPayload, BadSignature
 from router.events.model import Event
 from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.telnyx import signature, texml
+from router.providers.telnyx.action import ENDPOINT, Actions
 from router.providers.telnyx.envelope import PROVIDER, open_envelope
 from router.providers.telnyx.events import parse_event
 from router.providers.telnyx.reply import CONTENT_TYPE, Answers
@@ -27,13 +27,14 @@ class TelnyxSource:
         Endpoint("events", ""),
         Endpoint("texml-voice", "/texml/voice"),
         Endpoint("texml-status", "/texml/status"),
-        Endpoint("texml-dial", "/texml/dial"),
+        Endpoint("texml-dial", ENDPOINT),
         Endpoint("texml-fallback", "/texml/fallback", storeless=True),
     )
 
-    def __init__(self, settings: TelnyxSettings, answers: Answers) -> None:
+    def __init__(self, settings: TelnyxSettings, *, actions: Actions, answers: Answers) -> None:
         """Raises ConfigError."""
         self._keys = signature.read_keys(settings.public_keys)
+        self._actions = actions
         self._answers = answers
 
     def verify(self, request: WebhookRequest) -> Verified:
@@ -53,8 +54,7 @@ class TelnyxSource:
             case "texml-status":
                 return [texml.call_status(request, fields)]
             case "texml-dial":
-                stage = parse_qs(request.target.partition("?")[2]).get("stage", [""])
-                return [texml.dial_ended(request, fields, stage[0])]
+                return [texml.dial_ended(request, fields, self._actions.read(request.target))]
             case other:
                 raise BadPayload(f"there is no webhook {other}")
 
@@ -81,14 +81,14 @@ class TelnyxSource:
         )
 
     def _document(self, event: Event) -> bytes:
-        decision = event.data.decision
+        decision, called = event.data.decision, event.data.to_number
         if decision is None:  # the caller has talked to somebody, and the dial is over
             return self._answers.hang_up
         match decision.action:
             case "dispatch":
-                return self._answers.to_agent(event.call_id)
+                return self._answers.to_agent(event.call_id, called)
             case "forward":
-                return self._answers.to_number(decision.fallback)
+                return self._answers.to_number(decision.fallback, called)
             case "reject":
                 return self._answers.apology
 
@@ -96,5 +96,5 @@ class TelnyxSource:
         # Telnyx could not get an answer from /texml/voice: no agent can be promised, a person can.
         decision = event.data.decision
         if decision is not None and decision.fallback:
-            return self._answers.to_number(decision.fallback)
+            return self._answers.to_number(decision.fallback, event.data.to_number)
         return self._answers.apology

@@ -12,16 +12,15 @@ from urllib.parse import parse_qsl
 
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
-from router.events.model import Direction, Disposition, Event, EventData, Stage
+from router.events.model import Direction, Disposition, Event, EventData
 from router.events.types import EventType
 from router.provider import WebhookRequest, happened_at
-from router.providers.telnyx.envelope import PROVIDER, moment, sip_status
+from router.providers.telnyx.action import Dialled
+from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER, moment, sip_status
 
 _MAX_FIELDS: Final = 200
-_CALL_SID: Final = re.compile(r"v[0-9]+:[\w.=-]{1,200}", re.ASCII)
 _WORD: Final = re.compile(r"[a-z-]{1,32}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
-_STAGES: Final[Mapping[str, Stage]] = {"agent": "agent", "fallback": "fallback"}
 _CALLBACKS: Final = frozenset({"call-progress-events", "call-cost-events"})
 
 _ENDINGS: Final[Mapping[str, Disposition]] = {
@@ -59,9 +58,9 @@ def read_form(body: bytes) -> Fields:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise BadPayload("a field is there more than once")
-    _matching(fields, "CallSid", _CALL_SID)
+    _matching(fields, "CallSid", CONTROL_ID)
     if fields.get("ParentCallSid"):
-        _matching(fields, "ParentCallSid", _CALL_SID)
+        _matching(fields, "ParentCallSid", CONTROL_ID)
     return fields
 
 
@@ -105,20 +104,20 @@ def call_status(request: WebhookRequest, fields: Fields) -> Event:
     )
 
 
-def dial_ended(request: WebhookRequest, fields: Fields, stage: str) -> Event:
-    """The `<Dial action>` request: the dial of `stage` is over, and Telnyx asks what is next.
+def dial_ended(request: WebhookRequest, fields: Fields, dialled: Dialled) -> Event:
+    """The `<Dial action>` request: a dial is over, and Telnyx asks what is next.
 
-    `stage` is in the query, which is not signed: an event is what its signed fields say wherever
-    they name the dialled leg.
+    What the path says (see `router.providers.telnyx.action`) is which dial that was and which
+    number had been called, and from that follows whose fallback is next; the event's identity is
+    what the signed fields say, wherever they name the dialled leg.
     """
-    if stage not in _STAGES:
-        raise BadPayload("the query's stage is neither agent nor fallback")
     status = _matching(fields, "DialCallStatus", _WORD)
     leg = fields.get("DialCallSid", "")
     if leg:
-        _matching(fields, "DialCallSid", _CALL_SID)
+        _matching(fields, "DialCallSid", CONTROL_ID)
+    duration = _seconds(fields, "DialCallDuration")
     return Event(
-        id=event_id(PROVIDER, fields["CallSid"], "dial", leg or stage, status),
+        id=event_id(PROVIDER, fields["CallSid"], "dial", leg or dialled.stage, status),
         type=EventType.LEG_ENDED,
         source=PROVIDER,
         time=request.received_at,
@@ -126,13 +125,24 @@ def dial_ended(request: WebhookRequest, fields: Fields, stage: str) -> Event:
         data=_data(
             fields,
             direction=_direction(fields) or "inbound",
+            to_number=dialled.called or fields.get("To", ""),
             leg_id=leg,
-            stage=_STAGES[stage],
+            stage=dialled.stage,
             status=status,
-            disposition=_ENDINGS.get(status, "failed"),
-            duration=_seconds(fields, "DialCallDuration"),
+            disposition=_outcome(status, duration),
+            duration=duration,
         ),
     )
+
+
+def _outcome(status: str, duration: float | None) -> Disposition:
+    """How a dial ended. Field reports have refused dials "completed", in 0 seconds.
+
+    Where somebody did answer for less than a second, the fallback is right as well.
+    """
+    if status == "completed" and duration == 0:
+        return "no_answer"
+    return _ENDINGS.get(status, "failed")
 
 
 def _status_type(fields: Fields, status: str, source: str) -> EventType:

@@ -45,7 +45,10 @@ _OPTIONAL: Final = (
 )
 _LONGEST: Final = max(map(len, _OPTIONAL))
 _BEGINS_OPTIONAL: Final = re.compile("|".join(sorted(_OPTIONAL, key=len, reverse=True)))
-_OWN_WORDS: Final = re.compile(r"[A-Z][A-Za-z]*[0-9]?")  # no value of theirs looks like this
+# The rest of a longer name, as Twilio writes names; of the values only a weekday looks like it.
+_OWN_WORDS: Final = re.compile(
+    r"(?!(?:Mon?|Tue?|Wed?|Thu?|Fri?|Sat?|Sun?)$)[A-Z][a-z][A-Za-z]*[0-9]?"
+)
 _FOLDED: Final = frozenset({"data", "payload"})  # JSON as text
 _DEPTH: Final = 24  # of JSON that is kept; what lies deeper is cut off
 _DIGITS: Final = 18  # of an integer; a longer one stays text
@@ -66,7 +69,7 @@ def read(form: Form) -> dict[str, str]:
         found = _BEGINS_OPTIONAL.match(name + value[:_LONGEST])
         if found is None or found[0] in fields:
             continue
-        if not _OWN_WORDS.fullmatch(name, found.end()):  # TrackName may be a new field of Twilio's
+        if not _OWN_WORDS.fullmatch(name[found.end() :]):  # TrackName may be a new field
             raise BadPayload(f"{found[0]} is malformed")
     return fields
 

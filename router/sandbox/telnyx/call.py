@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from router.clock import Clock
+from router.sandbox.call import Step
 from router.sandbox.sip import Leg
 from router.sandbox.tasks import Signal
 from router.sandbox.telnyx.bodies import Header
-from router.sandbox.twilio.call import Step
 
 State = Literal["parked", "bridging", "answered", "bridged", "hangup"]
 _MAX_STEPS: Final = 2000
@@ -46,17 +46,20 @@ class CallLeg:
 
     @property
     def duration(self) -> int:
-        """Whole seconds since the answer, as far as it has ended."""
+        """Seconds from the answer to the end, a begun one whole; 0 where one of them was not."""
         if self.answered_at is None or self.ended_at is None:
             return 0
-        return round((self.ended_at - self.answered_at) / 1_000_000)
+        return -((self.answered_at - self.ended_at) // 1_000_000)
 
 
 class Call:
     """A call and its transcript. Made by `TelnyxStandIn.place_call`."""
 
-    def __init__(self, to: str, from_: str, headers: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self, to: str, from_: str, headers: Mapping[str, str], clock: Clock, *, is_texml: bool
+    ) -> None:
         self.session_id = str(uuid.uuid4())
+        self.is_texml = is_texml  # else Call Control
         self.to, self.from_ = to, from_
         self.caller = CallLeg(
             session_id=self.session_id,
@@ -71,8 +74,19 @@ class Call:
         self.is_ended = False  # and all of its webhooks were sent, or tried
         self.said: list[str] = []  # what the caller heard
         self.changed = Signal()
+        self.started_at = clock.monotonic()
         self._clock = clock
         self._steps: list[Step] = []
+
+    @property
+    def sid(self) -> str:
+        """What its webhooks name it by: Call Control's session, or TeXML's `CallSid`."""
+        return self.caller.control_id if self.is_texml else self.session_id
+
+    @property
+    def status(self) -> State:
+        """The state of the caller's leg."""
+        return self.caller.state
 
     @property
     def steps(self) -> Sequence[Step]:
@@ -88,6 +102,11 @@ class Call:
         if len(self._steps) < _MAX_STEPS:
             self._steps.append(Step(self._clock.monotonic(), what, detail))
         self.changed.fire()
+
+    def say(self, text: str) -> None:
+        """The caller hears a text."""
+        self.said.append(text)
+        self.step("said", text=text)
 
     def end(self) -> None:
         """It is over."""

@@ -77,7 +77,8 @@ class Control:
             return
         self._check(leg, body)
         self._remember(leg, body.command_id)
-        self._call.step("command.received", action=action)
+        to = {"to": body.to} if isinstance(body, Transfer) else {}
+        self._call.step("command.received", action=action, **to)
         if body.client_state is not None:
             leg.client_state = body.client_state
         match body:
@@ -141,7 +142,7 @@ class Control:
 
     def _speak(self, leg: CallLeg, body: Speak) -> None:
         self._tell("call.speak.started", leg)
-        self._call.said.append(body.payload)
+        self._call.say(body.payload)
         self._tell("call.speak.ended", leg, status="completed")
 
     def _transfer(self, body: Transfer) -> None:
@@ -187,15 +188,17 @@ class Control:
 
     async def _follow(self, new: CallLeg, sip: Leg, body: Transfer) -> None:
         """A dialled leg from the INVITE to its end."""
-        in_time = await happens_within(self._line.clock, body.timeout_secs, sip.answered())
+        in_time = await happens_within(self._line.clock, body.timeout_secs, self._ring(sip))
         if not sip.is_answered:
             sip.hangup()
             cause = _CAUSES.get(sip.status, "unspecified") if in_time else "timeout"
             if in_time and sip.ended_by == "caller":
                 cause = "originator_cancel"
+            self._call.step("dial.ended", status=cause, sip_status=sip.status)
             self._end(new, cause, sip.ended_by or "unknown", str(sip.status))
             return
         caller = self._call.caller
+        self._call.step("dial.answered")
         self._answer(new)
         if caller.is_alive:  # they may have left while the answer was on its way
             self._answer(caller)
@@ -206,9 +209,15 @@ class Control:
         sip.hangup()
         source = sip.ended_by if in_time else "unknown"
         cause = "normal_clearing" if in_time else "time_limit"
+        self._call.step("dial.ended", status=cause, sip_status=sip.status)
         self._end(new, cause, source, "200")
         if caller.is_alive:
             self._end(caller, cause, source, "200")
+
+    async def _ring(self, sip: Leg) -> None:
+        if await sip.ringing():
+            self._call.step("dial.ringing")
+        await sip.answered()
 
     def _answer(self, leg: CallLeg) -> None:
         if leg.answered_at is None:

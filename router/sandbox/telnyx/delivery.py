@@ -17,6 +17,7 @@ import msgspec
 
 from router.clock import Clock
 from router.sandbox.tasks import Signal, Tasks
+from router.sandbox.telnyx.call import Call
 from router.sandbox.telnyx.webhook import WebhookFailed, WebhookSender
 from router.sandbox.twilio.delivery import Disorder
 
@@ -85,8 +86,8 @@ class Post:
         self.deliveries: deque[Delivery] = deque(maxlen=_REMEMBERED)
         self._sender = sender
 
-    async def attempt(self, delivery: Delivery, url: str, number: int) -> bool:
-        """Send it once; whether it was taken."""
+    async def attempt(self, delivery: Delivery, url: str, number: int) -> Attempt:
+        """Send it once."""
         meta = {"attempt": number, "delivered_to": url}
         body = msgspec.json.encode({"data": delivery.event, "meta": meta})
         started_at, status = self.clock.now(), 0
@@ -94,14 +95,14 @@ class Post:
             status = (await self._sender.post(url, body, "application/json")).status
         attempt = Attempt(url, started_at, self.clock.now(), status)
         delivery.attempts.append(attempt)
-        return attempt.ok
+        return attempt
 
 
 class Outbox:
     """The events of one call."""
 
-    def __init__(self, post: Post) -> None:
-        self._post = post
+    def __init__(self, post: Post, call: Call) -> None:
+        self._post, self._call = post, call
         self._random = random.Random(post.disorder.seed)  # noqa: S311 - a shuffle, no secret
         self._waiting: list[Delivery] = []
         self._changed = Signal()
@@ -136,9 +137,7 @@ class Outbox:
     async def _send(self, delivery: Delivery) -> None:
         tries = enumerate(self._post.application.tries(), start=1)
         number, (_, url) = next(tries)
-        if await self._post.attempt(delivery, url, number):
-            delivery.status = "delivered"
-        else:
+        if not await self._try(delivery, url, number):
             self._post.tasks.spawn(self._send_again(delivery, tries))
 
     async def _send_again(
@@ -146,7 +145,18 @@ class Outbox:
     ) -> None:
         for number, (pause, url) in tries:
             await self._post.clock.sleep(pause)
-            if await self._post.attempt(delivery, url, number):
-                delivery.status = "delivered"
+            if await self._try(delivery, url, number):
                 return
         delivery.status = delivery.status or "failed"
+
+    async def _try(self, delivery: Delivery, url: str, number: int) -> bool:
+        about = delivery.event["event_type"]
+        asks = about == "call.initiated" and delivery.event["payload"]["direction"] == "incoming"
+        if asks:  # the call waits for a command
+            self._call.step("webhook.sent", url=url, about=about)
+        attempt = await self._post.attempt(delivery, url, number)
+        done = "webhook.answered" if asks else "callback.sent"
+        self._call.step(done, url=url, about=about, status=attempt.status)
+        if attempt.ok:
+            delivery.status = "delivered"
+        return attempt.ok

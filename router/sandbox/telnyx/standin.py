@@ -10,6 +10,7 @@ from typing import Final, Protocol, Self
 from aiohttp import web
 
 from router.clock import Clock, SystemClock
+from router.sandbox.control import ControlApi
 from router.sandbox.serve import serve
 from router.sandbox.sip import DialSip, Invite, Leg
 from router.sandbox.tasks import SandboxFull, Tasks, happens_within
@@ -48,12 +49,15 @@ class _Held:
 class TelnyxStandIn:
     """Telnyx's voice for one account; `async with` serves its API at `url`.
 
+    Its control API is at `control_url`.
+
     Args:
         api_key: bearer token of the API.
         seed: of the Ed25519 key that webhooks are signed with, 32 bytes; `public_key` is its other
             half, as it is configured.
         webhook_base: the router's public URL; webhooks are sent to it.
         dial_sip: where SIP URIs go, whatever their host: the LiveKit stand-in's `invite`.
+        control_token: bearer token of the control API; without one it is not served.
         failover_url: where events go that the first URL did not take; empty: nowhere.
         retries: seconds before each further try of an event.
         port: on loopback, 0 for a free one.
@@ -68,13 +72,14 @@ class TelnyxStandIn:
         seed: bytes,
         webhook_base: str,
         dial_sip: DialSip,
+        control_token: str | None = None,
         failover_url: str = "",
         retries: Sequence[float] = (1.0, 5.0),
         port: int = 0,
         clock: Clock | None = None,
         disorder: Disorder | None = None,
     ) -> None:
-        self.url = ""
+        self.url = self.control_url = ""
         self.texml_numbers: set[str] = set()  # those on the TeXML application, not Call Control
         self.phones: dict[str, Phone] = {}  # what a number reaches; the rest answers at once
         self._dial_sip = dial_sip
@@ -93,13 +98,19 @@ class TelnyxStandIn:
         self._stack = AsyncExitStack()
         history = History(self._post.deliveries, self._clock)
         self._app = web.Application()
+        if control_token is not None:  # first: what Telnyx has not is a 404 in its own form
+            control = ControlApi(
+                control_token, place=self.place_call, find=self.call, hang_up=self.hang_up
+            )
+            self._app.add_routes(control.routes())
         self._app.add_routes(Rest(api_key, self._find, history, self._clock.now).routes())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._sender.aclose)
             stack.push_async_callback(self._tasks.aclose)
-            self.url = await stack.enter_async_context(serve(self._app, self._port)) + "/v2"
+            self.control_url = await stack.enter_async_context(serve(self._app, self._port))
+            self.url = self.control_url + "/v2"
             self._stack = stack.pop_all()
         return self
 
@@ -121,6 +132,11 @@ class TelnyxStandIn:
         """The events that were sent or are being sent, oldest first."""
         return list(self._post.deliveries)
 
+    def call(self, sid: str) -> Call | None:
+        """The call that webhooks name so, as long as it is remembered."""
+        held = self._calls.get(sid)
+        return held.call if held is not None else None
+
     def place_call(
         self,
         to: str,
@@ -140,22 +156,23 @@ class TelnyxStandIn:
         Raises:
             SandboxFull: too many calls at once.
         """
-        call = Call(to, from_, custom_headers or {}, self._clock)
+        is_texml = to in self.texml_numbers
+        call = Call(to, from_, custom_headers or {}, self._clock, is_texml=is_texml)
         self._make_room()
         handler: Handler
-        if to in self.texml_numbers:
+        if is_texml:
             script = handler = Script(call, self._texml, self._line, self._sender)
             self._tasks.spawn(script.run())
         else:
-            control = handler = Control(call, self._line, Outbox(self._post))
+            control = handler = Control(call, self._line, Outbox(self._post, call))
             control.ring()
-        self._calls[call.session_id] = _Held(call, handler)
+        self._calls[call.sid] = _Held(call, handler)
         self._tasks.spawn(self._caller(call, handler, hold_seconds))
         return call
 
     def hang_up(self, call: Call) -> None:
         """The caller hangs up."""
-        self._calls[call.session_id].handler.caller_leaves()
+        self._calls[call.sid].handler.caller_leaves()
 
     def _make_room(self) -> None:
         if len(self._calls) < _MAX_CALLS:

@@ -4,6 +4,9 @@ Documents are read by the rules of TwiML, which TeXML takes over; `<Dial timeout
 seconds here. Each request is a form, signed with Ed25519 like any other webhook. A document that
 can't be had or read ends the call. Source: developers.telnyx.com/docs/voice/programmable-voice/
 texml-verbs.
+
+As field reports have it, the request to a `<Dial action>` lacks the URL's query, and its `To` is
+what was dialled.
 """
 
 import asyncio
@@ -100,7 +103,7 @@ class Script:
             match verb:
                 case twiml.Say(text):
                     self._answer()
-                    self._call.said.append(text)
+                    self._call.say(text)
                 case twiml.Pause(seconds):
                     self._answer()
                     left = self._call.changed.until(lambda: not self._call.caller.is_alive)
@@ -115,11 +118,13 @@ class Script:
                 case twiml.Dial():
                     result = await self._dial(verb, source.url)
                     if verb.action:
-                        return Source(urljoin(source.url, verb.action), result)
+                        return Source(urljoin(source.url, verb.action).partition("?")[0], result)
         return None
 
     async def _load(self, source: Source) -> list[twiml.Verb]:
+        self._call.step("webhook.sent", url=source.url)
         response = await self._request(source.url, payloads.texml(self._call, **source.params))
+        self._call.step("webhook.answered", url=source.url, status=response.status)
         if not response.ok or response.content_type not in _XML:
             raise TexmlError(f"{response.status} {response.content_type} is no document")
         self._call.step("texml.received", text=response.body.decode("utf-8", "replace"))
@@ -147,21 +152,29 @@ class Script:
         self._answer()  # there is no answerOnBridge: any verb but <Reject> answers the call
         self._report(leg, dial.target, base_url, "initiated", "initiated", 0)
         sip = leg.sip = self._start(leg, dial.target)
-        in_time = await happens_within(self._line.clock, dial.timeout, sip.answered())
+        in_time = await happens_within(self._line.clock, dial.timeout, self._ring(sip))
         if sip.is_answered:
             leg.state, leg.answered_at = "bridged", self._line.clock.now()
+            self._call.step("dial.answered")
             self._report(leg, dial.target, base_url, "answered", "in-progress", 1)
             await happens_within(self._line.clock, dial.time_limit, sip.ended())
         sip.hangup()
         leg.state, leg.ended_at = "hangup", self._line.clock.now()
         status = _status(sip, in_time=in_time)
+        self._call.step("dial.ended", status=status, sip_status=sip.status)
         self._report(leg, dial.target, base_url, "completed", status, 2)
         duration = str(leg.duration)
         return {
+            "To": leg.to,
             "DialCallSid": leg.control_id,
             "DialCallStatus": status,
             "DialCallDuration": duration,
         }
+
+    async def _ring(self, sip: Leg) -> None:
+        if await sip.ringing():
+            self._call.step("dial.ringing")
+        await sip.answered()
 
     def _start(self, leg: CallLeg, target: twiml.Target) -> Leg:
         uri = target.uri
@@ -193,7 +206,6 @@ class Script:
     def _report(
         self, leg: CallLeg, target: twiml.Target, base: str, event: str, status: str, sequence: int
     ) -> None:
-        self._call.step(f"dial.{event}", status=status)
         if target.status_callback and event in target.events:
             self._tell(leg, urljoin(base, target.status_callback), status, sequence)
 

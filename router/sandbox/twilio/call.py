@@ -9,20 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from router.clock import Clock
+from router.sandbox.call import Step
 from router.sandbox.sip import Leg
 from router.sandbox.tasks import Signal, happens_within
 
 Status = Literal["ringing", "in-progress", "completed", "busy", "no-answer"]
 _MAX_STEPS: Final = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that happened; `at` in monotonic seconds."""
-
-    at: float
-    what: str
-    detail: Mapping[str, str | int | float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from typing import Final, Self
 from aiohttp import web
 
 from router.clock import Clock, SystemClock
+from router.sandbox.control import ControlApi
 from router.sandbox.serve import serve
 from router.sandbox.sip import DialSip, Invite, Leg
 from router.sandbox.tasks import SandboxFull, Tasks, happens_within
 from router.sandbox.twilio import phones
 from router.sandbox.twilio.call import Call
-from router.sandbox.twilio.control import Control
 from router.sandbox.twilio.delivery import CallbackQueue, Disorder
 from router.sandbox.twilio.dialing import Line
 from router.sandbox.twilio.number import Number, default_number
@@ -71,7 +71,9 @@ class TwilioStandIn:
         self._app = web.Application()
         self._app.add_routes(Rest(account_sid, auth_token, self.call).routes())
         if control_token is not None:
-            control = Control(control_token, self.place_call, self.call)
+            control = ControlApi(
+                control_token, place=self.place_call, find=self.call, hang_up=Call.hangup
+            )
             self._app.add_routes(control.routes())
 
     async def __aenter__(self) -> Self:

@@ -128,10 +128,20 @@ class WebhookSender:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                body = await response.content.read(_MAX_BODY)
+                body = await _read(response)
                 answer = Response(response.status, response.content_type, body)
                 return answer, response.headers.get("Location", "")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _Failed("ct", TwilioError(CONNECTION_FAILED, "no connection")) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Failed("rt", TwilioError(RETRIEVAL_FAILED, "no whole answer")) from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, cut at `_MAX_BODY`."""
+    body = bytearray()  # StreamReader.read(n) returns what has arrived, which may be less
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) >= _MAX_BODY:
+            break
+    return bytes(body[:_MAX_BODY])

@@ -1,6 +1,6 @@
-"""The control API: another process places a call and follows it (`switchboard call`).
+"""A stand-in's control API: another process places a call and follows it (`switchboard call`).
 
-- `POST /calls` `{to, from, hold_seconds?}` → `{call_sid}`
+- `POST /calls` `{to, from, hold_seconds?}` → `{sid}`
 - `GET /calls/{sid}/transcript?after=N&wait=S` → `{steps, next, done, status}`, waiting up to S
   seconds for a step behind the first N
 - `POST /calls/{sid}/hangup` → `{status}`
@@ -11,14 +11,14 @@ Every request carries the bearer token.
 import asyncio
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from router.sandbox.tasks import SandboxFull
-from router.sandbox.twilio.call import Call
+from router.sandbox.call import Step
+from router.sandbox.tasks import SandboxFull, Signal
 
 _MAX_WAIT: Final = 30.0
 _MAX_HOLD: Final = 3600.0
@@ -28,10 +28,34 @@ _PASSWORD: Final = re.compile(r'password="[^"]*"')
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
-class PlaceCall(Protocol):
+class PlacedCall(Protocol):
+    """A call of a carrier's stand-in."""
+
+    changed: Signal  # fired at each step
+    started_at: float  # monotonic seconds
+    is_ended: bool
+
+    @property
+    def sid(self) -> str:
+        """The carrier's id, from which ours follows."""
+
+    @property
+    def status(self) -> str:
+        """Where it is now, in the carrier's words."""
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """The transcript, oldest first."""
+
+
+C = TypeVar("C", bound=PlacedCall)
+P = TypeVar("P", bound=PlacedCall, covariant=True)
+
+
+class PlaceCall(Protocol[P]):
     """Starts a call."""
 
-    def __call__(self, to: str, from_: str, *, hold_seconds: float | None) -> Call:
+    def __call__(self, to: str, from_: str, *, hold_seconds: float | None) -> P:
         """Returns at once. Raises SandboxFull."""
 
 
@@ -43,11 +67,19 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
     hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=_MAX_HOLD)] | None = None
 
 
-class Control:
+class ControlApi(Generic[C]):
     """The handlers; they know calls only by what they are given."""
 
-    def __init__(self, token: str, place: PlaceCall, find: Callable[[str], Call | None]) -> None:
-        self._token, self._place, self._find = token.encode(), place, find
+    def __init__(
+        self,
+        token: str,
+        *,
+        place: PlaceCall[C],
+        find: Callable[[str], C | None],
+        hang_up: Callable[[C], None],
+    ) -> None:
+        self._token = token.encode()
+        self._place, self._find, self._hang_up = place, find, hang_up
 
     def routes(self) -> list[web.RouteDef]:
         """The routes, each behind the token."""
@@ -74,7 +106,7 @@ class Control:
             return _error(400, str(error))
         except SandboxFull as error:
             return _error(503, str(error))
-        return web.json_response({"call_sid": call.sid}, status=201)
+        return web.json_response({"sid": call.sid}, status=201)
 
     async def _transcript(self, request: web.Request) -> web.Response:
         call = self._find(request.match_info["sid"])
@@ -107,7 +139,7 @@ class Control:
         call = self._find(request.match_info["sid"])
         if call is None:
             return _error(404, "no such call")
-        call.hangup()
+        self._hang_up(call)
         return web.json_response({"status": call.status})
 
 
