@@ -164,7 +164,10 @@ def test_the_end_of_the_callers_leg_ends_the_call(
 
 
 def test_how_long_was_talked_is_left_to_the_other_events() -> None:
-    times: dict[str, Any] = {"start_time": "2026-05-28T20:26:00Z", "end_time": "2026-05-28T20:26:31.5Z"}
+    times: dict[str, Any] = {
+        "start_time": "2026-05-28T20:26:00Z",
+        "end_time": "2026-05-28T20:26:31.5Z",
+    }
     found = parsed(event("call.hangup", hangup_cause="normal_clearing", **times))
     assert found.data.duration is None
 
