@@ -11,6 +11,7 @@ from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType as T
 from router.providers.livekit.events import from_webhook
+from router.providers.livekit.message import read
 
 ROOM, NOW = call_id("twilio", "AC1", "CA1"), 1_780_000_000_000_000
 PLACE = "https://recordings.s3.amazonaws.com/one.ogg"
@@ -30,7 +31,12 @@ INTO_STREAM = egress.RoomCompositeEgressRequest(
 
 def told(event: str, info: EgressInfo) -> Event:
     message = WebhookEvent(event=event, id="EV_1", created_at=NOW // 1_000_000, egress_info=info)
-    [found] = from_webhook(message, MessageToDict(message), NOW)
+    return told_by(message)
+
+
+def told_by(message: WebhookEvent) -> Event:
+    payload = MessageToDict(message)
+    [found] = from_webhook(read(payload), payload, NOW)
     return found
 
 
@@ -120,6 +126,6 @@ def test_keys_of_stores_and_streams_are_not_kept() -> None:
         id="EV_1",
         ingress_info=IngressInfo(room_name=ROOM, stream_key="hush", url="rtmp://in/hush"),
     )
-    [found] = from_webhook(message, MessageToDict(message), NOW)
+    found = told_by(message)
     assert (found.type, found.call_id) == (T.PROVIDER_UNKNOWN, ROOM)
     assert "hush" not in str(found)

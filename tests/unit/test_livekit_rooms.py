@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 from livekit.protocol.models import ParticipantInfo, TrackInfo, TrackType
 from livekit.protocol.webhook import WebhookEvent
 
@@ -13,6 +14,7 @@ from router.events.types import EventType as T
 from router.provider import CallRef
 from router.providers.livekit.client import Participant, participant
 from router.providers.livekit.events import from_webhook
+from router.providers.livekit.message import read
 from router.providers.livekit.rooms import seen
 from router.providers.livekit.standing import standing
 
@@ -51,7 +53,7 @@ def agent(*, speaks: bool = True) -> ParticipantInfo:
 def told(event: str, who: ParticipantInfo, room: str = ROOM) -> list[Event]:
     message = WebhookEvent(event=event, id="EV_1", created_at=NOW // 1_000_000, participant=who)
     message.room.name, message.room.sid = room, "RM_1"
-    return list(from_webhook(message, {}, NOW))
+    return list(from_webhook(read(MessageToDict(message)), {}, NOW))
 
 
 def looked(*present: ParticipantInfo) -> list[Event]:

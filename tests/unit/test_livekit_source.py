@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from livekit import api
 from multidict import CIMultiDict
 
-from router.errors import BadPayload, BadSignature
+from router.errors import BadPayload, BadSignature, ConfigError
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType
@@ -113,6 +113,13 @@ def test_several_keys() -> None:
     source.verify(request(content, token(content)))
 
 
+@pytest.mark.parametrize("secret", ["", "ssh-ed25519 AAAA"])
+def test_a_secret_that_signs_nothing_is_a_wrong_setting(secret: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LiveKitSource({KEY: SECRET, "another": secret})
+    assert caught.value.key == "livekit.webhook_keys"
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -124,6 +131,13 @@ def test_several_keys() -> None:
 def test_signed_but_unreadable(content: bytes) -> None:
     with pytest.raises(BadPayload):
         parsed(content)
+
+
+def test_the_field_that_is_wrong_is_named_and_its_value_is_not() -> None:
+    who = participant("SIP", attributes={"sip.phoneNumber": 14155550100})
+    with pytest.raises(BadPayload, match=r"participant\.attributes") as caught:
+        parsed(body("participant_joined", participant=who))
+    assert "14155550100" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ def _is_configured(settings: Settings) -> bool:
 def _source(context: ProviderContext) -> LiveKitSource:
     livekit = context.settings.livekit
     keys = {key: secret.get_secret_value() for key, secret in livekit.webhook_keys.items()}
-    keys.setdefault(livekit.api_key, livekit.api_secret.get_secret_value())
+    if livekit.api_key:
+        keys.setdefault(livekit.api_key, livekit.api_secret.get_secret_value())
     return LiveKitSource(keys)
 
 

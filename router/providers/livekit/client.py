@@ -109,7 +109,7 @@ class LiveKitClient:
         request = api.ListRoomsRequest(names=names)
         found = await self.call(lambda: self._sdk.room.list_rooms(request))
         return [
-            Room(r.name, r.sid, _micros(r.creation_time_ms, r.creation_time), r.num_participants)
+            Room(r.name, r.sid, micros(r.creation_time_ms, r.creation_time), r.num_participants)
             for r in found.rooms
         ]
 
@@ -169,7 +169,7 @@ class LiveKitClient:
 
 
 def participant(info: models.ParticipantInfo) -> Participant:
-    """The facts that matter of LiveKit's message, the same for API answers and webhooks."""
+    """The facts that matter of LiveKit's message; those of webhooks: `livekit.message`."""
     return Participant(
         sid=info.sid,
         identity=info.identity,
@@ -179,13 +179,13 @@ def participant(info: models.ParticipantInfo) -> Participant:
             track.type == models.TrackType.AUDIO and not track.muted for track in info.tracks
         ),
         attributes=dict(info.attributes),
-        joined_at=_micros(info.joined_at_ms, info.joined_at),
+        joined_at=micros(info.joined_at_ms, info.joined_at),
         disconnect_reason=_name(models.DisconnectReason, info.disconnect_reason),
     )
 
 
-def _micros(millis: int, seconds: int) -> int:
-    # Older servers fill the field in seconds only.
+def micros(millis: int, seconds: int) -> int:
+    """A time that LiveKit tells in both: older servers fill the field in seconds only."""
     return millis * 1000 or seconds * 1_000_000
 
 

@@ -11,17 +11,18 @@ which a redelivery repeats.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from livekit.protocol import models, webhook
 
 from router.events.ids import event_id
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.provider import happened_at
 from router.providers.livekit import recordings, rooms
-from router.providers.livekit.client import Participant, participant
+from router.providers.livekit.client import Participant
+from router.providers.livekit.message import WebhookEvent
 from router.providers.livekit.rooms import PROVIDER
 
 _CALL_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -86,7 +87,7 @@ def participant_event(
 
 
 def from_webhook(
-    message: webhook.WebhookEvent, payload: Mapping[str, Any], received_at: int
+    message: WebhookEvent, payload: Mapping[str, Any], received_at: int
 ) -> Sequence[Event]:
     """The events of a webhook; what is not about a phone call becomes `provider.unknown`.
 
@@ -100,7 +101,7 @@ def from_webhook(
     raw = _without_secrets(payload)
     if is_call(room):
         return [_about_call(message, room, time, raw)]
-    who = participant(message.participant)
+    who = message.participant.participant
     if who.kind == "SIP" and message.event == _CAME:
         return rooms.joined(room, who, time=time, raw=raw)
     if who.kind == "SIP" and message.event in _WENT:
@@ -110,10 +111,8 @@ def from_webhook(
     return [_unknown(message, time, room or message.id, data)]
 
 
-def _about_call(
-    message: webhook.WebhookEvent, room: str, time: int, raw: Mapping[str, Any]
-) -> Event:
-    who = participant(message.participant)
+def _about_call(message: WebhookEvent, room: str, time: int, raw: Mapping[str, Any]) -> Event:
+    who = message.participant.participant
     kind = _participant_change(message, who)
     if kind is not None:
         return participant_event(kind, room, who, time=time, raw=raw)
@@ -127,10 +126,9 @@ def _about_call(
     return _event(kind, message, time, room, data)
 
 
-def _participant_change(message: webhook.WebhookEvent, who: Participant) -> EventType | None:
+def _participant_change(message: WebhookEvent, who: Participant) -> EventType | None:
     if message.event == "track_published":
-        is_audio = message.track.type == models.TrackType.AUDIO
-        return EventType.AGENT_READY if is_audio and _is_agent(who) else None
+        return EventType.AGENT_READY if message.track.is_audio and _is_agent(who) else None
     return _PARTICIPANTS.get((message.event, who.kind))
 
 
@@ -138,7 +136,7 @@ def _is_agent(who: Participant) -> bool:
     return who.kind == "AGENT" or who.identity.startswith(_AGENT_IDENTITY)
 
 
-def _room_of(message: webhook.WebhookEvent) -> str:
+def _room_of(message: WebhookEvent) -> str:
     """The name of the room that it is about; only some kinds of events have a `room`."""
     return (
         message.room.name
@@ -148,16 +146,14 @@ def _room_of(message: webhook.WebhookEvent) -> str:
     )
 
 
-def _unknown(message: webhook.WebhookEvent, time: int, key: str, data: EventData) -> Event:
+def _unknown(message: WebhookEvent, time: int, key: str, data: EventData) -> Event:
     reason = f"LiveKit {message.event}"
     return _event(
         EventType.PROVIDER_UNKNOWN, message, time, key, msgspec.structs.replace(data, reason=reason)
     )
 
 
-def _event(
-    kind: EventType, message: webhook.WebhookEvent, time: int, key: str, data: EventData
-) -> Event:
+def _event(kind: EventType, message: WebhookEvent, time: int, key: str, data: EventData) -> Event:
     return Event(
         id=event_id(PROVIDER, message.id), type=kind, source=PROVIDER, time=time, key=key, data=data
     )
@@ -169,14 +165,16 @@ def _without_secrets(value: Any, depth: int = 0) -> Any:
         raise ValueError("nested too deep")
     if isinstance(value, dict):
         return {
-            name: _without_secrets(inner, depth + 1)
+            name: inner if isinstance(inner, str) else _without_secrets(inner, depth + 1)
             for name, inner in value.items()
-            if not _is_secret(name.replace("_", "").lower())
+            if not _is_secret(name)
         }
     if isinstance(value, list):
         return [_without_secrets(inner, depth + 1) for inner in value]
     return value
 
 
+@lru_cache(256)  # a message has some sixty names, nearly always the same
 def _is_secret(name: str) -> bool:
+    name = name.replace("_", "").lower()
     return name in _SECRETS or "auth" in name  # Proxy-Authorization and the like among sip.h.*

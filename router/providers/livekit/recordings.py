@@ -3,18 +3,17 @@
 Only an egress into files is a recording; streams, segments and images are not.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from google.protobuf.message import Message
-from livekit.protocol.egress import EgressInfo, EgressStatus, FileInfo
 
 from router.events.model import EventData
 from router.events.types import EventType
+from router.providers.livekit.message import EgressInfo, FileInfo
 
-_FILES: Final = ("file", "file_outputs")  # fields of the requests that ask for files
-_DONE: Final = (EgressStatus.EGRESS_COMPLETE, EgressStatus.EGRESS_LIMIT_REACHED)
-_FAILED: Final = (EgressStatus.EGRESS_FAILED, EgressStatus.EGRESS_ABORTED)
+_DONE: Final = ("EGRESS_COMPLETE", "EGRESS_LIMIT_REACHED")
+_FAILED: Final = ("EGRESS_FAILED", "EGRESS_ABORTED")
 
 
 def kind_of(event: str, info: EgressInfo) -> EventType | None:
@@ -25,9 +24,9 @@ def kind_of(event: str, info: EgressInfo) -> EventType | None:
         return EventType.RECORDING_STARTED
     if event != "egress_ended":
         return None
-    if info.status in _FAILED:
+    if info.status_name in _FAILED:
         return EventType.RECORDING_FAILED
-    return EventType.RECORDING_COMPLETED if info.status in _DONE else None
+    return EventType.RECORDING_COMPLETED if info.status_name in _DONE else None
 
 
 def facts_of(info: EgressInfo, data: EventData) -> EventData:
@@ -45,16 +44,14 @@ def facts_of(info: EgressInfo, data: EventData) -> EventData:
 
 
 def _is_into_files(info: EgressInfo) -> bool:
-    if _results(info):
-        return True
-    which = info.WhichOneof("request")
-    if which is None:
-        return False
-    request: Message = getattr(info, which)
-    fields = {field.name: value for field, value in request.ListFields()}
-    outputs = fields.get("outputs", ())  # of the request that replaced all others
-    return any(name in fields for name in _FILES) or any(out.HasField("file") for out in outputs)
+    asked = info.request
+    return bool(
+        _results(info)
+        or asked.file is not None
+        or asked.file_outputs
+        or any(output.file is not None for output in asked.outputs)
+    )
 
 
-def _results(info: EgressInfo) -> list[FileInfo]:
-    return list(info.file_results) or ([info.file] if info.HasField("file") else [])
+def _results(info: EgressInfo) -> Sequence[FileInfo]:
+    return info.file_results or ([info.file] if info.file is not None else [])

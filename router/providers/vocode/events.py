@@ -70,19 +70,23 @@ def from_message(message: Message, received_at: int) -> Sequence[Event]:
     digest = "" if kind.once else sha256(_sorted.encode(message.raw)).hexdigest()
     claimed = _micros(message.fields.get("timestamp")) if kind.timed else 0
     time = happened_at(claimed, received_at)
-    return [_event(message, kind, type_, digest, time) for type_ in kind.types]
+    data = kind.facts(_data(message), message.fields)
+    return [_event(message, type_, data, digest, time) for type_ in kind.types]
 
 
-def _event(message: Message, kind: _Kind, type_: EventType, digest: str, time: int) -> Event:
+def _data(message: Message) -> EventData:
     theirs = message.provider_call_id
-    id_ = event_id(PROVIDER, theirs, message.type, type_.value, digest)
-    data = EventData(
+    return EventData(
         call_id=call_id(PROVIDER, "", theirs) if theirs else "",
         provider_call_id=theirs,
-        stage="route" if type_ is EventType.CALL_INITIATED else "",
         raw=message.raw,
     )
-    data = kind.facts(data, message.fields)
+
+
+def _event(message: Message, type_: EventType, data: EventData, digest: str, time: int) -> Event:
+    id_ = event_id(PROVIDER, data.provider_call_id, message.type, type_.value, digest)
+    if type_ is EventType.CALL_INITIATED:
+        data = msgspec.structs.replace(data, stage="route")
     return Event(id=id_, type=type_, source=PROVIDER, time=time, key=data.call_id or id_, data=data)
 
 

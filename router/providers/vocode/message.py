@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -124,7 +125,12 @@ def _clean(value: Any, secrets: Sequence[str], depth: int = 0) -> Any:
             return {
                 _clean(name, secrets): _clean(each, secrets, depth + 1)
                 for name, each in value.items()
-                if _SECRET_NAME.fullmatch(name) is None
+                if not _is_secret(name)
             }
         case _:
             return value
+
+
+@lru_cache(256)  # a message has a few names, nearly always the same
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.fullmatch(name) is not None
