@@ -8,6 +8,7 @@ producers may choose, and in every version: older data is made into today's by
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -31,8 +32,13 @@ _json_decoder = msgspec.json.Decoder(dict[str, Any])
 
 def to_rfc3339(micros: int) -> str:
     """`1_700_000_000_000_000` → `2023-11-14T22:13:20.000000Z`."""
-    moment = _EPOCH + timedelta(microseconds=micros)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(micros, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(64)  # events come by the second
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
 
 
 def from_rfc3339(text: str) -> int:

@@ -20,6 +20,7 @@ whole, and gets the answer that follows from it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from time import perf_counter
 
 from aiohttp import web
@@ -79,6 +80,7 @@ class Webhooks:
         """The aiohttp handler of one webhook of `source`."""
         kind = endpoint.kind
         seconds = WEBHOOK_SECONDS.labels(source.name, kind)
+        answered = cache(lambda status: WEBHOOKS.labels(source.name, kind, str(status)))
 
         async def handle(request: web.Request) -> web.Response:
             started = perf_counter()
@@ -98,7 +100,7 @@ class Webhooks:
                 if _lines.spend((source.name, kind)) is not None:
                     logger.exception("webhook.failed", provider=source.name, kind=kind)
             seconds.observe(perf_counter() - started)
-            WEBHOOKS.labels(source.name, kind, str(reply.status)).inc()
+            answered(reply.status).inc()
             return web.Response(
                 status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type}
             )
