@@ -74,6 +74,7 @@ class Webhooks:
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
         self._appending: set[asyncio.Task[Event]] = set()
+        self._diagnoses = log.Budget()
         self.hints: dict[str, str] = {}  # provider → which setting refuses its webhooks
 
     def handler(self, source: WebhookSource, endpoint: Endpoint) -> Handler:
@@ -136,7 +137,9 @@ class Webhooks:
         try:
             return source.verify(request)
         except BadSignature as error:
-            hint = source.diagnose(request)
+            # Finding out costs more than verifying, and strangers decide how often it is asked.
+            asked = self._diagnoses.spend(source.name) is not None
+            hint = source.diagnose(request) if asked else ""
             if not hint:
                 raise
             self.hints[source.name] = hint

@@ -71,7 +71,10 @@ def redact(_logger: object, _method: str, fields: Fields) -> Fields:
 
 
 class Budget:
-    """At most 20 lines in 10 s for each key, so that no outage and no stranger fills the disk."""
+    """At most 20 in 10 s for each key, so that no outage and no stranger fills the disk.
+
+    Of lines, and of other work that strangers could make us do.
+    """
 
     _LINES: Final = 20
     _SECONDS: Final = 10.0

@@ -36,6 +36,22 @@ async def test_the_public_url_that_would_have_matched_is_named(tmp_path: Path) -
     assert TOKEN not in lines.text
 
 
+async def test_strangers_can_not_have_it_found_out_without_end(tmp_path: Path) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url="http://127.0.0.1:1")
+    routes = await apply_text(settings)
+    fields = form(CallSid=new_sid())
+    forged = headers(sign(VOICE, fields, base=CONFIGURED_AT_TWILIO, token="a-guess"))
+    signed = headers(sign(VOICE, fields, base=CONFIGURED_AT_TWILIO, token=TOKEN))
+    signed["Host"] = "calls.example.org"
+    with logged():
+        async with running(settings, routes=routes) as node, aiohttp.ClientSession() as session:
+            for sent in [forged] * 25 + [signed]:
+                url = settings.public_url + VOICE
+                async with session.post(url, data=urlencode(fields), headers=sent) as answer:
+                    assert answer.status == 403
+            assert "refused" not in node.health()[1]
+
+
 async def test_a_forged_signature_leads_nowhere(tmp_path: Path) -> None:
     settings = node_settings(tmp_path, port=free_port(), livekit_url="http://127.0.0.1:1")
     routes = await apply_text(settings)
