@@ -9,12 +9,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
 Role = Literal["ingress", "dispatch", "calls", "relay"]
 ALL_ROLES: tuple[Role, ...] = ("ingress", "dispatch", "calls", "relay")
+
+
+def _list(value: object) -> object:
+    """Lists from the environment: JSON, or `a,b`, which is what everybody writes first."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+ListOrCommas = (NoDecode, BeforeValidator(_list))
+"""Marks a tuple that the environment may hold as JSON or as `a,b`."""
 
 
 class Section(BaseModel):
@@ -58,7 +71,7 @@ class JournalSettings(Section):
 class KafkaSettings(Section):
     """The brokers; empty `bootstrap_servers` means the journal alone."""
 
-    bootstrap_servers: Annotated[tuple[str, ...], NoDecode]
+    bootstrap_servers: Annotated[tuple[str, ...], *ListOrCommas]
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
     sasl_username: str
@@ -71,11 +84,6 @@ class KafkaSettings(Section):
     session_timeout: Seconds
     rebalance_timeout: Seconds
     takeover_after: Seconds
-
-    @field_validator("bootstrap_servers", mode="before")
-    @classmethod
-    def _read(cls, value: object) -> object:
-        return _list(value)
 
 
 class LiveKitSettings(Section):
@@ -112,7 +120,7 @@ class TwilioSettings(Section):
     """The Twilio accounts whose webhooks are taken."""
 
     account_sid: str
-    auth_tokens: Annotated[tuple[SecretStr, ...], NoDecode]
+    auth_tokens: Annotated[tuple[SecretStr, ...], *ListOrCommas]
     accounts: dict[str, tuple[SecretStr, ...]]
     shared_keys: dict[str, SecretStr]
     api_url: str
@@ -120,38 +128,23 @@ class TwilioSettings(Section):
     apology: str
     voice_language: str
 
-    @field_validator("auth_tokens", mode="before")
-    @classmethod
-    def _read(cls, value: object) -> object:
-        return _list(value)
-
 
 class TelnyxSettings(Section):
     """The Telnyx account whose webhooks are taken, and that is sent commands."""
 
     api_key: SecretStr
-    public_keys: Annotated[tuple[str, ...], NoDecode]
+    public_keys: Annotated[tuple[str, ...], *ListOrCommas]
     api_url: str
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str
 
-    @field_validator("public_keys", mode="before")
-    @classmethod
-    def _read(cls, value: object) -> object:
-        return _list(value)
-
 
 class VocodeSettings(Section):
     """The Vocode (or Fluents) account whose webhooks are taken."""
 
-    secrets: Annotated[tuple[SecretStr, ...], NoDecode]
-    action_secrets: Annotated[tuple[SecretStr, ...], NoDecode]
-
-    @field_validator("secrets", "action_secrets", mode="before")
-    @classmethod
-    def _read(cls, value: object) -> object:
-        return _list(value)
+    secrets: Annotated[tuple[SecretStr, ...], *ListOrCommas]
+    action_secrets: Annotated[tuple[SecretStr, ...], *ListOrCommas]
 
 
 class ProvidersSettings(Section):
@@ -169,15 +162,6 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"]
 
 
-def _list(value: object) -> object:
-    """Lists from the environment: JSON, or `a,b`, which is what everybody writes first."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
 class Settings(BaseSettings):
     """Everything. Made by `config.load`."""
 
@@ -189,7 +173,7 @@ class Settings(BaseSettings):
     data_dir: Path
     secret_key: SecretStr
     durability: Literal["auto", "replicated", "local"]
-    roles: Annotated[tuple[Role, ...], NoDecode]
+    roles: Annotated[tuple[Role, ...], *ListOrCommas]
     http: HttpSettings
     database: DatabaseSettings
     journal: JournalSettings
@@ -199,11 +183,6 @@ class Settings(BaseSettings):
     calls: CallsSettings
     providers: ProvidersSettings
     log: LogSettings
-
-    @field_validator("roles", mode="before")
-    @classmethod
-    def _read_roles(cls, value: object) -> object:
-        return _list(value)
 
     @field_validator("public_url")
     @classmethod
