@@ -50,8 +50,6 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _TRY_AGAIN = Reply(503, b"can't take this now, please try again")
 
-_lines = log.Budget()  # strangers and broken disks decide how often that happens
-
 
 class Webhooks:
     """Makes the handler of each provider's webhooks."""
@@ -74,7 +72,8 @@ class Webhooks:
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
         self._appending: set[asyncio.Task[Event]] = set()
-        self._diagnoses = log.Budget()
+        # Strangers and broken disks decide how often there is something to say, or to find out.
+        self._lines, self._diagnoses = log.Budget(), log.Budget()
         self.hints: dict[str, str] = {}  # provider → which setting refuses its webhooks
 
     def handler(self, source: WebhookSource, endpoint: Endpoint) -> Handler:
@@ -90,15 +89,17 @@ class Webhooks:
                     reply = await self._take(source, endpoint, request)
             except SwitchboardError as error:
                 reply = _refusal(error)
-                _log_refusal(source.name, kind, reply.status, str(error))
+                self._log_refusal(source.name, kind, reply.status, str(error))
             except TimeoutError:
                 reply = _TRY_AGAIN
-                _log_refusal(source.name, kind, reply.status, "it took over http.request_timeout")
+                self._log_refusal(
+                    source.name, kind, reply.status, "it took over http.request_timeout"
+                )
             except (ConnectionResetError, asyncio.IncompleteReadError):
                 reply = Reply(400)  # nobody is there to read it
             except Exception:
                 reply = _TRY_AGAIN
-                if _lines.spend((source.name, kind)) is not None:
+                if self._lines.spend((source.name, kind)) is not None:
                     logger.exception("webhook.failed", provider=source.name, kind=kind)
             seconds.observe(perf_counter() - started)
             answered(reply.status).inc()
@@ -144,6 +145,18 @@ class Webhooks:
                 raise
             self.hints[source.name] = hint
             raise BadSignature(f"{error}; {hint}") from error
+
+    def _log_refusal(self, provider: str, kind: str, status: int, why: str) -> None:
+        left_out = self._lines.spend((provider, kind, status))
+        if left_out is not None:
+            logger.warning(
+                "webhook.refused",
+                provider=provider,
+                kind=kind,
+                status=status,
+                why=why,
+                left_out=left_out,
+            )
 
     async def _append_whole(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
         task = asyncio.create_task(self._append(events, timing))
@@ -214,19 +227,6 @@ def _refusal(error: SwitchboardError) -> Reply:
             return Reply(408, b"not accepted: the body came too slowly")
         case _:  # LogError and whatever else is ours
             return _TRY_AGAIN
-
-
-def _log_refusal(provider: str, kind: str, status: int, why: str) -> None:
-    left_out = _lines.spend((provider, kind, status))
-    if left_out is not None:
-        logger.warning(
-            "webhook.refused",
-            provider=provider,
-            kind=kind,
-            status=status,
-            why=why,
-            left_out=left_out,
-        )
 
 
 def _micros(seconds: float) -> int:
