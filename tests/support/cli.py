@@ -90,6 +90,7 @@ class Shell:
                 env=self.environment(),
                 stdout=out_file,
                 stderr=err_file,
+                preexec_fn=_heeds_ctrl_c,
             )
         started = Started(process, out, err)
         try:
@@ -98,6 +99,11 @@ class Shell:
         finally:
             if process.poll() is None:
                 started.end()
+
+
+def _heeds_ctrl_c() -> None:
+    # A script starts what it puts behind an & with SIGINT ignored, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
