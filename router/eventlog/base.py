@@ -117,6 +117,8 @@ class EventLog(Protocol):
     ) -> Appended:
         """Add a record; `headers["ce_id"]` is its identity within the topic.
 
+        Whoever stops waiting takes nothing back: the record is written all the same.
+
         Raises:
             LogUnavailable: nothing was written, the sender may try again.
             LogFailed: the disk failed; this process must end.

@@ -70,11 +70,6 @@ def _add_webhooks(
             for method in endpoint.methods:
                 app.router.add_route(method, f"/webhooks/{source.name}{endpoint.path}", handler)
 
-    async def drain(_app: web.Application) -> None:
-        await webhooks.drain(settings.shutdown_grace / 4)
-
-    app.on_cleanup.append(drain)
-
 
 @asynccontextmanager
 async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterator[int]:

@@ -114,7 +114,7 @@ class RouteFollower:
             return
         try:
             route = msgspec.json.decode(record.value, type=Route)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
             logger.warning("routes.unreadable", offset=record.position.offset, why="not a route")
             return
         self._changed |= self.table.put(route)
@@ -125,7 +125,7 @@ class RouteFollower:
                 lines = [msgspec.json.decode(line, type=_Copy) for line in file]
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             logger.warning("routes.copy_unreadable", error=type(error).__name__)
             return
         for line in lines:

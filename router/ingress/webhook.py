@@ -13,9 +13,9 @@ Status policy, for all providers (a provider retries what it understands as our 
 | not done within http.request_timeout                | 503    |
 | the log can't take it, or anything unforeseen       | 503    |
 
-An append that has begun is brought to its end whatever becomes of the request that wanted it (its
-time is up, its process is told to stop): the sender's next try then finds the event in the log,
-whole, and gets the answer that follows from it.
+An append that has begun ends whatever becomes of the request that wanted it (its time is up, its
+process is told to stop; see `EventLog.append`): the sender's next try then finds the event in the
+log and gets the answer that follows from it.
 """
 
 import asyncio
@@ -71,7 +71,6 @@ class Webhooks:
         self._clock = clock
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
-        self._appending: set[asyncio.Task[Event]] = set()
         # Strangers and broken disks decide how often there is something to say, or to find out.
         self._lines, self._diagnoses = log.Budget(), log.Budget()
         self.hints: dict[str, str] = {}  # provider → which setting refuses its webhooks
@@ -109,13 +108,6 @@ class Webhooks:
 
         return handle
 
-    async def drain(self, seconds: float) -> None:
-        """Give the appends whose requests are gone so long to end."""
-        if self._appending:
-            await asyncio.wait(self._appending, timeout=seconds)
-        for task in self._appending:
-            task.cancel()
-
     async def _take(self, source: WebhookSource, endpoint: Endpoint, http: web.Request) -> Reply:
         kind, received_at = endpoint.kind, self._clock.now()
         body = await self._body(http)
@@ -132,7 +124,7 @@ class Webhooks:
         if not self._ready() and any(event.data.decision is not None for event in events):
             raise LogUnavailable("the route table is not here yet: nothing can be decided")
         timing = {"verified": _micros(checked - read), "decided": _micros(decided - read)}
-        return source.reply(kind, await self._append_whole(events, timing))
+        return source.reply(kind, await self._append(events, timing))
 
     def _verified(self, source: WebhookSource, request: WebhookRequest) -> Verified:
         try:
@@ -157,17 +149,6 @@ class Webhooks:
                 why=why,
                 left_out=left_out,
             )
-
-    async def _append_whole(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
-        task = asyncio.create_task(self._append(events, timing))
-        self._appending.add(task)
-        task.add_done_callback(self._appended)
-        return await asyncio.shield(task)
-
-    def _appended(self, task: asyncio.Task[Event]) -> None:
-        self._appending.discard(task)
-        if not task.cancelled():
-            task.exception()  # where the request is gone, nobody else asks for it
 
     async def _append(self, events: Sequence[Event], timing: dict[str, int]) -> Event:
         """Make the events durable; returns the first as the log has it, for a repeated webhook.

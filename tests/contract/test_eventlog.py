@@ -82,6 +82,18 @@ async def test_idempotent_when_twins_come_together(log: OpenLog) -> None:
     assert [existing.value for _, existing in appended if existing is not None] == [b"\x00"] * 7
 
 
+async def test_who_stops_waiting_takes_nothing_back(log: OpenLog) -> None:
+    topic = new_topic()
+    waiting = [asyncio.create_task(append(log, topic, "key", f"id-{n}")) for n in range(20)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert all(task.cancelled() for task in waiting)
+    async with log.follow([topic], after={}) as follower:
+        assert ids(await read(follower, 20)) == [f"id-{n}" for n in range(20)]
+
+
 async def test_the_same_id_in_another_topic_is_another_record(log: OpenLog) -> None:
     topic, dead = new_topic(), new_topic()
     await append(log, topic, "key", "id-1")

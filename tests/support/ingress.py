@@ -43,7 +43,7 @@ NUMBER, FALLBACK = "+14155550100", "+14155550199"
 
 @dataclass
 class FaultyLog:
-    """`EventLog` before another one: raises `error`, or holds every append until `go` is set."""
+    """`EventLog` before another one: raises `error`; appends, but says so only when `go` is set."""
 
     inner: EventLog = field(default_factory=FakeLog)
     error: Exception | None = None
@@ -55,13 +55,17 @@ class FaultyLog:
         self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str]
     ) -> Appended:
         self.begun += 1
-        if self.go is not None:
-            await self.go.wait()
         if self.error is not None:
+            await self._told()
             raise self.error
         appended = await self.inner.append(topic, key, value, headers)
+        await self._told()
         self.ended += 1
         return appended
+
+    async def _told(self) -> None:
+        if self.go is not None:
+            await self.go.wait()
 
     def reader(
         self, topics: Sequence[str], *, group: str, on_revoke: OnRevoke | None = None
