@@ -42,7 +42,7 @@ async def asking(url: str) -> AsyncIterator[Ask]:
     twilio = {
         "account_sid": ACCOUNT,
         "auth_tokens": [TOKEN, "the-next-token"],
-        "accounts": {SUBACCOUNT: [ITS_TOKEN], TOKENLESS: []},
+        "accounts": {SUBACCOUNT: [ITS_TOKEN], TOKENLESS: [], ACCOUNT: ["one-more-token"]},
         "api_url": url,
     }
     settings = load(overrides={"providers": {"twilio": twilio}})

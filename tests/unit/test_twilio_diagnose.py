@@ -61,7 +61,7 @@ def test_another_host_that_the_request_was_sent_to() -> None:
             "https://b.example.com",
             {"X_Forwarded_Host": "b.example.com, c"},
         ),
-        ("https://a.example.com:8443", "https://a.example.com", {}),
+        ("https://a.example.com:9", "https://a.example.com:8", {"Host": "a.example.com:8"}),
         ("https://a.example.com", "https://a.example.com:8443", {"Host": "a.example.com:8443"}),
         ("https://a.example.com", "https://a.example.com:8443", {"X_Forwarded_Port": "8443"}),
         ("https://A.example.com", "https://a.example.com", {}),

@@ -135,9 +135,9 @@ def test_a_dial_of_no_known_stage(query: str) -> None:
         ("AccountSid", "AC" + "b2" * 16),
         ("AccountSid", "x"),
         ("ParentCallSid", "CAx"),
-        ("From", "+1212555012345678"),
-        ("From", "<script>"),
         ("To", "+1415555 0100"),
+        ("To", "+464"),
+        ("To", "<script>"),
         ("To", "sip:a b@c"),
         ("To", "\x00"),
     ],
@@ -149,10 +149,32 @@ def test_malformed_fields_are_named_without_their_value(field: str, value: str) 
 
 
 @pytest.mark.parametrize(
-    "caller", ["anonymous", "Restricted", "", "sip:bob@example.com", "12345", "client:bob"]
+    "caller",
+    [
+        *("anonymous", "Restricted", "", "sip:bob@example.com", "12345", "client:bob"),
+        *("+", "+464", "+0012125550123", "+12125550123456789", "+*67"),
+    ],
 )
 def test_callers_that_are_not_numbers_are_callers(caller: str) -> None:
     assert parsed("voice", From=caller).data.from_number == caller
+
+
+@pytest.mark.parametrize("kind", ["voice", "fallback", "disaster", "status"])
+@pytest.mark.parametrize(
+    "caller", ["<script>", "Bob Smith", "+1 212", "sip:bob smith@x", "é", "\0"]
+)
+def test_a_caller_who_claims_to_be_nobody_is_not_turned_away(kind: str, caller: str) -> None:
+    event = parsed(kind, From=caller)
+    assert (event.data.from_number, event.data.to_number) == ("", "+14155550100")
+    assert event.data.raw["From"] == caller
+
+
+def test_without_any_caller_it_is_no_call() -> None:
+    fields = form()
+    del fields["From"]
+    twilio = source()
+    with pytest.raises(BadPayload, match="From"):
+        twilio.parse(twilio.verify(request("voice", fields)))
 
 
 @given(

@@ -81,6 +81,13 @@ class TestAccounts:
         with pytest.raises(BadPayload, match="more than once"):
             parsed(doubled, **TWO)
 
+    def test_who_names_no_account_makes_no_call(self) -> None:
+        fields = form()
+        del fields["AccountSid"]
+        for token in (TOKEN, SUBTOKEN):
+            with pytest.raises(BadPayload, match="AccountSid"):
+                parsed(request(fields=fields, token=token), **TWO)
+
     @pytest.mark.parametrize("token", [TOKEN, SUBTOKEN])
     def test_an_alert_of_a_subaccount_may_be_signed_by_its_parent(self, token: str) -> None:
         fields = ALERT | {"AccountSid": SUBACCOUNT, "ParentAccountSid": ACCOUNT}

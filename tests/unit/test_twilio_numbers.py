@@ -7,7 +7,14 @@ import pytest
 from router.errors import BadPayload
 from router.events.model import Event
 from router.events.types import NUMBERS_TOPIC, EventType, topic_of
-from tests.support.twilio_requests import ACCOUNT, SUBACCOUNT, json_request, parsed, request
+from tests.support.twilio_requests import (
+    ACCOUNT,
+    SUBACCOUNT,
+    SUBTOKEN,
+    json_request,
+    parsed,
+    request,
+)
 
 ORDER = "KW" + "5e" * 16
 NUMBER = "+14155550100"
@@ -116,6 +123,12 @@ def test_papers_were_judged() -> None:
 def test_a_bundle_may_come_without_an_account() -> None:
     event = parsed(request("bundle", {"Sid": BUNDLE, "Status": "draft"}))[0]
     assert (event.key, event.data.account) == (BUNDLE, ACCOUNT)
+
+
+def test_a_subaccounts_bundle_may_come_without_an_account_too() -> None:
+    signed = request("bundle", {"Sid": BUNDLE, "Status": "draft"}, token=SUBTOKEN)
+    event = parsed(signed, accounts={SUBACCOUNT: [SUBTOKEN]})[0]
+    assert (event.key, event.data.account) == (BUNDLE, SUBACCOUNT)
 
 
 @pytest.mark.parametrize("field", ["BundleSid", "Status", "AccountSid"])

@@ -123,6 +123,76 @@ def test_the_degraded_answer_promises_no_agent(routes: RouteTable, tag: str) -> 
     assert twiml.find(".//Sip") is None
 
 
+def failed_action(stage: str = "agent", **fields: str) -> dict[str, str]:
+    """What /fallback is told when the answer of /dial was no TwiML."""
+    url = f"https://other.example.com/base/webhooks/twilio/dial?stage={stage}"
+    return {"ErrorCode": "11200", "ErrorUrl": url} | fields
+
+
+@pytest.mark.parametrize("stage", ["agent", "fallback"])
+@pytest.mark.parametrize("more", [{}, {"DialCallStatus": "completed"}])
+def test_who_has_talked_to_somebody_is_not_put_through_again(
+    stage: str, more: dict[str, str]
+) -> None:
+    """/dial has failed, so Twilio asks /fallback what is next."""
+    fields = failed_action(stage, CallStatus="in-progress", **more)
+    event, twiml = answer("fallback", table(), **fields)
+    assert [child.tag for child in twiml] == ["Hangup"]
+    assert event.type == "call.ended"
+
+
+@pytest.mark.parametrize("more", [{}, {"DialCallStatus": "busy"}])
+def test_the_fallback_is_dialled_once_though_nobody_can_be_asked_after_it(
+    more: dict[str, str],
+) -> None:
+    """Or an outage would have the caller ring the same number for ever."""
+    _, twiml = answer("fallback", table(), **failed_action("agent", **more))
+    assert twiml[0][0].text == "+14155550199"
+    _, twiml = answer("fallback", table(), **failed_action("fallback", **more))
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "x", PUBLIC_URL, f"{PUBLIC_URL}/webhooks/twilio/voice?stage=agent"]
+    + [f"{PUBLIC_URL}/webhooks/twilio/dial{query}" for query in ("", "?stage=", "?stage=other")],
+)
+def test_what_failed_elsewhere_is_the_call_as_it_came_in(url: str) -> None:
+    _, twiml = answer("fallback", table(), ErrorUrl=url, CallStatus="in-progress")
+    assert twiml[0][0].text == "+14155550199"
+
+
+def test_a_call_that_was_placed_and_fails_is_apologised_for() -> None:
+    _, twiml = answer("fallback", table(), Direction="outbound-api")
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+
+
+@pytest.mark.parametrize("kind", ["dial", "fallback"])
+@pytest.mark.parametrize("status", ["completed", "no-answer", "canceled"])
+def test_a_caller_who_gave_up_is_forwarded_to_nobody(kind: str, status: str) -> None:
+    gone = {"DialCallStatus": "canceled", "CallStatus": status}
+    query = "?stage=agent" if kind == "dial" else ""
+    event, twiml = answer(kind, table(), query, **failed_action(**gone))
+    assert [child.tag for child in twiml] == ["Hangup"]
+    assert (event.type, event.data.disposition) == ("call.ended", "canceled")
+    assert event.data.decision is None
+
+
+@pytest.mark.parametrize(
+    "caller", ["client:bob", "sip:bob@example.com", "anonymous", "", "+464", "Bob Smith"]
+)
+def test_the_fallback_of_a_caller_without_a_number_is_shown_the_called_one(caller: str) -> None:
+    """Else Twilio does not dial it."""
+    _, twiml = answer("dial", table(), "?stage=agent", DialCallStatus="busy", From=caller)
+    assert twiml[0].get("callerId") == "+14155550100"
+    assert twiml[0][0].text == "+14155550199"
+
+
+def test_the_fallback_is_shown_the_callers_number() -> None:
+    _, twiml = answer("dial", table(), "?stage=agent", DialCallStatus="busy")
+    assert "callerId" not in twiml[0].attrib
+
+
 def test_after_a_disaster_the_caller_is_put_through_to_a_person() -> None:
     """LiveKit has just not been reached: not to it again as long as there is somebody else."""
     event, twiml = answer("disaster", table())
@@ -172,15 +242,27 @@ def test_credentials_and_texts_can_not_break_the_document() -> None:
 
 def test_only_numbers_are_dialled() -> None:
     with pytest.raises(ValueError, match=r"E\.164"):
-        source()._answers.to_number("+1</Number><Dial>")
+        source()._answers.to_number("+1</Number><Dial>", caller="", called="")
+
+
+def test_a_caller_id_is_a_number() -> None:
+    twiml = source()._answers.to_number("+14155550199", caller="client:bob", called="sip:a@b")
+    assert "callerId" not in ET.fromstring(twiml)[0].attrib
 
 
 def test_a_sip_uri_that_twilio_would_refuse_stops_the_start() -> None:
+    """It takes fewer than 255 characters."""
+    rest = len(SipTarget("", "tcp", "u", "p").uri(call_id("", "", "")))
+    _dialling("h" * (254 - rest))
     with pytest.raises(ValueError, match="sip_host"):
-        Answers(
-            public_url=PUBLIC_URL,
-            target=SipTarget("h" * 250, "tcp", "u", "p"),
-            dial_timeout=20,
-            apology="",
-            language="en-US",
-        )
+        _dialling("h" * (255 - rest))
+
+
+def _dialling(host: str) -> Answers:
+    return Answers(
+        public_url=PUBLIC_URL,
+        target=SipTarget(host, "tcp", "u", "p"),
+        dial_timeout=20,
+        apology="",
+        language="en-US",
+    )

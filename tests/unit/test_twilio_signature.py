@@ -4,17 +4,27 @@ import hashlib
 import hmac
 from base64 import b64encode
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiDict
 from twilio.request_validator import RequestValidator
 
 from router.errors import BadPayload, BadSignature
 from router.provider import WebhookRequest
 from router.providers.twilio.signature import public_bases
-from tests.support.twilio_requests import NOW, PUBLIC_URL, TOKEN, form, headers, request, source
+from tests.support.twilio_requests import (
+    NOW,
+    PUBLIC_URL,
+    TOKEN,
+    form,
+    headers,
+    parsed,
+    request,
+    source,
+)
 
 
 def test_accepts_what_the_sdk_signed() -> None:
@@ -97,17 +107,27 @@ def test_a_changed_query_is_refused() -> None:
         ("https://calls.example.com:443", "https://calls.example.com"),
         ("https://user:pass@calls.example.com", "https://user:pass@calls.example.com:443"),
         ("https://user:pass@calls.example.com:8443", "https://user:pass@calls.example.com:8443"),
+        ("https://user:pass@calls.example.com:8443", "https://user:pass@calls.example.com"),
+        ("https://calls.example.com:8443/tenant", "https://calls.example.com/tenant"),
         ("http://[::1]:80", "http://[::1]"),
+        ("http://[::1]:8080", "http://[::1]"),
+        ("https://s", "https://s:443"),
         ("https://calls.example.com/tenant/7", "https://calls.example.com:443/tenant/7"),
     ],
 )
-def test_default_ports_may_be_there_or_not(configured: str, signed_with: str) -> None:
+def test_a_port_may_be_there_or_not(configured: str, signed_with: str) -> None:
     assert signed_with in public_bases(configured)
     url = signed_with + "/webhooks/twilio/voice"
     text = url + "".join(k + v for k, v in sorted(form().items()))
     digest = hmac.new(TOKEN.encode(), text.encode(), "sha1").digest()
     signed = replace(request(), headers=CIMultiDict(headers(b64encode(digest).decode())))
     source(public_url=configured).verify(signed)
+
+
+@pytest.mark.parametrize("signed_with", ["https://calls.example.com:9443", PUBLIC_URL + ":80"])
+def test_another_port_is_refused(signed_with: str) -> None:
+    with pytest.raises(BadSignature):
+        source(public_url=f"{PUBLIC_URL}:8443").verify(request(base=signed_with))
 
 
 def test_another_host_is_refused() -> None:
@@ -126,14 +146,29 @@ def test_an_absolute_target_is_refused() -> None:
         source().verify(replace(request(), target=PUBLIC_URL + "/webhooks/twilio/voice"))
 
 
-def test_duplicate_parameters_sign_as_twilio_signs_them() -> None:
-    body = b"B=2&A=1&B=1&B=2"
-    text = f"{PUBLIC_URL}/webhooks/twilio/voiceA1B1B2"
-    digest = hmac.new(TOKEN.encode(), text.encode(), "sha1").digest()
-    signed = replace(request(), body=body, headers=CIMultiDict(headers(b64encode(digest).decode())))
+def with_more(*pairs: tuple[str, str]) -> WebhookRequest:
+    """An incoming call whose form has more fields, signed by Twilio's SDK."""
+    form_ = MultiDict([*form().items(), *pairs])
+    signature = RequestValidator(TOKEN).compute_signature(PUBLIC_URL + request().target, form_)
+    body = urlencode(list(form_.items())).encode()
+    return replace(request(), body=body, headers=CIMultiDict(headers(signature)))
+
+
+@pytest.mark.parametrize("name", ["CallSid", "To", "New"])
+def test_a_field_has_one_value(name: str) -> None:
+    """Or `To=+1415…&ToCity=` could be signed as `To=+1415…&To=City`."""
+    signed = with_more((name, "1"), (name, "2"))
     verified = source().verify(signed)
     with pytest.raises(BadPayload, match="more than once"):
         source().parse(verified)
+
+
+def test_what_is_repeated_without_saying_more_is_taken() -> None:
+    """SIP headers of the caller's, too, may be there several times: no reason to hang up."""
+    headers_ = [("SipHeader_X-Route", "b"), ("SipHeader_X-Route", "a")]
+    event = parsed(with_more(("CallSid", form()["CallSid"]), *headers_, headers_[0]))[0]
+    assert event.data.raw["SipHeader_X-Route"] == "b, a"
+    assert event.id == parsed(request())[0].id
 
 
 def test_bytes_that_are_not_utf8_are_refused() -> None:

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from router.errors import BadPayload
 from router.events.ids import call_id
 from router.events.model import Event
-from router.events.types import EventType
+from router.events.types import NUMBERS_TOPIC, EventType, topic_of
 from router.provider import WebhookRequest
 from router.routing.decide import decide
 from router.routing.table import RouteTable
 from tests.support.twilio_requests import (
     ACCOUNT,
     NOW,
+    SUBACCOUNT,
     form,
     json_request,
     parsed,
@@ -148,6 +149,24 @@ def test_a_summary_of_a_past_call() -> None:
     assert (event.data.from_number, event.data.to_number) == ("+12125550123", "+14155550100")
 
 
+@pytest.mark.parametrize("word", ["pending", "successful", "failed"])
+@pytest.mark.parametrize("what", ["registration", "deregistration"])
+def test_a_number_is_registered_for_messages(what: str, word: str) -> None:
+    kind = f"messaging.compliance.number-{what}.{word}"
+    data = {
+        "phonenumber": "+14155550100",
+        "phonenumbersid": "PN" + "0a" * 16,
+        "accountsid": SUBACCOUNT,
+        "externalstatus": "registered",
+        "failurereason": "Campaign suspended",
+    }
+    event = told(element(f"com.twilio.{kind}", data))[0]
+    assert (event.type, event.key) == (EventType.NUMBER_CHANGED, "+14155550100")
+    assert (event.data.number, event.data.status) == ("+14155550100", kind)
+    assert (event.data.account, event.data.reason) == (SUBACCOUNT, "Campaign suspended")
+    assert topic_of(event.type) == NUMBERS_TOPIC
+
+
 def test_an_id_makes_one_event_and_another_id_another() -> None:
     one, other = element("com.twilio.new", {}), element("com.twilio.new", {}, id="VW2")
     events = told(one, other, one)
@@ -189,7 +208,8 @@ BAD: list[Any] = [
     asked("com.twilio.voice.twiml.gather.finished", form(Digits="\ud800")),
     asked("com.twilio.voice.twiml.dial.finished", form(DialCallSid="\ud800")),
     asked(STATUS + "completed", {"CallSid": SID, "AccountSid": ACCOUNT, "CallStatus": "a b"}),
-    asked(STATUS + "completed", status("completed", From="<script>")),
+    asked(STATUS + "completed", status("completed", To="<script>")),
+    element("com.twilio.messaging.compliance.number-registration.failed", {"phonenumber": "x"}),
     asked("com.twilio.voice.twiml.dial.finished", {"CallSid": [SID]}),
     element("com.twilio.error-logs.error.logged", {"payload": "{"}),
     element("com.twilio.voice.insights.call-summary.complete", {"duration": "x", "from": []}),

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from config.settings import TwilioSettings
 from router.errors import Ambiguous, Permanent
 from router.events.model import Disposition
 from router.provider import CallRef, Carrier, ProviderContext, Standing
+from router.providers.twilio.keys import auth_tokens
 from router.rest import Rest, open_rest
 
 _TIMEOUT: Final = 10.0  # seconds, of one request
@@ -38,16 +38,11 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
     settings = context.settings.providers.twilio
     async with AsyncExitStack() as stack:
         accounts = {
-            account: await stack.enter_async_context(_open(settings.api_url, account, token))
-            for account, token in _tokens(settings).items()
+            account: await stack.enter_async_context(_open(settings.api_url, account, tokens[0]))
+            for account, tokens in auth_tokens(settings).items()
+            if tokens
         }
         yield Carrier(standing=partial(_standing, accounts))
-
-
-def _tokens(settings: TwilioSettings) -> Mapping[str, str]:
-    """The Auth Token of each account that has one."""
-    tokens = {settings.account_sid: settings.auth_tokens, **settings.accounts}
-    return {account: kept[0].get_secret_value() for account, kept in tokens.items() if kept}
 
 
 @asynccontextmanager

@@ -133,10 +133,16 @@ def _candidates(public_url: str, headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _forms(base: str) -> Sequence[str]:
+    """The base, and where its port is the default one with it and without.
+
+    An unusual port stays: without it the signature proves another URL, which is asked about too.
+    """
     try:
-        return signature.public_bases(base)
+        parts, forms = urlsplit(base), signature.public_bases(base)
+        usual = parts.port in (None, signature.DEFAULT_PORTS[parts.scheme])
     except ValueError:  # a header claims a host that is none
         return ()
+    return forms if usual else forms[:1]
 
 
 def _mend(base: str) -> str:

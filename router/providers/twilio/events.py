@@ -21,7 +21,8 @@ from router.providers.twilio.fields import (
     WORD,
     Fields,
     answerer,
-    check_party,
+    called,
+    caller,
     kept,
     matching,
     moment,
@@ -50,6 +51,9 @@ _LEG_PROGRESS: Final[Mapping[str, EventType]] = {
     "ringing": EventType.LEG_RINGING,
     "in-progress": EventType.LEG_ANSWERED,
 }
+STAGES: Final = ("agent", "fallback")
+"""Who was dialled, in the query of our `<Dial action>` URLs."""
+
 # From the telephone network to us; the second is a call over an Elastic SIP trunk.
 _INBOUND: Final = frozenset({"inbound", "trunking-originating"})
 
@@ -98,21 +102,40 @@ def call_status(fields: Fields, account: str, received_at: int) -> Event:
 
 
 def dial_ended(fields: Fields, account: str, received_at: int, stage: str) -> Event:
-    """The `<Dial action>` request: the dial of `stage` is over, and Twilio asks what is next."""
-    if stage not in ("agent", "fallback"):
+    """The `<Dial action>` request: the dial of `stage` is over, and Twilio asks what is next.
+
+    It asks too when the caller gave up while it rang: then the call is over, and nothing is next.
+    """
+    if stage not in STAGES:
         raise BadPayload("the query's stage is neither agent nor fallback")
     status = matching(fields, "DialCallStatus", WORD)
-    disposition = _ENDINGS.get(status, "failed")
-    data = _data(fields, account, status=status, disposition=disposition, stage=stage)
+    given_up = status == "canceled" and fields.get("CallStatus") in _ENDINGS
+    data = _data(
+        fields,
+        account,
+        status=status,
+        disposition=_ENDINGS.get(status, "failed"),
+        stage="" if given_up else stage,
+    )
     leg = fields.get("DialCallSid", "")
     return Event(
         id=event_id(PROVIDER, account, fields["CallSid"], "dial", stage, leg, status),
-        type=EventType.LEG_ENDED,
+        type=EventType.CALL_ENDED if given_up else EventType.LEG_ENDED,
         source=PROVIDER,
         time=received_at,
         key=data.call_id,
         data=data,
     )
+
+
+def action_failed(fields: Fields, account: str, received_at: int, stage: str) -> Event:
+    """The fallback URL asked because a `<Dial action>` gave no TwiML: `dial_ended` all the same.
+
+    How the dial ended need not be repeated there. CallStatus tells: our dials answer the caller
+    only when somebody took the call (answerOnBridge).
+    """
+    status = "completed" if fields.get("CallStatus") == "in-progress" else "no-answer"
+    return dial_ended({"DialCallStatus": status, **fields}, account, received_at, stage)
 
 
 def about_call(fields: Fields, account: str) -> EventData:
@@ -144,16 +167,14 @@ def _asking(fields: Fields, account: str, received_at: int, what: str) -> Event:
 
 def _data(fields: Fields, account: str, **more: Any) -> EventData:
     """What a request says that tells of both parties of a call."""
-    check_party(fields, "From")
-    check_party(fields, "To")
     sip_status = fields.get("DialSipResponseCode") or fields.get("SipResponseCode") or "0"
     dialled = optional(fields, "DialCallSid", CALL_SID)
     known = about_call(fields, account)
     return msgspec.structs.replace(
         known,
         direction="inbound" if fields.get("Direction", "inbound") in _INBOUND else "outbound",
-        from_number=fields["From"],
-        to_number=fields["To"],
+        from_number=caller(fields),
+        to_number=called(fields),
         leg_id=known.leg_id or dialled,
         sip_status=int(sip_status) if NUMBER.fullmatch(sip_status) else 0,
         duration=seconds(fields.get("CallDuration") or fields.get("DialCallDuration")),

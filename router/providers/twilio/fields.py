@@ -24,6 +24,7 @@ WORD: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _SIP_URI: Final = re.compile(r"sips?:[^\s<>\"]{1,255}")
 _IDENTITY: Final = re.compile(r"[\w:.@-][\w:.@+-]{0,254}", re.ASCII)  # 12345, client:bob
+_CLAIMED: Final = re.compile(r"\+[0-9*#]{0,32}")  # +464: what a caller ID may be, right or wrong
 _ANONYMOUS: Final = frozenset({"anonymous", "restricted", "unavailable", "unknown", "private", ""})
 _USER_INFO: Final = re.compile(r"(?<=://)[^/\s@]{1,500}@")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,12 +38,14 @@ _SECRET_NAMES: Final = frozenset(
 )
 # What is used and may be missing: see `read`.
 _OPTIONAL: Final = (
-    *("AccountSid", "AnsweredBy", "CallDuration", "DialCallDuration", "DialCallSid"),
-    *("DialSipResponseCode", "Direction", "ErrorCode", "FailureReason", "Final"),
+    *("AccountSid", "AnsweredBy", "CallDuration", "CallStatus", "DialCallDuration", "DialCallSid"),
+    *("DialCallStatus", "DialSipResponseCode", "Direction", "ErrorCode", "ErrorUrl"),
+    *("FailureReason", "Final"),
     *("ParentAccountSid", "ParentCallSid", "Payload", "RecordingDuration", "RecordingUrl"),
     *("RejectionReason", "SequenceId", "SequenceNumber", "SipResponseCode", "Timestamp", "Track"),
     *("TranscriptionData", "TranscriptionError", "TranscriptionErrorCode"),
 )
+_SIP_HEADERS: Final = ("SipHeader_", "DialSipHeader_")  # strangers choose their names
 _LONGEST: Final = max(map(len, _OPTIONAL))
 _BEGINS_OPTIONAL: Final = re.compile("|".join(sorted(_OPTIONAL, key=len, reverse=True)))
 # The rest of a longer name, as Twilio writes names; of the values only a weekday looks like it.
@@ -58,19 +61,29 @@ def read(form: Form) -> dict[str, str]:
     """The form as a mapping.
 
     Raises:
-        BadPayload: a field is there twice; or one that may be missing is, and the text of another
+        BadPayload: a field has two values; or one that may be missing is, and the text of another
             begins with its name: somebody moved a boundary in a request that Twilio signed, to be
             told less, or the same once more (`SequenceNumber=2` → `SequenceNumbe=r2`).
     """
     fields = dict(form)
     if len(fields) != len(form):
-        raise BadPayload("a field is there more than once")
+        fields = _merged(form)
     for name, value in form:
         found = _BEGINS_OPTIONAL.match(name + value[:_LONGEST])
         if found is None or found[0] in fields:
             continue
         if not _OWN_WORDS.fullmatch(name[found.end() :]):  # TrackName may be a new field
             raise BadPayload(f"{found[0]} is malformed")
+    return fields
+
+
+def _merged(form: Form) -> dict[str, str]:
+    """The fields of a form that repeats some: a caller's SIP headers may be (RFC 3261 §7.3.1)."""
+    fields: dict[str, str] = {}
+    for name, value in dict.fromkeys(form):
+        if name in fields and not name.startswith(_SIP_HEADERS):
+            raise BadPayload("a field is there more than once")
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
     return fields
 
 
@@ -87,14 +100,33 @@ def optional(fields: Fields, name: str, pattern: re.Pattern[str]) -> str:
     return matching(fields, name, pattern) if fields.get(name) else ""
 
 
-def check_party(fields: Fields, name: str) -> None:
-    """Raise BadPayload unless the field is a number, a SIP URI, a client or nobody known."""
-    value = fields.get(name)
+def called(fields: Fields) -> str:
+    """Who is called: a number, a SIP URI, a client or nobody known. Raises BadPayload."""
+    value = fields.get("To")
+    if value is None or not _is_party(value):
+        raise BadPayload("To is missing or malformed")
+    return value
+
+
+def caller(fields: Fields) -> str:
+    """Who calls, "" where it is nothing of the kind.
+
+    Carriers pass on whatever the caller claims to be (twilio.com/docs/api/errors/13214), and
+    nothing is decided by it: it must not cost anybody the call.
+
+    Raises:
+        BadPayload: there is no From.
+    """
+    value = fields.get("From")
     if value is None:
-        raise BadPayload(f"{name} is missing")
-    known = is_e164(value) or value.lower() in _ANONYMOUS
-    if not known and not (_SIP_URI.fullmatch(value) or _IDENTITY.fullmatch(value)):
-        raise BadPayload(f"{name} is malformed")
+        raise BadPayload("From is missing")
+    return value if _is_party(value) or _CLAIMED.fullmatch(value) else ""
+
+
+def _is_party(value: str) -> bool:
+    if is_e164(value) or value.lower() in _ANONYMOUS:
+        return True
+    return bool(_SIP_URI.fullmatch(value) or _IDENTITY.fullmatch(value))
 
 
 def seconds(text: str | None) -> float | None:

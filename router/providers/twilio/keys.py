@@ -6,7 +6,7 @@ signature is right (`Signer.account_of`).
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
@@ -56,20 +56,26 @@ class Key:
     signer: Signer
 
 
+def auth_tokens(settings: TwilioSettings) -> Mapping[str, Sequence[str]]:
+    """The Auth Tokens of each configured account, as many as it has; the main account's first."""
+    tokens = {settings.account_sid: settings.auth_tokens}
+    for account, more in settings.accounts.items():
+        tokens[account] = (*tokens.get(account, ()), *more)
+    return {account: [each.get_secret_value() for each in own] for account, own in tokens.items()}
+
+
 class Keyring:
     """The keys of all configured accounts."""
 
     def __init__(self, settings: TwilioSettings) -> None:
         main = settings.account_sid
-        tokens = {main: settings.auth_tokens}
-        for account, more in settings.accounts.items():
-            tokens[account] = (*tokens.get(account, ()), *more)
+        tokens = auth_tokens(settings)
         known = frozenset(tokens)
         self._main = main
         self._tokens: Mapping[str, Sequence[Key]] = {
             account: [
                 Key(
-                    token.get_secret_value().encode(),
+                    token.encode(),
                     "sha1",
                     Signer(account, known if account == main else frozenset({account}), known),
                 )
@@ -87,8 +93,9 @@ class Keyring:
         """The keys that may have signed a request.
 
         Twilio's header names a shared key; then no other key will do, nor another algorithm. Else
-        they are the Auth Tokens of the account that a form names; JSON is signed by the account
-        that configured the webhook, which may be the parent of the one that it is about.
+        they are the Auth Tokens of the account that a form names, of any where it names none; JSON
+        is signed by the account that configured the webhook, which may be the parent of the one
+        that it is about.
 
         Raises:
             BadSignature: the header is malformed or names no key that is configured, or the
@@ -123,10 +130,11 @@ class Keyring:
 
     def _named(self, form: Form, body: bytes) -> Sequence[Key]:
         if form:
-            named: Iterable[str] = (value for name, value in form if name in _NAMING)
-            accounts = [account for account in named if account in self._tokens] or [self._main]
+            named = [value for name, value in form if name in _NAMING]
+            others = [self._main] if named else list(self._tokens)  # a bundle may name none
+            accounts = [account for account in named if account in self._tokens] or others
         else:
-            found = (sid[0].decode() for sid in _SIDS.finditer(body))
-            accounts = [self._main, *(account for account in found if account in self._tokens)]
+            found = {sid.decode() for sid in set(_SIDS.findall(body))}
+            accounts = [self._main, *sorted(found & self._tokens.keys())]
         chosen = islice(dict.fromkeys(accounts), _NAMED_LIMIT)
         return [key for account in chosen for key in self._tokens[account]]

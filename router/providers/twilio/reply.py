@@ -21,7 +21,7 @@ class Answers:
     """Every TwiML document that this process can give.
 
     Raises:
-        ValueError: the SIP URI would be longer than Twilio takes (255 characters).
+        ValueError: the SIP URI would be longer than Twilio takes (254 characters).
     """
 
     def __init__(
@@ -43,21 +43,29 @@ class Answers:
         """Dial into the room of the call; its end is asked about at /dial."""
         return self._agent.replace(_CALL_ID, call_id).encode()
 
-    def to_number(self, number: str) -> bytes:
-        """Dial a fallback number. Raises ValueError unless it is E.164."""
+    def to_number(self, number: str, *, caller: str, called: str) -> bytes:
+        """Dial a fallback number, which is shown the caller's, else the called one.
+
+        Twilio dials no number for whom has none (a client, a SIP user, a caller ID that is wrong)
+        unless it is told to show another (twilio.com/docs/api/errors/13214).
+
+        Raises:
+            ValueError: the fallback is not E.164.
+        """
         if not is_e164(number):
             raise ValueError("the fallback is not an E.164 number")
         response = VoiceResponse()
-        dial = self._dial("fallback")
+        shown = called if is_e164(called) and not is_e164(caller) else None
+        dial = self._dial("fallback", caller_id=shown)
         dial.number(number)
         response.append(dial)
         return _encode(response)
 
     def _agent_document(self, target: SipTarget) -> str:
         uri = target.uri(_CALL_ID)
-        if len(uri) > _URI_LIMIT:
+        if len(uri) >= _URI_LIMIT:
             raise ValueError(
-                f"livekit.sip_host is too long: the SIP URI has over {_URI_LIMIT} characters"
+                f"livekit.sip_host is too long: the SIP URI must have under {_URI_LIMIT} characters"
             )
         response = VoiceResponse()
         dial = self._dial("agent")
@@ -71,12 +79,13 @@ class Answers:
         response.append(dial)
         return _encode(response).decode()
 
-    def _dial(self, stage: str) -> Dial:
+    def _dial(self, stage: str, *, caller_id: str | None = None) -> Dial:
         return Dial(
             action=f"{self._base}/dial?stage={quote(stage)}",
             method="POST",
             timeout=self._dial_timeout,
             answer_on_bridge=True,
+            caller_id=caller_id,
         )
 
 

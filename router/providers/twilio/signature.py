@@ -19,22 +19,21 @@ from router.providers.twilio.keys import Form, Key
 
 HEADER: Final = "X-Twilio-Signature"
 _FORM: Final = "application/x-www-form-urlencoded"
-_DEFAULT_PORTS: Final = {"https": "443", "http": "80"}
+DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
 def public_bases(public_url: str) -> tuple[str, ...]:
-    """The forms of the public URL that Twilio may have signed: with and without the default port.
+    """The forms of the public URL that Twilio may have signed: with and without its port.
 
-    Twilio's own servers disagree with each other about it, so both are tried.
+    Twilio's own servers disagree with each other about it (those that ask for TwiML leave even an
+    unusual port out, those that call back keep it), so both are tried, as its SDK does.
     """
     parts = urlsplit(public_url)
-    default = _DEFAULT_PORTS.get(parts.scheme)
-    bases = [public_url]
     if parts.port is None:
-        bases.append(public_url.replace(parts.netloc, f"{parts.netloc}:{default}", 1))
-    elif str(parts.port) == default:
-        bases.append(public_url.replace(parts.netloc, parts.netloc.rsplit(":", 1)[0], 1))
-    return tuple(bases)
+        other = f"{parts.netloc}:{DEFAULT_PORTS.get(parts.scheme)}"
+    else:
+        other = parts.netloc.rpartition(":")[0]
+    return public_url, parts._replace(netloc=other).geturl()
 
 
 def read_form(headers: Mapping[str, str], body: bytes, *, max_fields: int) -> Form:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 from config.settings import TwilioSettings
 from router.errors import BadPayload, BadSignature
 from router.events.model import Event
+from router.events.types import EventType
 from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.twilio import alerts, events, media, numbers, signature, streams
 from router.providers.twilio.diagnose import diagnose
@@ -17,6 +18,7 @@ from router.providers.twilio.reply import CONTENT_TYPE, Answers
 _MAX_FIELDS: Final = 200
 _OK: Final = Reply(200)
 _NO_CONTENT: Final = Reply(204)
+_DIAL: Final = "/webhooks/twilio/dial"
 _TWIML: Final = frozenset({"voice", "dial", "fallback", "disaster"})
 
 _BUILDERS: Final[Mapping[str, Callable[[Fields, str, int], Event]]] = {
@@ -97,8 +99,10 @@ class TwilioSource:
         parent = fields.get("ParentAccountSid", "") if kind == "debugger" else ""
         account = signer.account_of(named, parent=parent)
         if kind == "dial":
-            stage = parse_qs(request.target.partition("?")[2]).get("stage", [""])[0]
+            stage = _stage(request.target)
             return events.dial_ended(fields, account, request.received_at, stage)
+        if kind == "fallback" and (stage := _failed_action(fields)):
+            return events.action_failed(fields, account, request.received_at, stage)
         build = _BUILDERS.get(kind)
         if build is None:
             raise BadPayload(f"there is no webhook {kind}")
@@ -110,11 +114,14 @@ class TwilioSource:
         /fallback and /disaster get the degraded answer: no agent is promised where one can't be.
 
         At /fallback Twilio had no answer from /voice, and nothing is stored: the fallback number,
-        else the apology. At /disaster Twilio could not reach LiveKit over the trunk, so whoever
-        waits is put through to the fallback number rather than to the same failure again. Where
-        there is none, LiveKit is dialled by `<Dial><Sip>` once: it takes another way than the
-        trunk (own credentials, transport and host), and when it fails too, /dial ends the call
-        with the apology. So nothing asks for ever.
+        else the apology. Where it had none from /dial, what comes after that dial: nobody is put
+        through again to whom they have just talked to, or who did not answer.
+
+        At /disaster Twilio could not reach LiveKit over the trunk, so whoever waits is put through
+        to the fallback number rather than to the same failure again. Where there is none, LiveKit
+        is dialled by `<Dial><Sip>` once: it takes another way than the trunk (own credentials,
+        transport and host), and when it fails too, /dial ends the call with the apology. So nothing
+        asks for ever.
         """
         if kind not in _TWIML:
             return _OK if kind == "porting" else _NO_CONTENT
@@ -129,10 +136,23 @@ class TwilioSource:
     def _twiml(self, kind: str, event: Event) -> bytes:
         decision = event.data.decision
         if decision is None:  # the caller has talked to somebody, and the dial is over
-            return self._answers.apology if kind == "fallback" else self._answers.hang_up
+            unasked = kind == "fallback" and event.type is EventType.CALL_INITIATED
+            return self._answers.apology if unasked else self._answers.hang_up
         degraded = kind in ("fallback", "disaster")
         if decision.fallback and (degraded or decision.action == "forward"):
-            return self._answers.to_number(decision.fallback)
+            caller, called = event.data.from_number, event.data.to_number
+            return self._answers.to_number(decision.fallback, caller=caller, called=called)
         if decision.action == "dispatch" and kind != "fallback":
             return self._answers.to_agent(event.call_id)
         return self._answers.apology
+
+
+def _stage(url: str) -> str:
+    return parse_qs(url.partition("?")[2]).get("stage", [""])[0]
+
+
+def _failed_action(fields: Fields) -> str:
+    """The stage of the dial whose action URL failed, "" where another URL did."""
+    url = fields.get("ErrorUrl", "")
+    stage = _stage(url)
+    return stage if url.partition("?")[0].endswith(_DIAL) and stage in events.STAGES else ""

@@ -10,7 +10,7 @@ keeps the first. All others have an id of their own, built from the element's; a
 a dial, whose webhook carries a decision that a copy must never get ahead of. In any case both
 copies have one call_id.
 
-There are no types for numbers: porting and bundles have webhooks only.
+Of numbers there is only their registration for messages; porting and bundles have webhooks.
 """
 
 import re
@@ -45,6 +45,7 @@ from router.providers.twilio.keys import Signer
 _ID: Final = re.compile(r"[\x21-\x7e]{1,200}")  # of types too
 _DIGITS: Final = re.compile(r"[0-9*#A-Da-d]{1,128}")
 _PREFIX: Final = "com.twilio."
+_ACCOUNTS: Final = ("account_sid", "accountSid", "accountsid")  # each product has its spelling
 _DURATION_LIMIT: Final = 1e9  # seconds
 
 
@@ -62,7 +63,7 @@ class Element:
         self.fields: Fields = {
             name: str(value) for name, value in parameters.items() if isinstance(value, str | int)
         }
-        named = self.fields.get("AccountSid") or _text(self.data, "account_sid")
+        named = self.fields.get("AccountSid") or _first_text(self.data, _ACCOUNTS)
         self.account = signer.account_of(named, parent=signer.account)
         self.received_at = received_at
         said = _text(members, "time") or _text(self.data, "timestamp")
@@ -168,6 +169,15 @@ def _logged(element: Element) -> Event:
     )
 
 
+def _registered(element: Element) -> Event:
+    """twilio.com/docs/events/event-types/a2p/number-registration."""
+    number = _number(element.data, "phonenumber")
+    if not number:
+        raise BadPayload("phonenumber is missing or malformed")
+    reason = _text(element.data, "failurereason")
+    return _about(element, EventType.NUMBER_CHANGED, number=number, reason=reason)
+
+
 def _tested(element: Element) -> Event:
     """The test of a sink. All of an account's tests have one id: the account's."""
     return _about(element, EventType.PROVIDER_UNKNOWN, fact=_text(element.data, "test_id"))
@@ -194,6 +204,11 @@ _BUILDERS: Final[Mapping[str, Callable[[Element], Event]]] = {
     "voice.insights.call-summary.predicted-complete": _summarised,
     "voice.insights.call-summary.complete": _summarised,
     "error-logs.error.logged": _logged,
+    **{
+        f"messaging.compliance.number-{what}.{word}": _registered
+        for what in ("registration", "deregistration")
+        for word in ("pending", "successful", "failed")
+    },
     "eventstreams.test-event": _tested,
 }
 
@@ -223,7 +238,7 @@ def _made(element: Element, kind: EventType, data: EventData, fact: str = "") ->
         type=kind,
         source=PROVIDER,
         time=element.time,
-        key=data.call_id or element.id,
+        key=data.call_id or data.number or element.id,
         data=data,
     )
 
@@ -244,6 +259,10 @@ def _unreadable(element: Any, account: str, received_at: int, reason: str) -> Ev
 def _text(table: Mapping[str, Any], name: str) -> str:
     value = table.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _first_text(table: Mapping[str, Any], names: Iterable[str]) -> str:
+    return next((text for name in names if (text := _text(table, name))), "")
 
 
 def _first_call(values: Iterable[object]) -> str:

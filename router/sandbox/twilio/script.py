@@ -68,8 +68,7 @@ class Script:
         raise TwilioError(TOO_MANY_REDIRECTS, f"more than {_MAX_DOCUMENTS} documents")
 
     async def _finish(self) -> None:
-        call = self._call
-        status: Status = "completed" if call.answered_at is not None else self._unanswered
+        call, status = self._call, self._outcome()
         if self._number.status_callback:
             form = params.progress(
                 {**params.voice(call, self._line.account_sid), **params.duration(call.duration)},
@@ -80,6 +79,9 @@ class Script:
             self._line.callbacks.add(self._number.status_callback, form, "POST")
         await self._line.callbacks.close()
         call.end(status)
+
+    def _outcome(self) -> Status:
+        return "completed" if self._call.answered_at is not None else self._unanswered
 
     async def _perform(self, source: Source) -> Source | None:
         base_url, verbs = await self._read(source)
@@ -171,8 +173,12 @@ class Script:
         if not dial.action:
             return None
         action = Source(urljoin(base_url, dial.action), dial.method, result)
-        if self._call.interrupt is None:
+        interrupt = self._call.interrupt
+        if interrupt is None:
             return _Leave(action)
+        if interrupt.source is None:  # the call is over already, and the action is told so
+            told = {**result, "CallStatus": self._outcome()}
+            action = Source(action.url, action.method, told)
         try:
             await self._request(action)
         except TwilioError as error:
