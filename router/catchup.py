@@ -7,10 +7,11 @@ nothing. Calls that are too old by then are recorded as expired and start nothin
 """
 
 from collections.abc import AsyncIterator, Mapping
+from itertools import chain, repeat
 from typing import Final
 
 from router.clock import Clock
-from router.errors import EffectError, StorageUnavailable
+from router.errors import EffectError, Permanent, StorageUnavailable
 from router.events.codec import encode
 from router.events.model import Event
 from router.events.types import topic_of
@@ -27,7 +28,7 @@ logger = log.get(__name__)
 
 _BATCH: Final = 100
 _HOUR: Final = 3_600_000_000  # µs
-_RETRY: Final = (5.0, 30.0, 120.0, 600.0)
+_RETRY: Final = (5.0, 30.0, 120.0, 600.0)  # seconds; the last one again and again
 
 
 async def catch_up(database: Database, carrier: Carrier, since: int) -> int:
@@ -47,18 +48,22 @@ async def catch_up(database: Database, carrier: Carrier, since: int) -> int:
 
 
 async def run(resources: Resources, clock: Clock) -> None:
-    """Catch up once, at start; a provider that does not answer is asked again, some times."""
+    """Catch up once, at start.
+
+    A provider that gives no answer is asked again for as many hours: what keeps it away now may be
+    what kept its webhooks away. One that refuses (a wrong key) is not.
+    """
     hours = resources.settings.calls.catch_up_hours
     waiting: Mapping[str, Carrier] = {
         name: carrier for name, carrier in resources.carriers.items() if carrier.missed is not None
     }
     since = clock.now() - round(hours * _HOUR)
-    for pause in (0.0, *_RETRY):
-        if not waiting or not hours:
-            return
-        await clock.sleep(pause)
+    until = clock.monotonic() + hours * 3600
+    pauses = chain((0.0, *_RETRY), repeat(_RETRY[-1]))
+    while waiting and clock.monotonic() < until:
+        await clock.sleep(next(pauses))
         waiting = await _turn(resources.database, waiting, since)
-    if waiting:
+    if waiting and hours:
         logger.error("catch_up.given_up", providers=sorted(waiting))
 
 
@@ -74,6 +79,8 @@ async def _turn(
             for name, carrier in waiting.items():
                 try:
                     found = await catch_up(database, carrier, since)
+                except Permanent as error:
+                    logger.error("catch_up.refused", provider=name, why=str(error))  # noqa: TRY400
                 except EffectError as error:
                     logger.warning("catch_up.failed", provider=name, why=str(error))
                     left[name] = carrier

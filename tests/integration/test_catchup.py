@@ -2,19 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from config import Settings
-from router.catchup import catch_up
-from router.errors import EffectError, Transient
+from router.catchup import catch_up, run
+from router.clock import SystemClock
+from router.errors import Ambiguous, EffectError, Permanent, Transient
+from router.eventlog.open import open_log
 from router.events.codec import decode
 from router.events.model import Event
 from router.events.types import EventType as T
 from router.provider import Carrier
+from router.providers.livekit.client import open_livekit
+from router.resources import Resources
 from router.storage import calls, outbox
 from router.storage.engine import open_database
 from router.storage.mapping import fingerprint
@@ -101,6 +107,89 @@ async def test_what_was_found_before_the_provider_broke_is_kept(settings: Settin
 async def test_a_provider_that_keeps_nothing_is_no_error(settings: Settings) -> None:
     async with open_database(settings) as database:
         assert await catch_up(database, Carrier(), 0) == 0
+
+
+@dataclass
+class Hurried:
+    """A clock on which nobody waits; `slept` is what was waited for, in seconds."""
+
+    slept: list[float] = field(default_factory=list)
+
+    def now(self) -> int:
+        return 1_800_000_000_000_000 + round(self.monotonic() * 1_000_000)
+
+    def monotonic(self) -> float:
+        return sum(self.slept)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@dataclass
+class Away:
+    """A carrier that fails in these ways, then works."""
+
+    errors: list[EffectError]
+    asked: list[int] = field(default_factory=list)
+
+    async def missed(self, since: int) -> AsyncIterator[Event]:
+        self.asked.append(since)
+        if self.errors:
+            raise self.errors.pop(0)
+        yield missed_call()
+
+
+@asynccontextmanager
+async def resources(settings: Settings, away: Away) -> AsyncIterator[Resources]:
+    async with (
+        open_log(settings) as log,
+        open_database(settings) as database,
+        open_livekit(settings.livekit) as livekit,
+    ):
+        carriers = {"telnyx": Carrier(missed=away.missed)}
+        yield Resources(settings, log, database, livekit, carriers, SystemClock())
+
+
+async def test_a_provider_that_is_away_longer_than_we_were_is_asked_until_it_answers(
+    settings: Settings,
+) -> None:
+    clock, away = Hurried(), Away([Transient("away"), *[Ambiguous("503")] * 20])
+    began = clock.now()
+    async with resources(settings, away) as found:
+        await run(found, clock)
+    assert away.asked == [began - 24 * 3_600_000_000] * 22
+    assert clock.slept == [0.0, 5.0, 30.0, 120.0, *[600.0] * 18]
+    assert [told.id for told in await drafted(settings)] == [missed_call().id]
+
+
+@pytest.mark.parametrize(
+    ("errors", "asked", "lines"),
+    [
+        ([Permanent("Telnyx answered 401, code 10009")] * 9, 1, ["catch_up.refused"]),
+        ([Transient("away")] * 999, 148, ["catch_up.failed"] * 148 + ["catch_up.given_up"]),
+    ],
+    ids=["wrong-key", "away-for-a-day"],
+)
+async def test_what_can_not_be_fetched_is_told_and_nothing_else_suffers(
+    settings: Settings, errors: list[EffectError], asked: int, lines: list[str]
+) -> None:
+    away = Away(errors)
+    async with resources(settings, away) as found:
+        with capture_logs() as told:
+            await run(found, Hurried())
+    assert len(away.asked) == asked
+    assert [line["event"] for line in told] == lines
+    assert await drafted(settings) == []
+
+
+async def test_where_nothing_is_to_be_fetched_at_start_nobody_is_asked(settings: Settings) -> None:
+    away = Away([])
+    never = settings.model_copy(
+        update={"calls": settings.calls.model_copy(update={"catch_up_hours": 0.0})}
+    )
+    async with resources(never, away) as found:
+        await run(found, SystemClock())
+    assert away.asked == []
 
 
 async def test_what_is_fetched_twice_is_on_the_log_once_and_too_old_to_start_anything(

@@ -19,7 +19,17 @@ from router.providers.telnyx.envelope import open_envelope
 from router.providers.telnyx.events import parse_event
 from router.providers.telnyx.kinds import CALLS, NUMBERS
 from tests.providers.case import read
-from tests.support.telnyx_requests import CALLED, CALLER, CONTROL_ID, NOW, SESSION, event, parsed
+from tests.support.telnyx_requests import (
+    CALLED,
+    CALLER,
+    CONTROL_ID,
+    NOW,
+    SESSION,
+    event,
+    parsed,
+    request,
+    source,
+)
 
 PAYLOADS = Path(__file__).parents[1] / "providers" / "telnyx" / "payloads"
 Model = type[BaseModel]
@@ -136,6 +146,18 @@ def test_events_of_one_kind_are_told_apart_by_their_id() -> None:
 def test_what_happened_a_while_ago_is_told_with_its_time() -> None:
     data = json.loads(event("call.answered"))["data"] | {"occurred_at": "2026-05-28T20:26:00Z"}
     assert parse_event(data, NOW)[0].time == NOW - 40_000_000
+
+
+@pytest.mark.parametrize("ours_is_ahead", [-299, -100, -1, 0, 1, 100, 299])
+@pytest.mark.parametrize("ago", [0, 40, 3600])
+def test_a_clock_that_is_off_makes_no_event_older_or_younger(ours_is_ahead: int, ago: int) -> None:
+    """Or callers would be left ringing: an event older than the ring window starts nothing."""
+    sent_at = NOW + ago * 1_000_000
+    received_at = sent_at + ours_is_ahead * 1_000_000
+    telnyx = source()
+    asked = request(event("call.answered"), at=sent_at, received_at=received_at)
+    (found,) = telnyx.parse(telnyx.verify(asked))
+    assert abs(received_at - found.time - ago * 1_000_000) <= 2_000_000
 
 
 @pytest.mark.parametrize("claimed", ["", "yesterday", "2026-05-28T20:26:00", 7, None, "0001-01-01"])

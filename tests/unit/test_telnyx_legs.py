@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from consumers.calls.plan import fold
+from consumers.dispatch.plan import is_command
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType
@@ -174,6 +175,19 @@ def test_how_long_was_talked_is_left_to_the_other_events() -> None:
 
 def hung_up(cause: str = "normal_clearing") -> bytes:
     return event("call.hangup", event_id="last", hangup_cause=cause, sip_hangup_cause="200")
+
+
+def test_a_talk_with_the_fallback_is_a_forwarded_call_though_no_agent_was_tried() -> None:
+    table = RouteTable()
+    table.put(Route(number=CALLED, provider="telnyx", rev=7, targets=(), fallback=FALLBACK))
+    talk = [of_leg("call.answered", "fallback"), event("call.answered", event_id="2")]
+    end = [ended("normal_clearing", sip="200", stage="fallback"), hung_up()]
+    story = [incoming(table), *(decide(parsed(body), table) for body in (*talk, *end))]
+    assert not any(is_command(told) for told in story[1:])  # nobody waits for one any more
+    for told in itertools.permutations(story):
+        record = fold(told)
+        assert record is not None
+        assert (record.state, record.disposition, record.agent) == ("ended", "forwarded", "")
 
 
 STORIES = {

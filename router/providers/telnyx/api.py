@@ -10,6 +10,9 @@ when it is answered; the caller's own leg stays up when it is not, and takes the
 | forward  | transfer to the number | transfer to the number         |
 | reject   | reject                 | hangup                         |
 
+A caller must not be left ringing where Telnyx refuses a command for good (it may not dial that
+number, it does not take a header): the fallback number is tried instead, then the call is ended.
+
 Telnyx ignores a `command_id` that a call has seen in the last 60 seconds, and ours follow from the
 event: repeating an event is safe for as long as anybody is on the line.
 """
@@ -31,7 +34,7 @@ from router.events.phone import is_e164
 from router.events.types import EventType
 from router.observability import log
 from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
-from router.providers.telnyx.envelope import CONTROL_ID
+from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER
 from router.providers.telnyx.missed import missed
 from router.rest import Rest, open_rest
 
@@ -53,12 +56,13 @@ Command = tuple[str, dict[str, Any]]
 async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
     """Telnyx as it can be told and asked, until the block ends."""
     settings = context.settings.providers.telnyx
+    key = settings.api_key.get_secret_value().strip()  # one from a file ends with its line
     async with open_rest(
         name="Telnyx",
         url=settings.api_url,
         timeout=_TIMEOUT,
         code_of=_code,
-        headers={"Authorization": f"Bearer {settings.api_key.get_secret_value()}"},
+        headers={"Authorization": f"Bearer {key}"},
     ) as rest:
         commands = _Commands(context.target, settings.dial_timeout)
         yield Carrier(
@@ -69,23 +73,36 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
 
 
 async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
+    """Raises Permanent also where something else was done instead: the decision was not."""
     data = event.data
     if data.decision is None or not data.control_id:
         return
-    action, body = commands.of(event, data.decision)
-    body["command_id"] = event_id("telnyx", event.id, action)
-    try:
-        answer = await rest.post(f"{_path(data.control_id)}/actions/{action}", json=body)
-    except Permanent as error:
-        if error.code != _GONE:
-            raise
-        return  # the caller hung up meanwhile: nothing is left to be done
-    if answer is None:  # the same, long ago; or providers.telnyx.api_url leads elsewhere
-        logger.warning("telnyx.no_such_call", action=action, call_id=event.call_id)
+    refusal: Permanent | None = None
+    for number, (action, body) in enumerate(commands.of(event, data.decision)):
+        body["command_id"] = event_id(PROVIDER, event.id, action, str(number))
+        try:
+            answer = await rest.post(f"{_path(data.control_id)}/actions/{action}", json=body)
+        except Permanent as error:
+            if error.code == _GONE:
+                break  # the caller hung up meanwhile: nothing is left to be done
+            logger.error(  # noqa: TRY400 - it says what is known: the code
+                "telnyx.refused", action=action, call_id=event.call_id, why=str(error)
+            )
+            refusal = refusal or error
+            continue
+        if answer is None:  # the same, long ago; or providers.telnyx.api_url leads elsewhere
+            logger.warning("telnyx.no_such_call", action=action, call_id=event.call_id)
+        break
+    if refusal is not None:
+        raise refusal
 
 
 async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
-    """Telnyx knows a call for ten minutes after its end; TeXML's only id of one is this very id."""
+    """Telnyx knows a call for ten minutes after its end; TeXML's only id of one is this very id.
+
+    Nowhere is said that TeXML's calls are known here too. So one that is not known may go on: were
+    it taken for lost, its room would be closed while people talk in it.
+    """
     control_id = ref.control_id
     if not control_id and CONTROL_ID.fullmatch(ref.provider_call_id):
         control_id = ref.provider_call_id
@@ -96,9 +113,9 @@ async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
     except Permanent as error:
         if error.code != _INVALID_ID:
             raise
-        return None
+        found = None
     if found is None:
-        return None
+        return None if ref.control_id else Standing(over=False)
     try:
         status = msgspec.convert(found, _Found).data
         ended_at = from_rfc3339(status.end_time) if status.end_time else 0
@@ -126,23 +143,22 @@ class _Found(msgspec.Struct):
 
 
 class _Commands:
-    """Which command an event's decision asks for."""
+    """Which commands an event's decision asks for."""
 
     def __init__(self, target: SipTarget, dial_timeout: int) -> None:
         self._target = target
         self._dial_timeout = dial_timeout  # seconds
 
-    def of(self, event: Event, decision: Decision) -> Command:
-        """The command; its id is still missing."""
-        match decision.action:
-            case "dispatch":
-                return "transfer", self._to_agent(event)
-            case "forward":
-                return "transfer", self._to_number(event, decision.fallback)
-            case "reject" if event.type is EventType.CALL_INITIATED:
-                return "reject", {"cause": "TEMPORARILY_UNAVAILABLE"}  # SIP 480
-            case "reject":
-                return "hangup", {}
+    def of(self, event: Event, decision: Decision) -> Iterator[Command]:
+        """The command, then what to do where Telnyx refuses it; their ids are still missing."""
+        if decision.action == "dispatch":
+            yield "transfer", self._to_agent(event)
+        if decision.action != "reject" and decision.fallback:
+            yield "transfer", self._to_number(event, decision.fallback)
+        if event.type is EventType.CALL_INITIATED:
+            yield "reject", {"cause": "TEMPORARILY_UNAVAILABLE"}  # SIP 480
+        else:
+            yield "hangup", {}
 
     def _to_agent(self, event: Event) -> dict[str, Any]:
         return self._transfer(event, "agent") | {

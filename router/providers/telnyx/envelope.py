@@ -20,6 +20,7 @@ PROVIDER: Final = "telnyx"
 CONTROL_ID: Final = re.compile(r"v[0-9]+:[\w.=-]{1,200}", re.ASCII)
 """A `call_control_id`, which is also TeXML's `CallSid`."""
 
+_TRANSIT: Final = 2  # seconds that a webhook may be on its way, the signature's whole one included
 _SIP_STATUS: Final = re.compile(r"[1-6][0-9]{2}")
 _V1: Final = (
     "event_type is one of API v1, which is not taken: set webhook_api_version to 2 on the Call "
@@ -72,8 +73,13 @@ def open_envelope(body: bytes) -> Mapping[str, Any]:
     return envelope  # conference.floor.changed is specified without `data`
 
 
-def read_notice(data: Mapping[str, Any], received_at: int) -> Notice:
-    """The event in `data`, received at a time in µs since the epoch. Raises BadPayload."""
+def read_notice(data: Mapping[str, Any], received_at: int, signed_ago: int = 0) -> Notice:
+    """The event in `data`, received at a time in µs since the epoch. Raises BadPayload.
+
+    A webhook is signed anew each time it is sent. Where that seems to be a while ago, or yet to
+    come, our clock differs from Telnyx's by so much, and what Telnyx says of time is moved to ours:
+    else a clock that is two minutes fast would make every call too old to be answered.
+    """
     for name in ("id", "event_type"):
         if not text(data, name):
             raise BadPayload(f"data.{name} is missing or not text")
@@ -81,6 +87,8 @@ def read_notice(data: Mapping[str, Any], received_at: int) -> Notice:
     if not isinstance(payload, Mapping):
         raise BadPayload("data.payload is not an object")
     claimed = moment(data, "occurred_at") or moment(payload, "occurred_at")
+    if claimed and abs(signed_ago) > _TRANSIT:
+        claimed = max(0, claimed + signed_ago * 1_000_000)
     return Notice(
         id=text(data, "id"),
         name=text(data, "event_type"),

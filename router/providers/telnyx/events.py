@@ -14,22 +14,27 @@ from router.events.types import EventType
 from router.providers.telnyx import kinds
 from router.providers.telnyx.envelope import PROVIDER, Notice, Payload, read_notice, text
 from router.providers.telnyx.facts import facts_of
-from router.providers.telnyx.legs import Mark, mark_of, waits_for_more
+from router.providers.telnyx.legs import Mark, disposition_of, mark_of, waits_for_more
 from router.providers.telnyx.numbers import number_events
 
 _DIRECTIONS: Final[Mapping[str, Direction]] = {"incoming": "inbound", "outgoing": "outbound"}
 
 
-def parse_event(data: Mapping[str, Any], received_at: int) -> Sequence[Event]:
+def parse_event(
+    data: Mapping[str, Any], received_at: int, *, signed_ago: int = 0
+) -> Sequence[Event]:
     """The events in one webhook's `data`, received at a time in µs since the epoch.
 
+    `signed_ago`: seconds since Telnyx signed it, by our clock; see `envelope.read_notice`.
+
     One, except about several numbers. An incoming call that waits for a command asks for a decision
-    (`stage` route), and so does a leg that was not answered (agent, fallback).
+    (`stage` route), and so does a leg that was not answered (agent, fallback). The end of a talk
+    with the fallback has a `stage` too: it is the call's, forwarded.
 
     Raises:
         BadPayload: it lacks what an event can't do without; the message names the field.
     """
-    notice = read_notice(data, received_at)
+    notice = read_notice(data, received_at, signed_ago)
     family = kinds.NUMBERS.get(notice.name)
     if family is not None:
         return number_events(notice, family)
@@ -92,14 +97,16 @@ def _of_leg(mark: Mark) -> dict[str, Any]:
 
 
 def _stage(kind: EventType, payload: Payload, mark: Mark | None) -> Stage:
-    """What Telnyx waits to be told.
+    """What Telnyx waits to be told, and the end of a talk with the fallback.
 
     A call in state `bridging` goes on by itself: its number is connected straight to SIP. And
-    without the id of the caller's leg nothing could be told.
+    without the id of the caller's leg nothing could be told. Telnyx waits for nothing after a talk;
+    but that it was with the fallback only this leg says, the caller's own end does not.
     """
     if kind is EventType.CALL_INITIATED:
         is_incoming = text(payload, "direction") == "incoming"
         return "route" if is_incoming and text(payload, "state") != "bridging" else ""
     if kind is EventType.LEG_ENDED and mark is not None and mark.control_id:
-        return mark.switchboard if waits_for_more(payload) else ""
+        was_forwarded = mark.switchboard == "fallback" and disposition_of(payload) == "answered"
+        return mark.switchboard if was_forwarded or waits_for_more(payload) else ""
     return ""

@@ -11,14 +11,15 @@ What neither list has: webhooks of TeXML applications, which are requests for a 
 events, and events of the messaging and fax products.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
 import msgspec
 
 from router.clock import Clock
-from router.errors import Ambiguous, BadPayload, EffectError
+from router.errors import Ambiguous, BadPayload, EffectError, Permanent
 from router.events.codec import to_rfc3339
 from router.events.model import Event
 from router.observability import log
@@ -50,17 +51,21 @@ async def missed(rest: Rest, clock: Clock, since: int) -> AsyncIterator[Event]:
     a caller who is gone.
 
     Raises:
-        EffectError: a list could not be read to its end; after what was found.
+        EffectError: a list could not be read to its end; after what was found. Permanent only
+            where asking again would bring nothing from the other list either.
     """
-    found: dict[str, Event] = {}
+    found = _Found()
     failure: EffectError | None = None
     for path, query, data_in in _lists(to_rfc3339(since)):
         try:
             async for item in _listed(rest, path, query):
-                found.update((event.id, event) for event in _events(data_in(item), clock.now()))
+                found.take(data_in(item), clock.now())
         except EffectError as error:
-            failure = error
-    for event in sorted(found.values(), key=lambda event: event.time):
+            if failure is None or isinstance(failure, Permanent):
+                failure = error
+    for why, events in found.unreadable.items():
+        logger.warning("telnyx.missed_unreadable", why=why, events=events)
+    for event in sorted(found.events.values(), key=lambda event: event.time):
         yield event
     if failure is not None:
         raise failure
@@ -106,14 +111,25 @@ def _page(found: Any) -> _Page:
         raise Ambiguous("Telnyx answered a list that can't be read") from error
 
 
-def _events(data: object, received_at: int) -> Iterator[Event]:
-    """One unreadable event must not hide those behind it."""
-    if not isinstance(data, Mapping):
-        return
-    try:
-        yield from parse_event(data, received_at)
-    except BadPayload as error:
-        logger.warning("telnyx.missed_unreadable", why=str(error))
+class _Found:
+    """What the lists hold. What we refused when it was posted is in them too, perhaps by the day:
+    it must not hide the events behind it, nor be a line in the log each.
+    """
+
+    def __init__(self) -> None:
+        self.events: dict[str, Event] = {}  # by id
+        self.unreadable: Counter[str] = Counter()  # why → how many
+
+    def take(self, data: object, received_at: int) -> None:
+        """Keep the events in the `data` of a webhook, if it is one."""
+        if not isinstance(data, Mapping):
+            return
+        try:
+            events = parse_event(data, received_at)
+        except BadPayload as error:
+            self.unreadable[str(error)] += 1
+        else:
+            self.events.update((event.id, event) for event in events)
 
 
 def _whole(metadata: object) -> Item | None:

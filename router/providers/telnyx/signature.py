@@ -49,19 +49,24 @@ def _key(text: str) -> Ed25519PublicKey:
 
 def verify(
     keys: Iterable[Ed25519PublicKey], headers: Mapping[str, str], body: bytes, received_at: int
-) -> None:
+) -> int:
     """Check one webhook, received at a time in µs since the epoch, against every key.
+
+    Returns:
+        How many seconds ago it was signed, by our clock; a webhook is signed anew each time.
 
     Raises:
         BadSignature: says which check failed, never what was expected.
     """
-    if abs(skew(headers, received_at)) > TOLERANCE:
+    seconds = skew(headers, received_at)
+    if abs(seconds) > TOLERANCE:
         raise BadSignature(f"{TIMESTAMP} is more than {TOLERANCE} seconds off")
     if not is_signed(keys, headers, body):
         raise BadSignature(
             "the signature does not match: check that providers.telnyx.public_keys is this "
             "account's, and that nothing in front changes the body"
         )
+    return seconds
 
 
 def skew(headers: Mapping[str, str], received_at: int) -> int:

@@ -39,14 +39,16 @@ class TelnyxSource:
 
     def verify(self, request: WebhookRequest) -> Verified:
         """See `WebhookSource.verify`."""
-        signature.verify(self._keys, request.headers, request.body, request.received_at)
-        return Verified(request, None)
+        seconds = signature.verify(self._keys, request.headers, request.body, request.received_at)
+        return Verified(request, seconds)
 
     def parse(self, verified: Verified) -> Sequence[Event]:
         """See `WebhookSource.parse`."""
         request = verified.request
         if request.kind == "events":
-            return parse_event(open_envelope(request.body), request.received_at)
+            return parse_event(
+                open_envelope(request.body), request.received_at, signed_ago=verified.content
+            )
         fields = texml.read_form(request.body)
         match request.kind:
             case "texml-voice" | "texml-fallback":
