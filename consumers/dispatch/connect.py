@@ -78,7 +78,7 @@ class Connection:
         self.doubtful = not fresh  # whether more may have been created than the claim ever named
 
     def hear(self) -> None:
-        """LiveKit's webhook says that the agent can be heard."""
+        """LiveKit's webhook says that an agent can be heard."""
         self._heard = True
         self._woken.set()
 
@@ -141,7 +141,7 @@ class Connection:
         # Of a second dispatch it could be the first one's agent that was heard, late.
         heard = self._heard and self.claim.attempt == 1
         self.seen = None
-        if self.claim.state == "dispatched" and not (heard and self._certain):
+        if self.claim.state == "dispatched":
             self.seen = await self._look()
         if self.seen is not None and self.seen.doubled and not self._tidied:
             self._certain = False
@@ -226,6 +226,9 @@ class Connection:
         await self._hold()
         withdrawn = await self._means.effects.tidy(self.claim)
         self._certain = self._tidied = withdrawn == 0
+        if self._tidied and self.seen is not None and self.seen.doubled:
+            parted = await self._means.effects.part(self.claim, self.seen, patient=True)
+            self.doubtful = self.doubtful or not parted
         # Who was withdrawn is listed for a moment longer.
         return self._means.poll_interval if withdrawn else 0.0
 

@@ -4,14 +4,14 @@ Nothing here retries a call of LiveKit: whether a repetition is right depends on
 the call, and that is `consumers.dispatch.plan`'s to decide.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 from typing import Final
 
 import msgspec
 
 from consumers.backoff import backoff, jitter
-from consumers.dispatch.plan import Presence, job_metadata, presence
+from consumers.dispatch.plan import Presence, job_metadata, presence, superfluous
 from consumers.dispatch.ports import AgentRooms
 from router.clock import Clock
 from router.errors import LogUnavailable, Permanent
@@ -83,6 +83,29 @@ class Effects:
         keep = claim.dispatch_id or next(iter(found), "")
         return await self._withdraw(claim, [each for each in found if each != keep])
 
+    async def part(self, claim: Claim, seen: Presence, *, patient: bool) -> bool:
+        """Leave one of several agents; False: it is not known yet which one.
+
+        First their dispatches are withdrawn; who has none any more is put out. Not `patient`: the
+        recorded dispatch's agent is waited for no longer.
+        """
+        if await self.tidy(claim):
+            return True  # on their way out
+        gone = superfluous(seen.agents, await self._own(claim))
+        if gone is None and not patient:
+            gone = superfluous(seen.agents, ())
+        for agent in gone or ():
+            log.warning("agent.put_out", call_id=claim.call_id)
+            await self.rooms.remove_participant(room=claim.call_id, identity=agent.identity)
+        return gone is not None
+
+    async def _own(self, claim: Claim) -> Collection[str] | None:
+        """Identities of the agents of the claim's dispatch, None while LiveKit names none."""
+        for each in await self.rooms.dispatches(claim.call_id):
+            if each.id == claim.dispatch_id:
+                return each.agents or None
+        return ()
+
     async def withdraw(self, claim: Claim) -> None:
         """Withdraw every dispatch of the call."""
         await self._withdraw(claim, await self._dispatches(claim))
@@ -105,22 +128,33 @@ class Effects:
         for caller in seen.callers:
             await self._tell_participant(EventType.SIP_JOINED, room, caller)
 
-    async def tell_left(self, room: str, callers: Iterable[Participant]) -> None:
-        """Append that these SIP legs are gone."""
+    async def tell_left(self, room: str, callers: Iterable[Participant]) -> bool:
+        """Append that these SIP legs are gone; whether that makes somebody look at the room.
+
+        It does not where the log has heard of the caller before, nor for a leg that was dialled.
+        """
+        news = False
         for caller in callers:
-            await self._tell_participant(EventType.SIP_LEFT, room, caller)
+            left = participant_event(EventType.SIP_LEFT, room, caller, time=self._clock.now())
+            news |= await self._append(left) and left.type is EventType.SIP_LEFT
+        return news
 
     async def _tell_participant(self, kind: EventType, room: str, who: Participant) -> None:
         await self.tell(participant_event(kind, room, who, time=self._clock.now()))
 
     async def tell(self, event: Event) -> None:
         """Append an event; when the log can't take it after some tries, the call matters more."""
+        await self._append(event)
+
+    async def _append(self, event: Event) -> bool:
+        """Whether the log has taken it and did not have it before."""
         headers, value = encode(event)
         for attempt in range(1, _APPENDS + 1):
             try:
-                await self._log.append(CALLS_TOPIC, event.key, value, headers)
+                appended = await self._log.append(CALLS_TOPIC, event.key, value, headers)
             except LogUnavailable:
                 await self._clock.sleep(jitter(backoff(attempt), self._random))
             else:
-                return
+                return appended.existing is None
         log.error("event.untold", event_type=event.type.value, call_id=event.key)
+        return False

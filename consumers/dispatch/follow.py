@@ -77,6 +77,7 @@ class Follow:
         self._calls[claim.call_id] = call
         if seen is not None:
             call.callers = {caller.sid: caller for caller in seen.callers}
+            call.there = len(seen.callers)
 
     def forget(self, call_id: str) -> None:
         """The call is over."""
@@ -117,13 +118,15 @@ class Follow:
         call.there = len(seen.callers)
         if self._calls.get(room) is not call:
             return
-        if seen.doubled and call.doubtful:
-            await self._effects.tidy(call.claim)
+        if seen.doubled and not await self._effects.part(call.claim, seen, patient=True):
+            call.doubtful = True
         if seen.callers:
             call.callers.update((caller.sid, caller) for caller in seen.callers)
         elif call.callers and call.expects_caller:
-            await self._effects.tell_left(room, call.callers.values())
-            self.forget(room)
+            if await self._effects.tell_left(room, call.callers.values()):
+                self.forget(room)
+            else:  # the log knew: no event will come of it that closes the room
+                await self._close(room)
         elif not seen.agents:
             await self._close(room)  # nobody was seen, nobody is: the room is gone
         elif call.expects_caller and self._clock.monotonic() - call.since > self._patience:

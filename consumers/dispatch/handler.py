@@ -23,6 +23,7 @@ from router.provider import Carrier
 from router.storage.claims import Claim
 
 _SETTLING: Final = 1.0  # seconds
+_UNDECIDED: Final = 10.0  # seconds that a second agent is borne until it is known which one stays
 _MICROS: Final = 1_000_000
 
 
@@ -76,7 +77,7 @@ class Dispatcher(Consumer):
             case Reaction.HEAR:
                 self._watch.hear(event.call_id)
             case Reaction.CHECK_LATE:
-                await self._check_late(event.call_id)
+                return await self._check_late(event)
             case Reaction.WITHDRAW:
                 return await self._withdraw(event.call_id)
             case Reaction.CLOSE:
@@ -121,21 +122,26 @@ class Dispatcher(Consumer):
             return None, False
         return (None if self._watch.waits(event.call_id) else held), False
 
-    async def _check_late(self, call_id: str) -> None:
-        """An agent that came for a call that is settled leaves again, the one it has stays.
+    async def _check_late(self, event: Event) -> Outcome:
+        """An agent that came for a call that is settled: the call keeps one, at most.
 
-        The last guard against a dispatch that LiveKit carried out long after it gave no answer.
+        The last guard against a dispatch that LiveKit carried out long after it gave no answer, and
+        against an agent that was withdrawn while it was on its way.
         """
-        claim = await self._means.claims.get(call_id)
+        claim = await self._means.claims.get(event.call_id)
         if claim is None or not claim.final:
-            return
+            return Done()
         effects = self._means.effects
         if claim.state == "over":
-            await effects.rooms.delete_room(call_id)
-        elif claim.state != "ready":
+            await effects.rooms.delete_room(event.call_id)
+            return Done()
+        if claim.state != "ready":
             await effects.withdraw(claim)
-        elif (await effects.look(claim)).doubled:
-            await effects.tidy(claim)
+        seen = await effects.look(claim)
+        patient = self._means.clock.now() - event.time < _UNDECIDED * _MICROS
+        if seen.doubled and not await effects.part(claim, seen, patient=patient) and patient:
+            return RetryIn(_SETTLING, "it is not known yet which agent stays")
+        return Done()
 
     async def _withdraw(self, call_id: str) -> Outcome:
         claim = await self._means.claims.get(call_id)

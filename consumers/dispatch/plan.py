@@ -6,15 +6,17 @@ The story of a call, as its claim tells it (`router.storage.claims`)
                        │     ▲
              late: dispatching (withdraw, create once more) ─late again─▶ missing
 
-Three things make it harder than it looks (all seen at the real LiveKit):
+Four things make it harder than it looks (all seen at the real LiveKit):
 - An accepted dispatch is no agent. Only a participant of kind AGENT that publishes audio is.
 - `create_dispatch` is not idempotent. Whenever it is not *certain* what became of an earlier one (a
   time-out, a crash, a claim taken over), LiveKit is asked first and what is found is adopted.
 - What was created and never answered can appear after that question. So before a call of that kind
   is called ready, every dispatch but the recorded one is withdrawn.
+- A dispatch that is withdrawn before its agent came brings it all the same, later. So agents are
+  counted whenever one comes, and those that are too many are put out (`superfluous`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
@@ -99,6 +101,28 @@ def presence(participants: Sequence["Participant"], agent_name: str) -> Presence
     )
 
 
+def superfluous(
+    agents: Sequence["Participant"], own: Collection[str] | None
+) -> Sequence["Participant"] | None:
+    """Who of several agents must go; None: it is not known yet who stays.
+
+    The recorded dispatch's agent stays, once it can be heard: others may be about to leave, as
+    theirs was withdrawn. Where it has none in the room, the one that could be heard first stays.
+    Agents without a name are nobody's dispatch.
+
+    Args:
+        agents: those that are in the room.
+        own: identities of the recorded dispatch's agents; None while LiveKit does not tell them.
+    """
+    named = sorted((each for each in agents if each.agent_name), key=lambda each: each.joined_at)
+    ours = [each for each in named if own is not None and each.identity in own]
+    heard = [each for each in ours or named if each.publishes_audio]
+    if own is None or not heard:
+        return None if len(named) > 1 else ()
+    stays = ours or heard[:1]
+    return [each for each in named if each not in stays]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known of a call that waits for its agent."""
@@ -109,7 +133,7 @@ class Facts:
     old: bool  # it came in longer ago than the ring window
     late: bool  # the agent's deadline is over
     deaf: bool  # LiveKit gave no answer several times in a row
-    heard: bool  # LiveKit's webhook said that the agent can be heard
+    heard: bool  # LiveKit's webhook said that an agent can be heard
     presence: Presence | None  # None: not asked, or LiveKit didn't answer
 
 
@@ -135,7 +159,8 @@ def next_step(facts: Facts) -> Step:
             return Step.EXPIRE if facts.state == "claimed" else Step.MISSING
         return Step.CREATE
     seen = facts.presence
-    if facts.heard and (facts.certain or seen is None):
+    # A track's webhook does not name its agent: it may be another one's than the call's.
+    if facts.heard and (seen is None or (facts.certain and seen.agents)):
         return Step.READY
     if seen is None:  # LiveKit can't be asked: it can't be dispatched to either
         return Step.MISSING if facts.old else Step.WAIT

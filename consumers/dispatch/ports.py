@@ -22,7 +22,13 @@ class AgentRooms(Protocol):
         """Start one agent and return the dispatch's id. NOT idempotent: twice is two agents."""
 
     async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
-        """Withdraw a dispatch and the agent that it brought; unknown is fine."""
+        """Withdraw a dispatch and the agent that it brought; unknown is fine.
+
+        An agent that is on its way comes all the same.
+        """
+
+    async def remove_participant(self, *, room: str, identity: str) -> None:
+        """Put somebody out of a room; unknown is fine."""
 
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         """The room's named dispatches; none when there is no such room."""

@@ -118,8 +118,11 @@ class Watch:
         finally:
             if self._waiting.get(call_id, (None,))[0] is connection:
                 del self._waiting[call_id]
-        if connection.claim.state == "ready":
-            self._follow.add(connection.claim, connection.seen, doubtful=connection.doubtful)
+        claim = connection.claim
+        if claim.state == "ready":
+            # The agent of an attempt that was given up may come yet.
+            doubtful = connection.doubtful or claim.attempt > 1
+            self._follow.add(claim, connection.seen, doubtful=doubtful)
 
     async def _remember(self) -> None:
         """Look after the calls that were connected before this process started."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from aiohttp import web
 from livekit import api
 
 from config.settings import LiveKitSettings
@@ -13,6 +14,7 @@ from router.events.ids import call_id
 from router.providers.livekit import setup
 from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.sandbox.livekit import Behaviour, LiveKitStandIn
+from router.sandbox.serve import serve
 from router.secrets import SipCredentials
 from tests.support.sandbox_livekit import API_KEY, API_SECRET, eventually
 from tests.support.sandbox_livekit_real import BOTH, connected, real_server
@@ -114,6 +116,7 @@ class TestRooms:
         assert list(await client.participants(ROOM)) == []
         assert list(await client.dispatches(ROOM)) == []
         await client.delete_dispatch(room=ROOM, dispatch_id="AD_none")
+        await client.remove_participant(room=ROOM, identity="agent-none")
 
     async def test_open_rooms_are_listed(self, client: LiveKitClient) -> None:
         assert list(await client.rooms()) == []
@@ -152,6 +155,24 @@ async def test_an_agents_audio_is_seen() -> None:
             assert seen[0].joined_at > 1_700_000_000_000_000
 
 
+async def test_an_agent_that_came_although_it_was_withdrawn_is_told_from_the_other() -> None:
+    async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:
+        standin.register_worker("anna", Behaviour(join_delay=0.1, stubborn=True))
+        standin.rooms.open(ROOM)
+        async with open_livekit(settings(standin.url)) as client:
+            withdrawn = await client.create_dispatch(room=ROOM, agent_name="anna", metadata="")
+            await client.delete_dispatch(room=ROOM, dispatch_id=withdrawn)
+            await client.create_dispatch(room=ROOM, agent_name="anna", metadata="")
+            room = standin.rooms.get(ROOM)
+            assert room is not None
+            await eventually(lambda: len(room.participants) == 2)
+            [kept] = await client.dispatches(ROOM)
+            inside = {who.identity for who in await client.participants(ROOM)}
+            [stranger] = inside - set(kept.agents)
+            await client.remove_participant(room=ROOM, identity=stranger)
+            assert {who.identity for who in await client.participants(ROOM)} == set(kept.agents)
+
+
 class TestFailures:
     async def test_nobody_there_is_transient(self) -> None:
         async with open_livekit(settings(f"http://127.0.0.1:{free_port()}")) as client:
@@ -174,6 +195,39 @@ class TestFailures:
             async with open_livekit(settings(standin.url)) as client:
                 with pytest.raises(expected):
                     await client.create_dispatch(room=ROOM, agent_name="a", metadata="")
+
+    @pytest.mark.parametrize(
+        ("status", "body", "kind", "expected", "says"),
+        [
+            (200, "<html>", "text/html", Ambiguous, "not LiveKit"),
+            (502, "<html>", "text/html", Ambiguous, "answers 502"),
+            (502, "null", "application/json", Ambiguous, "not LiveKit"),
+            (500, "[1]", "application/json", Ambiguous, "not LiveKit"),
+            (429, "slow down", "text/plain", Transient, "answers 429"),
+            (404, "no such page", "text/plain", Transient, "livekit.url"),
+        ],
+    )
+    async def test_what_a_proxy_answers_in_its_place(
+        self, status: int, body: str, kind: str, expected: type[Exception], says: str
+    ) -> None:
+        async def answer(_request: web.Request) -> web.Response:
+            return web.Response(status=status, text=body, content_type=kind)
+
+        app = web.Application()
+        app.router.add_post("/{path:.*}", answer)
+        async with serve(app, 0) as url, open_livekit(settings(url)) as client:
+            with pytest.raises(expected, match=says):
+                await client.rooms()
+            with pytest.raises(expected, match=says):
+                await setup.inspect(client, CREDENTIALS)
+
+    async def test_another_projects_secret_is_named(self) -> None:
+        async with (
+            LiveKitStandIn(api_key=API_KEY, api_secret="x" * 32) as standin,
+            open_livekit(settings(standin.url)) as client,
+        ):
+            with pytest.raises(Transient, match=r"401: are livekit\.api_key"):
+                await client.rooms()
 
     async def test_no_answer_is_ambiguous_and_never_repeated(self) -> None:
         async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:

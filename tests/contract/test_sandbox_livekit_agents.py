@@ -100,6 +100,30 @@ async def test_a_deleted_dispatch_takes_its_agent_along(
     assert [agent.identity for agent in agents(lk)] == [f"agent-{job}" for job in kept]
 
 
+async def test_a_stubborn_agent_comes_although_its_dispatch_was_deleted(
+    lk: LiveKitStandIn, client: LiveKitAPI, clock: FakeClock
+) -> None:
+    lk.register_worker("anna", Behaviour(join_delay=5, stubborn=True))
+    made = await dispatch(client)
+    await client.agent_dispatch.delete_dispatch(made.id, ROOM)
+    await clock.advance(5)
+    assert len(agents(lk)) == 1
+
+
+@pytest.mark.parametrize(("is_new", "after"), [(True, 5.0), (False, 0.0)])
+async def test_a_job_is_listed_late_where_its_dispatch_made_the_room(
+    lk: LiveKitStandIn, client: LiveKitAPI, clock: FakeClock, is_new: bool, after: float
+) -> None:
+    if not is_new:
+        lk.rooms.open(ROOM)
+    lk.register_worker("anna")
+    await dispatch(client)
+    await clock.advance(after)
+    [listed] = [d for d in await client.agent_dispatch.list_dispatch(ROOM) if d.agent_name]
+    [job], [agent] = listed.state.jobs, agents(lk)
+    assert (job.id, job.state.participant_identity) == (lk.jobs[0].id, agent.identity)
+
+
 async def test_a_dispatch_deleted_before_the_agent_comes_brings_none(
     lk: LiveKitStandIn, client: LiveKitAPI, clock: FakeClock
 ) -> None:

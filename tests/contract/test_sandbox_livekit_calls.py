@@ -94,7 +94,7 @@ async def test_the_leg_rings_until_the_agent_is_heard(
         0.0,
     )
     listed = await client.agent_dispatch.list_dispatch(ROOM)
-    assert all(not d.state.jobs for d in listed)
+    assert [each.id for found in listed for each in found.state.jobs] == [job.id]
 
 
 async def test_dispatch_before_the_invite_works_as_well(

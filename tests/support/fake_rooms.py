@@ -1,7 +1,8 @@
 """`consumers.dispatch.ports.AgentRooms` in memory: LiveKit with its habits and its failures.
 
 As the real one: every `create_dispatch` starts one more agent, whatever went before; an accepted
-dispatch says nothing about an agent; withdrawing a dispatch takes its agent out of the room.
+dispatch says nothing about an agent; withdrawing a dispatch takes its agent out of the room, but a
+stubborn one that is on its way comes all the same.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ class Fate(Enum):
     SLOW = auto()  # done, and answered after the lease is over
     SWALLOWED = auto()  # accepted; no agent ever comes
     TARDY = auto()  # accepted; the agent comes after the deadline
+    STUBBORN = auto()  # the same, also when its dispatch was withdrawn meanwhile
     REFUSED = auto()  # Permanent
 
 
@@ -33,7 +35,9 @@ class _Made:
     agent_name: str
     metadata: str
     joins_at: float | None
-    deleted: bool = False
+    stubborn: bool = False
+    deleted: bool = False  # the dispatch
+    gone: bool = False  # the agent: it left, or will not come
 
 
 @dataclass
@@ -71,16 +75,17 @@ class FakeRooms:
         return made.id
 
     def _make(self, room: str, agent_name: str, metadata: str, fate: Fate) -> _Made:
-        delay = self.tardy if fate is Fate.TARDY else self.join_after
+        delay = self.tardy if fate in (Fate.TARDY, Fate.STUBBORN) else self.join_after
         joins_at = None if fate is Fate.SWALLOWED else self._now() + delay
-        made = _Made(f"AD_{len(self.made)}", room, agent_name, metadata, joins_at)
+        stubborn = fate is Fate.STUBBORN
+        made = _Made(f"AD_{len(self.made)}", room, agent_name, metadata, joins_at, stubborn)
         self.made.append(made)
         if joins_at is not None:
             asyncio.get_running_loop().call_at(joins_at, self._joined, made)
         return made
 
     def _joined(self, made: _Made) -> None:
-        if not made.deleted:
+        if not made.gone:
             self.on_join(made.room, self._agent(made))
 
     async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
@@ -88,10 +93,21 @@ class FakeRooms:
         for made in self.made:
             if (made.room, made.id) == (room, dispatch_id):
                 made.deleted = True
+                made.gone = made.gone or self._is_inside(made) or not made.stubborn
+
+    async def remove_participant(self, *, room: str, identity: str) -> None:
+        await self._network()
+        for made in self._standing(room):
+            if identity == f"agent-{made.id}" and self._is_inside(made):
+                made.gone = True
 
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         await self._network()
-        return [Dispatch(made.id, made.agent_name) for made in self._standing(room)]
+        return [
+            Dispatch(made.id, made.agent_name, (f"agent-{made.id}",))
+            for made in self.made
+            if made.room == room and not made.deleted
+        ]
 
     async def rooms(self, names: Sequence[str] = ()) -> Sequence[Room]:
         await self._network()
@@ -103,12 +119,7 @@ class FakeRooms:
 
     async def participants(self, room: str) -> Sequence[Participant]:
         await self._network()
-        now = self._now()
-        agents = [
-            self._agent(made)
-            for made in self._standing(room)
-            if made.joins_at is not None and now >= made.joins_at
-        ]
+        agents = [self._agent(made) for made in self._standing(room) if self._is_inside(made)]
         return [*agents, *self.sip.get(room, {}).values()]
 
     def _agent(self, made: _Made) -> Participant:
@@ -120,20 +131,23 @@ class FakeRooms:
             agent_name=made.agent_name,
             publishes_audio=speaks,
             attributes={},
-            joined_at=0,
+            joined_at=round((made.joins_at or 0) * 1_000_000),
         )
+
+    def _is_inside(self, made: _Made) -> bool:
+        return not made.gone and made.joins_at is not None and self._now() >= made.joins_at
 
     async def delete_room(self, room: str) -> None:
         await self._network()
         self.closed.append(room)
         self.sip.pop(room, None)
         for made in self._standing(room):
-            made.deleted = True
+            made.deleted = made.gone = True
 
-    def caller_joins(self, room: str, sid: str = "PA_caller") -> Participant:
+    def caller_joins(self, room: str, sid: str = "PA_caller", **attributes: str) -> Participant:
         """The SIP leg is in the room."""
         who = Participant(
-            sid, "sip_caller", "SIP", "", publishes_audio=True, attributes={}, joined_at=0
+            sid, "sip_caller", "SIP", "", publishes_audio=True, attributes=attributes, joined_at=0
         )
         self.sip.setdefault(room, {})[sid] = who
         return who
@@ -143,11 +157,15 @@ class FakeRooms:
         self.sip.get(room, {}).pop(sid, None)
 
     def agents(self, room: str) -> int:
-        """Dispatches of the room that were created and not withdrawn."""
+        """Agents that are in the room, or may yet come."""
         return len(self._standing(room))
 
+    def inside(self, room: str) -> int:
+        """Agents that are in the room now."""
+        return sum(self._is_inside(made) for made in self._standing(room))
+
     def _standing(self, room: str) -> list[_Made]:
-        return [made for made in self.made if made.room == room and not made.deleted]
+        return [made for made in self.made if made.room == room and not made.gone]
 
     async def _network(self) -> None:
         self.asked += 1

@@ -16,6 +16,7 @@ from tests.support.fake_dispatch import World, process
 from tests.support.fake_events import dispatch_decision, event, initiated, new_call
 from tests.support.fake_rooms import FakeRooms, Fate
 from tests.support.fake_time import START
+from tests.support.ingress import logged
 
 CALL = new_call("one")
 
@@ -90,6 +91,52 @@ def test_no_agent_by_the_deadline_is_dispatched_once_more(fate: Fate) -> None:
     fake_time.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("join_after", "speak_after"),
+    [(0.6, 0.3), (3.5, 0.3), (3.5, 1.5)],  # with the last, it is not known at once which one stays
+)
+@pytest.mark.parametrize("webhooks", [True, False])
+def test_an_agent_that_comes_although_it_was_withdrawn_is_not_a_second_one(
+    join_after: float, speak_after: float, webhooks: bool
+) -> None:
+    """As with livekit-agents 1.8.9 in threads: who was told to stop while joining, joins."""
+
+    async def scenario() -> None:
+        world = World(_fates(Fate.STUBBORN))
+        world.rooms.join_after, world.rooms.speak_after = join_after, speak_after
+        if webhooks:
+            world.webhooks()
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(0.3)
+            world.rooms.caller_joins(CALL)
+            await asyncio.sleep(20.0)
+            assert world.state(CALL) == "ready"
+            assert world.rooms.agents(CALL) == 1
+            first, second = world.rooms.made
+            assert (first.gone, second.gone) == (True, False)
+
+    with logged():
+        fake_time.run(scenario())
+
+
+def test_of_two_agents_that_come_although_the_call_is_given_up_one_stays() -> None:
+    async def scenario() -> None:
+        world = World(_fates(Fate.STUBBORN, Fate.STUBBORN))
+        world.rooms.tardy = 9.0
+        world.webhooks()
+        world.rooms.caller_joins(CALL)
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(8.5)
+            assert world.state(CALL) == "missing"
+            await asyncio.sleep(10.0)
+        assert [made.gone for made in world.rooms.made] == [False, True]
+
+    with logged():
+        fake_time.run(scenario())
+
+
 def test_the_first_agents_late_webhook_does_not_stand_for_the_second() -> None:
     async def scenario() -> None:
         world = World(_fates(Fate.SWALLOWED))
@@ -102,6 +149,24 @@ def test_the_first_agents_late_webhook_does_not_stand_for_the_second() -> None:
             assert world.state(CALL) == "dispatched"
             await asyncio.sleep(1.0)
             assert world.state(CALL) == "ready"
+
+    fake_time.run(scenario())
+
+
+def test_the_audio_of_another_agent_does_not_stand_for_the_calls() -> None:
+    """A track's webhook does not name its agent, and the room may have others."""
+
+    async def scenario() -> None:
+        world = World(_fates(Fate.SWALLOWED))
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(0.3)
+            await world.tell(event(CALL, T.AGENT_READY, 0.3, "livekit", leg_id="PA_another"))
+            await asyncio.sleep(1.0)
+            assert world.state(CALL) == "dispatched"
+            await asyncio.sleep(5.0)
+            assert world.state(CALL) == "ready"
+        assert len(world.rooms.made) == 2
 
     fake_time.run(scenario())
 

@@ -37,6 +37,32 @@ def test_a_caller_who_left_unheard_is_noticed_and_the_room_closed(joined_after: 
     fake_time.run(scenario())
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_the_last_leg_of_a_transfer_is_the_end_although_the_callers_was_told_before(
+    told: bool,
+) -> None:
+    """LiveKit's webhook closes nothing while somebody who was dialled is there, and comes once."""
+
+    async def scenario() -> None:
+        world = World()
+        async with process(world):
+            await world.tell(initiated(CALL))
+            caller = world.rooms.caller_joins(CALL)
+            human = world.rooms.caller_joins(CALL, "PA_human", **{"sip.callID": "SCL_2"})
+            await asyncio.sleep(12.0)
+            world.rooms.caller_leaves(CALL)
+            await world.tell(participant_event(T.SIP_LEFT, CALL, caller, time=START))
+            await asyncio.sleep(12.0)
+            assert (world.state(CALL), world.rooms.agents(CALL)) == ("ready", 1)
+            world.rooms.caller_leaves(CALL, "PA_human")
+            if told:
+                await world.tell(participant_event(T.SIP_LEFT, CALL, human, time=START))
+            await asyncio.sleep(12.0)
+            assert (world.state(CALL), world.rooms.agents(CALL)) == ("over", 0)
+
+    fake_time.run(scenario())
+
+
 def test_a_room_that_is_gone_with_its_caller_is_the_end_too() -> None:
     async def scenario() -> None:
         world = World()

@@ -14,6 +14,7 @@ from consumers.dispatch.plan import (
     own_event,
     presence,
     reaction,
+    superfluous,
 )
 from router.events.model import Decision
 from router.events.types import EventType as T
@@ -58,6 +59,7 @@ NOBODY = Presence([], [])
         ("dispatched", {"presence": None, "late": True}, Step.WAIT),
         ("dispatched", {"presence": None, "late": True, "old": True}, Step.MISSING),
         ("dispatched", {"presence": None, "heard": True, "certain": False}, Step.READY),
+        ("dispatched", {"presence": NOBODY, "heard": True}, Step.WAIT),  # it was another's audio
         ("dispatched", {"presence": SILENT, "heard": True}, Step.READY),
         ("dispatched", {"presence": SILENT, "heard": True, "certain": False}, Step.WAIT),
     ],
@@ -153,3 +155,42 @@ def test_our_own_events_have_one_id_for_each_attempt() -> None:
         return told.id
 
     assert tell(1, 5) == tell(1, 9) != tell(2, 5)
+
+
+def _agent(identity: str, joined_at: int, *, audio: bool = True, name: str = "anna") -> Participant:
+    return Participant(
+        f"PA_{identity}",
+        identity,
+        "AGENT",
+        name,
+        publishes_audio=audio,
+        attributes={},
+        joined_at=joined_at,
+    )
+
+
+FIRST, SECOND, MUTE = _agent("one", 1), _agent("two", 2), _agent("mute", 3, audio=False)
+NAMELESS = _agent("nameless", 0, name="")
+
+
+@pytest.mark.parametrize(
+    ("agents", "own", "gone"),
+    [
+        ([SECOND, FIRST], {"two"}, [FIRST]),  # who was withdrawn came all the same
+        ([SECOND, FIRST], {"one"}, [SECOND]),
+        ([SECOND, FIRST], {"not here yet"}, [SECOND]),
+        ([SECOND, FIRST], (), [SECOND]),
+        ([FIRST, MUTE], {"mute"}, None),  # the other one may be on its way out
+        ([FIRST, MUTE], (), [MUTE]),
+        ([MUTE, MUTE], (), None),
+        ([SECOND, FIRST], None, None),
+        ([FIRST, NAMELESS], {"one"}, []),
+        ([FIRST, NAMELESS], None, []),
+        ([FIRST], {"another"}, []),
+    ],
+)
+def test_who_is_too_many(
+    agents: list[Participant], own: set[str] | None, gone: list[Participant] | None
+) -> None:
+    found = superfluous(agents, own)
+    assert (None if found is None else list(found)) == gone

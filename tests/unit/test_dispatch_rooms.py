@@ -158,6 +158,21 @@ def test_a_list_of_all_rooms_is_asked_for_every_half_minute_and_not_more() -> No
     assert project.asked == []
 
 
+def test_many_rooms_that_are_left_over_are_closed_at_a_pace() -> None:
+    """LiveKit Cloud allows a project 1,000 requests a minute, and calls that come in need them."""
+    names = [new_call(f"n-{n}") for n in range(1000)]
+    busy = [new_call(f"busy-{n}") for n in range(150)]
+    project = Project(
+        inside={name: [AGENT] for name in names} | {name: [AGENT, CALLER] for name in busy},
+        claims=dict.fromkeys((*names, *busy), "over"),
+    )
+    with logged():
+        after(project, 2 * MINUTES)
+        assert 200 <= len(project.asked) <= 500
+        after(project, 10 * MINUTES)
+    assert set(project.inside) == set(busy)
+
+
 def test_one_room_in_trouble_does_not_keep_the_others_open() -> None:
     others = [new_call(f"n-{n}") for n in range(30)]
     project = Project(

@@ -163,6 +163,25 @@ def test_a_look_and_a_webhook_make_the_same_event() -> None:
     assert answered.id in [event.id for event in looked(caller(), agent())]
 
 
+def test_who_is_seen_talking_was_not_answered_when_they_joined() -> None:
+    for word in ("active", "ringing"):
+        came = caller(status(word), joined_at_ms=NOW // 1000 - 7_000)
+        began, answered = looked(came, agent())[:2]
+        assert (began.type, began.time) == (T.CALL_INITIATED, NOW - 7_000_000)
+        assert (answered.type, answered.time) == (T.CALL_ANSWERED, NOW)
+
+
+def test_a_call_that_was_placed_is_the_same_one_before_and_after_the_carrier_named_it() -> None:
+    """Twilio's and Telnyx's ids come with the answer to LiveKit's INVITE, after the joining."""
+    [began] = told("participant_joined", caller(DIALLED))
+    [answered] = looked(caller({**DIALLED, **TWILIO, "sip.callStatus": "active"}))[1:]
+    [ended] = told("participant_left", caller({**DIALLED, **TWILIO}))
+    assert {event.call_id for event in (began, answered, ended)} == {
+        call_id("livekit", "", "SCL_2")
+    }
+    assert [e.data.provider_call_id for e in (began, ended)] == ["SCL_2", "CA1"]
+
+
 def test_nobody_is_answered_before_the_agent_can_be_heard() -> None:
     kinds = [event.type for event in looked(caller(), agent(speaks=False))]
     assert kinds == [T.CALL_INITIATED, T.AGENT_JOINED]

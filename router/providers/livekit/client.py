@@ -3,22 +3,24 @@
 The SDK's fail-over is off: it replays POSTs that are not idempotent (create_dispatch starts one
 more agent each time). Errors become the three that matter to a caller:
 
-| what happened                              | error       |
-|--------------------------------------------|-------------|
-| refused before it was done (connect, 429)  | `Transient` |
-| time-out, connection lost, 5xx             | `Ambiguous` |
-| 4xx                                        | `Permanent` |
+| what happened                                           | error       |
+|---------------------------------------------------------|-------------|
+| refused before it was done (connect, 429)               | `Transient` |
+| a 4xx without a code: another key, not LiveKit at all   | `Transient` |
+| time-out, connection lost, 5xx, an answer not LiveKit's | `Ambiguous` |
+| 4xx                                                     | `Permanent` |
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
+from google.protobuf.message import DecodeError
 from livekit import api
-from livekit.protocol import models
+from livekit.protocol import agent, models
 
 from config.settings import LiveKitSettings
 from router.errors import Ambiguous, EffectError, Permanent, Transient
@@ -27,6 +29,10 @@ T = TypeVar("T")
 
 _KINDS = models.ParticipantInfo.Kind
 _REFUSED = {"resource_exhausted"}
+_HINTS = {  # by the status of an answer that bears no code
+    401: ": are livekit.api_key and livekit.api_secret the project's, and is the clock right?",
+    404: ": is livekit.url right?",
+}
 _UNKNOWN_OUTCOME = {
     "internal",
     "unavailable",
@@ -39,10 +45,11 @@ _UNKNOWN_OUTCOME = {
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """An agent dispatch of a room. Its jobs are no evidence of an agent: they stay empty."""
+    """An agent dispatch of a room. Its jobs are no evidence of an agent in the room."""
 
     id: str
     agent_name: str
+    agents: tuple[str, ...] = ()  # identities of its jobs' participants; seconds late in a new room
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,10 @@ class LiveKitClient:
         return created.id
 
     async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
-        """Withdraw a dispatch and the agents that it brought; unknown is fine."""
+        """Withdraw a dispatch and the agents that it brought; unknown is fine.
+
+        An agent on its way comes all the same (seen with 1.13.5 and livekit-agents 1.8.9).
+        """
         await self._unless_gone(
             room, lambda: self._sdk.agent_dispatch.delete_dispatch(dispatch_id, room)
         )
@@ -102,7 +112,11 @@ class LiveKitClient:
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         """The room's named dispatches; none when there is no such room."""
         found = await self._unless_gone(room, lambda: self._sdk.agent_dispatch.list_dispatch(room))
-        return [Dispatch(d.id, d.agent_name) for d in found or () if d.agent_name]
+        return [
+            Dispatch(d.id, d.agent_name, tuple(_identities(d.state.jobs)))
+            for d in found or ()
+            if d.agent_name
+        ]
 
     async def rooms(self, names: Sequence[str] = ()) -> Sequence[Room]:
         """The open rooms: those of `names`, without names all of the project."""
@@ -118,6 +132,11 @@ class LiveKitClient:
         request = api.ListParticipantsRequest(room=room)
         found = await self._call_about(lambda: self._sdk.room.list_participants(request))
         return [participant(p) for p in (found.participants if found else ())]
+
+    async def remove_participant(self, *, room: str, identity: str) -> None:
+        """Put somebody out of a room; unknown is fine."""
+        request = api.RoomParticipantIdentity(room=room, identity=identity)
+        await self._unless_gone(room, lambda: self._sdk.room.remove_participant(request))
 
     async def delete_room(self, room: str) -> None:
         """Close the room and put everybody out; unknown is fine."""
@@ -146,6 +165,9 @@ class LiveKitClient:
             raise Ambiguous("LiveKit did not answer in time") from error
         except aiohttp.ClientError as error:
             raise Ambiguous(f"the connection to LiveKit broke: {type(error).__name__}") from error
+        except (DecodeError, AttributeError) as error:
+            # The SDK takes a proxy's page for protobuf, and any JSON of an error for an object.
+            raise Ambiguous("what answers is not LiveKit: is livekit.url right?") from error
 
     async def _call_about(self, request: Callable[[], Awaitable[T]]) -> T | None:
         """A call about something that may be gone: then None."""
@@ -184,6 +206,10 @@ def participant(info: models.ParticipantInfo) -> Participant:
     )
 
 
+def _identities(jobs: Iterable[agent.Job]) -> Iterator[str]:
+    return (job.state.participant_identity for job in jobs if job.state.participant_identity)
+
+
 def micros(millis: int, seconds: int) -> int:
     """A time that LiveKit tells in both: older servers fill the field in seconds only."""
     return millis * 1000 or seconds * 1_000_000
@@ -195,6 +221,9 @@ def _name(kinds: Any, value: int) -> str:
 
 
 def _translate(error: api.TwirpError) -> EffectError:
+    if error.code == "unknown" and not error.message:  # the SDK's word where Twirp said nothing
+        text = f"LiveKit answers {error.status}{_HINTS.get(error.status, '')}"
+        return Ambiguous(text) if error.status >= 500 else Transient(text)
     text = f"LiveKit: {error.code}: {error.message}"
     if error.code in _REFUSED:
         return Transient(text)

@@ -10,9 +10,9 @@ livekit-server 1.13.5 and livekit-sip 1.8.0):
 - when it leaves: `hangup`, whether it was answered or not, so that `call.ended` has no disposition
   then; where it was put out or the dial failed, what it was before.
 
-The call_id is the carrier's where the participant names the carrier's call (SIP headers of Twilio
-and Telnyx), so that what the carrier tells about it elsewhere is about the same call; else it is
-LiveKit's `sip.callID`.
+The call_id is the carrier's where the participant of a call that came in names the carrier's call
+(SIP headers of Twilio and Telnyx), so that what the carrier tells about it elsewhere is about the
+same call; else it is LiveKit's `sip.callID`.
 
 An agent's webhook holds nothing of the caller, so it can't say which call it is about: it stays
 `provider.unknown`, with `room`, `leg_id` and `agent`. Asking LiveKit who is in that room says it:
@@ -57,8 +57,14 @@ def is_dialled(who: Participant) -> bool:
 
 
 def _origin(who: Participant) -> tuple[str, str, str]:
-    """Provider, account and id that the call's call_id is made of."""
+    """Provider, account and id that the call's call_id is made of.
+
+    What the carrier calls a call that was placed is known from its answer on: too late, the call
+    would begin as one and end as another (livekit-sip pkg/sip/outbound.go, setExtraAttrs).
+    """
     attributes = who.attributes
+    if is_dialled(who):
+        return PROVIDER, "", attributes["sip.callID"]
     if attributes.get("sip.twilio.callSid") and attributes.get("sip.twilio.accountSid"):
         return "twilio", attributes["sip.twilio.accountSid"], attributes["sip.twilio.callSid"]
     if attributes.get("sip.telnyx.callSessionID"):
@@ -69,12 +75,12 @@ def _origin(who: Participant) -> tuple[str, str, str]:
 def phone_call(room: str, who: Participant) -> EventData:
     """What a SIP participant says of its call."""
     attributes = who.attributes
-    carrier, account, provider_call_id = _origin(who)
+    carrier, account, own_id = _origin(who)
     far, ours = attributes.get("sip.phoneNumber", ""), attributes.get("sip.trunkPhoneNumber", "")
     inbound = bool(attributes.get("sip.ruleID"))
     return EventData(
-        call_id=call_id(carrier, account, provider_call_id),
-        provider_call_id=provider_call_id,
+        call_id=call_id(carrier, account, own_id),
+        provider_call_id=carriers_id(who) or own_id,
         account=account,
         direction="inbound" if inbound else "outbound",
         from_number=far if inbound else ours,
@@ -118,10 +124,12 @@ def seen(room: str, present: Sequence[Participant], *, now: int) -> Sequence[Eve
     callers = sorted((p for p in present if p.kind == "SIP"), key=lambda who: who.joined_at)
     agents = [who for who in present if who.kind == "AGENT"]
     heard = any(agent.publishes_audio for agent in agents)
-    events = [event for who in callers for event in joined(room, who, time=who.joined_at or now)]
+    events: list[Event] = []
     for who in callers:
         data = phone_call(room, who)
-        if heard and data.direction == "inbound" and data.status == "ringing":
+        events.append(_event(EventType.CALL_INITIATED, data, who.joined_at or now))
+        is_due = heard and data.direction == "inbound" and data.status == "ringing"
+        if is_due or data.status in _TALKING:  # since when, nobody says: not since they joined
             events.append(_event(EventType.CALL_ANSWERED, data, now))
     for who in agents if callers else ():
         events += _agent_events(phone_call(room, callers[0]), who, now)

@@ -1,9 +1,9 @@
 """Agent dispatch, as the open-source server does it.
 
 Creating is not idempotent: each call is one more job, even for the same agent and room. It starts
-the room if absent and succeeds without any worker. `state.jobs` stays empty in what it lists, so
-that nobody takes it for evidence of an agent. A room that was started without agents also holds a
-dispatch without a name, for workers without one.
+the room if absent and succeeds without any worker. A job in what it lists is no evidence of an
+agent in the room, and for some seconds it lists none of a room that the dispatch made. A room that
+was started without agents also holds a dispatch without a name, for workers without one.
 """
 
 from collections.abc import Sequence
@@ -45,13 +45,16 @@ class DispatchService:
 
     def _room_started(self, room: LiveRoom, agents: Sequence[proto.RoomAgentDispatch]) -> None:
         for agent in agents or [proto.RoomAgentDispatch()]:
-            self._dispatch(room, agent.agent_name, agent.metadata)
+            self._dispatch(room, agent.agent_name, agent.metadata, is_new=True)
 
     def _create(self, request: proto.CreateAgentDispatchRequest) -> Message:
+        is_new = self._rooms.get(request.room) is None
         room = self._rooms.open(request.room)
-        return self._dispatch(room, request.agent_name, request.metadata)
+        return self._dispatch(room, request.agent_name, request.metadata, is_new=is_new)
 
-    def _dispatch(self, room: LiveRoom, agent_name: str, metadata: str) -> proto.AgentDispatch:
+    def _dispatch(
+        self, room: LiveRoom, agent_name: str, metadata: str, *, is_new: bool
+    ) -> proto.AgentDispatch:
         if len(room.dispatches) >= _MAX_PER_ROOM:
             raise TwirpError("resource_exhausted", f"a room holds {_MAX_PER_ROOM} dispatches")
         dispatch = proto.AgentDispatch(
@@ -62,7 +65,7 @@ class DispatchService:
             state=proto.AgentDispatchState(created_at=self._clock.now() * 1000),
         )
         room.dispatches[dispatch.id] = dispatch
-        self._workers.launch(room, dispatch)
+        self._workers.launch(room, dispatch, is_new=is_new)
         return dispatch
 
     def _list(self, request: proto.ListAgentDispatchRequest) -> Message:

@@ -3,12 +3,16 @@
 A job goes to the worker registered under the dispatch's agent name. Nobody there: nothing happens,
 now or later, and nobody is told (the open-source server neither queues nor retries). An agent that
 joined stays until its dispatch or the room is deleted, whoever else leaves.
+
+The server lists a job with its dispatch at once in a room that was there before, and some seconds
+late where the dispatch made the room (seen on livekit-server 1.13.5).
 """
 
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from livekit.protocol import agent as proto
 from livekit.protocol.agent_dispatch import AgentDispatch
 from livekit.protocol.models import ParticipantInfo
 
@@ -18,6 +22,7 @@ from router.sandbox.livekit.rooms import LiveRoom, Rooms
 from router.sandbox.tasks import Tasks
 
 _HISTORY: Final = 10_000
+_LISTED_AFTER: Final = 5.0  # seconds, in a new room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,7 @@ class Behaviour:
     publish_delay: float = 0.0
     never_joins: bool = False
     never_publishes: bool = False
+    stubborn: bool = False  # joins although its dispatch was withdrawn, as agents in threads do
     drop_first: int = 0  # dispatches that get lost on their way to the worker, silently
 
 
@@ -65,8 +71,8 @@ class Workers:
         """The worker is gone; its agents stay in their rooms."""
         self._workers.pop(agent_name, None)
 
-    def launch(self, room: LiveRoom, dispatch: AgentDispatch) -> None:
-        """Hand the dispatch to its worker, if there is one."""
+    def launch(self, room: LiveRoom, dispatch: AgentDispatch, *, is_new: bool) -> None:
+        """Hand the dispatch to its worker, if there is one; `is_new`: it made the room."""
         worker = self._workers.get(dispatch.agent_name)
         if worker is None:
             return
@@ -82,11 +88,18 @@ class Workers:
             received_at=self._clock.monotonic(),
         )
         self.jobs.append(job)
+        self._tasks.spawn(self._list(dispatch, job, _LISTED_AFTER if is_new else 0.0))
         self._tasks.spawn(self._work(room, job, worker.behaviour))
+
+    async def _list(self, dispatch: AgentDispatch, job: Job, after: float) -> None:
+        await self._clock.sleep(after)
+        state = proto.JobState(participant_identity=f"agent-{job.id}")
+        dispatch.state.jobs.append(proto.Job(id=job.id, dispatch_id=dispatch.id, state=state))
 
     async def _work(self, room: LiveRoom, job: Job, behaviour: Behaviour) -> None:
         await self._clock.sleep(behaviour.join_delay)
-        if behaviour.never_joins or room.is_closed or job.dispatch_id not in room.dispatches:
+        is_withdrawn = job.dispatch_id not in room.dispatches and not behaviour.stubborn
+        if behaviour.never_joins or room.is_closed or is_withdrawn:
             return
         agent = ParticipantInfo(
             identity=f"agent-{job.id}",
