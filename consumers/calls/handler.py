@@ -14,7 +14,7 @@ from consumers.calls.plan import TELLING, fold
 from consumers.calls.sweep import Sweeper
 from consumers.consumer import Consumer, Done, Outcome
 from router.clock import Clock
-from router.errors import SwitchboardError
+from router.errors import StorageUnavailable
 from router.events.model import Event
 from router.storage import calls
 from router.storage.engine import Database
@@ -67,7 +67,7 @@ class Recorder(Consumer):
             events = [event for event, _ in batch]
             await calls.record(self._database, events, fold, telling=TELLING)
         except Exception as error:  # noqa: BLE001 - whoever handed the event in gets it
-            if len(batch) > 1 and not isinstance(error, SwitchboardError):
+            if len(batch) > 1 and not isinstance(error, StorageUnavailable):
                 for one in batch:
                     await self._store([one])
                 return

@@ -6,9 +6,11 @@ Whose word counts is decided by kind and by source, never by a provider's name
   who is in its room;
 - who called whom: what is said of the call, never of a leg, whose ends are others;
 - when it was answered: the call, else its leg, else two legs that were connected, else the moment
-  when the agent could be heard and the caller was in the room;
-- when it ended: the carrier, else what it said when it was asked (consumers/calls/sweep.py), else
-  the moment when the caller of an answered call left the room, else when it was given up as lost;
+  when the agent could be heard and the caller was in the room, unless the end says otherwise: an
+  agent often comes a moment after the caller gave up;
+- when it ended: the carrier, of the call rather than of a dial, after which the caller may hear an
+  apology; else what it said when it was asked (consumers/calls/sweep.py), else the moment when the
+  caller of an answered call left the room, else when it was given up as lost;
 - how it ended: a failure of the call, then of a dial, then that it was forwarded, then that it was
   answered. A carrier calls "completed" whatever was connected: a fallback, or our own apology,
   which is a failed call.
@@ -73,11 +75,12 @@ class Story:
         self._witnesses = sorted(
             self._telling, key=lambda each: (each[1].source != provider, each[0])
         )
-        self._answers = self._best_answers()
+        self._told = self._told_answers()
+        self._answers = [*self._told, *self._met()]
         self._ends = self._best_ends()
         self._left = self._last_leaving()
-        self.answered_at = next(iter(self._answers), None)
         self.ended_at = self._end()
+        self.answered_at = self._answer()
 
     def first(self, *kinds: EventType) -> int | None:
         """When the first event of these types happened."""
@@ -111,7 +114,7 @@ class Story:
             return "ended"
         if self._all(EventType.CALL_FORWARDED):
             return "forwarded"
-        if self.answered_at is not None:
+        if self._answers:
             return "answered"
         rang = self.first(EventType.CALL_RINGING, EventType.LEG_RINGING)
         return "ringing" if rang is not None else "initiated"
@@ -122,8 +125,8 @@ class Story:
             return None
         if self._is_lost():
             return "lost"
-        said = [word for event in self._ends if (word := event.data.disposition) is not None]
-        failures = [word for word in said if word not in ("answered", "forwarded")]
+        said = self._said()
+        failures = _failures(said)
         if failures:
             return failures[0]
         if self._all(EventType.CALL_FORWARDED) or "forwarded" in said:
@@ -141,7 +144,7 @@ class Story:
                 return event.data.duration
         if self.answered_at is None or self.ended_at is None or self._is_lost():
             return None
-        return max(0, self.ended_at - self.answered_at) / 1_000_000
+        return (self.ended_at - self.answered_at) / 1_000_000
 
     def reason(self) -> str:
         """Why it failed, else why it was routed as it was."""
@@ -160,9 +163,25 @@ class Story:
         return min(others, key=lambda each: each[0])[1].source
 
     def _end(self) -> int | None:
-        known = [event.time for event in self._ends] or self._left
+        of_the_call = [event.time for event in self._ends if not event.data.stage]
+        known = of_the_call or [event.time for event in self._ends] or self._left
         given_up = [event.time for event in self._all(EventType.CALL_ENDED)]
-        return min(known or given_up, default=None)
+        ended = min(known or given_up, default=None)
+        # Providers' times are whole seconds, by which a call could end before it began.
+        return None if ended is None else max(ended, self.initiated_at())
+
+    def _answer(self) -> int | None:
+        """The best answer; of a call that is over, one that does not contradict its end."""
+        ended_at = self.ended_at
+        if ended_at is None:
+            return next(iter(self._answers), None)
+        answers = self._told if _failures(self._said()) else self._answers
+        in_time = (time for time in answers if time <= ended_at)
+        return next(in_time, ended_at if self._told else None)
+
+    def _said(self) -> Sequence[Disposition]:
+        """How it ended, in the words of those who know; the best first."""
+        return [word for event in self._ends if (word := event.data.disposition) is not None]
 
     def _is_lost(self) -> bool:
         return not self._ends and not self._left
@@ -178,17 +197,19 @@ class Story:
         best = [event for event in known if event.source == self.provider] or known
         return sorted(best, key=lambda event: event.data.stage != "")
 
-    def _best_answers(self) -> Sequence[int]:
-        """When it was answered, by each who can say so; the best first."""
-        ready, caller = self.first(EventType.AGENT_READY), self.first(EventType.SIP_JOINED)
-        together = max(ready, caller) if ready is not None and caller is not None else None
+    def _told_answers(self) -> Sequence[int]:
+        """When it was answered, by each who says so; the best first."""
         told = (
             self.first(EventType.CALL_ANSWERED),
             self.first(EventType.LEG_ANSWERED),
             self.first(EventType.CALL_BRIDGED),
-            together,
         )
         return [time for time in told if time is not None]
+
+    def _met(self) -> Sequence[int]:
+        """When agent and caller had both come to the room."""
+        ready, caller = self.first(EventType.AGENT_READY), self.first(EventType.SIP_JOINED)
+        return [max(ready, caller)] if ready is not None and caller is not None else ()
 
     def _last_leaving(self) -> Sequence[int]:
         """When the caller of an answered call left the room for good; empty while they are there.
@@ -197,3 +218,7 @@ class Story:
         """
         left = [event.time for event in self._all(EventType.SIP_LEFT)][-1:]
         return left if any(answered <= time for time in left for answered in self._answers) else ()
+
+
+def _failures(said: Iterable[Disposition]) -> Sequence[Disposition]:
+    return [word for word in said if word not in ("answered", "forwarded")]

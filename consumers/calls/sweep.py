@@ -3,12 +3,16 @@
 | the carrier says                     | then                                                     |
 |--------------------------------------|----------------------------------------------------------|
 | the call is over                     | `call.ended` with what it says                           |
-| it knows no such call                | `call.ended`, lost                                       |
+| it knows no such call                | `call.ended`, lost, unless its caller is in the room     |
 | the call goes on                     | it is asked again after 1, 2, 4 and then every 8 minutes |
 | nothing (it fails, or can't be asked)| the same, and after `calls.max_duration`: lost           |
 
 The event goes onto the log like any other: the dispatch consumer then closes the room and the
 claim, and the record ends. Its id follows from the call, so that telling it again changes nothing.
+
+The room is closed with whoever is in it, so "no such call" alone is not enough: with a wrong URL or
+another account's key it is said of every call, and by Twilio of those over a trunk until they are
+over. LiveKit is asked as well, and a caller whom it sees in the room is there.
 
 One process does this (`router.storage.leader`); what it knows of earlier answers is its own, and
 another one begins by asking. Each carrier has its own queue, so one that is slow holds up only its
@@ -24,10 +28,11 @@ from typing import Final
 import msgspec
 
 from config.settings import CallsSettings
+from consumers.calls.plan import fold
 from consumers.calls.story import SOURCE
 from consumers.complaints import Complaints
 from router.clock import Clock
-from router.errors import LogFailed, StorageError
+from router.errors import LogFailed, Permanent, StorageError
 from router.eventlog.base import EventLog
 from router.events.call import CallRecord
 from router.events.codec import encode
@@ -36,6 +41,7 @@ from router.events.model import Event, EventData
 from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
 from router.provider import CallRef, Carrier, Standing
+from router.providers.livekit.rooms import PROVIDER
 from router.storage import calls
 from router.storage.engine import Database
 from router.storage.leader import leader
@@ -155,8 +161,11 @@ class Sweeper:
 
     async def _settle(self, ask: Ask | None, record: CallRecord) -> None:
         told = await calls.events(self._database, record.call_id)
+        known = fold(told)
+        if known is not None and known.state == "ended":
+            return  # somebody told its end while it waited for its turn
         try:
-            standing = await ask(_reference(record, told)) if ask is not None else _GOES_ON
+            standing = await self._standing(ask, record, told)
         except Exception:
             if not self._is_too_long(record):
                 raise
@@ -167,6 +176,25 @@ class Sweeper:
             await self._tell(_over(record, standing, self._clock.now()))
         elif self._is_too_long(record):
             await self._tell(_lost(record, told, _TOO_LONG))
+
+    async def _standing(
+        self, ask: Ask | None, record: CallRecord, told: Sequence[Event]
+    ) -> Standing | None:
+        """What the carrier says; Permanent where it knows no such call and the caller is there."""
+        if ask is None:
+            return _GOES_ON
+        reference = _reference(record, told)
+        standing = await ask(reference)
+        rooms = self._desks.get(PROVIDER, self._no_desk)
+        if standing is None and rooms.ask is not None:
+            seen = await rooms.ask(reference)
+            if seen is not None and not seen.over:
+                name = record.provider
+                raise Permanent(
+                    f"{name} knows no such call, but its caller is in the room: do the URL and the "
+                    f"key in providers.{name} belong to the account that the call came from?"
+                )
+        return standing
 
     def _is_too_long(self, record: CallRecord) -> bool:
         return self._clock.now() - record.initiated_at > self._max_duration

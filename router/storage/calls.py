@@ -52,6 +52,7 @@ _TELLING_OF_CALLS: Final = _OF_CALLS.where(
 )
 # The index of unended calls has this very condition; with a parameter in it, no planner takes it.
 _UNENDED: Final = calls.c.state != literal("ended", literal_execute=True)
+_TYPES: Final[Mapping[str, EventType]] = {kind.value: kind for kind in EventType}
 _decoder: Final = msgspec.json.Decoder(EventData)
 
 
@@ -166,7 +167,8 @@ async def _events(
         told[row.call_id].append(
             Event(
                 id=row.event_id,
-                type=EventType(row.type),
+                # As a log's reader does: a newer version may have written it.
+                type=_TYPES.get(row.type, EventType.PROVIDER_UNKNOWN),
                 source=row.source,
                 time=row.time,
                 key=row.call_id,

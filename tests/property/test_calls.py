@@ -52,6 +52,9 @@ def test_a_record_agrees_with_itself(events: list[Event]) -> None:
     assert (record.disposition is not None) == (record.state == "ended")
     assert record.agent_ready == (record.agent_ready_at is not None)
     assert record.duration is None or record.duration >= 0
+    if record.ended_at is not None:
+        assert record.initiated_at <= record.ended_at
+        assert record.answered_at is None or record.answered_at <= record.ended_at
     assert (record.agent, record.provider) == ("anna", "twilio")
 
 

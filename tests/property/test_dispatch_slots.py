@@ -88,10 +88,11 @@ async def _disturb(
 
 
 async def _assert_free(process: Process) -> None:
-    """As many places can be had as there are."""
+    """As many places can be had as there are, and no more: none was given back twice."""
     async with asyncio.timeout(1.0):
         for _ in range(PLACES):
             await process.watch.reserve()
+    assert process.watch._slots.locked()
     for _ in range(PLACES):
         process.watch.free()
 

@@ -4,6 +4,7 @@ The examples are the payload files of tests/providers, changed and then signed. 
 ingress: tests/providers/test_suite_ingress.py; guided by coverage: `make fuzz`.
 """
 
+from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,9 @@ from router.errors import BadSignature, WebhookError
 from router.events.model import Event
 from router.routing.table import RouteTable
 from tests.fuzz.chain import take
-from tests.fuzz.targets import Target, targets
+from tests.fuzz.target import Target
+from tests.fuzz.targets import targets
+from tests.fuzz.words import MAX_INPUT, dictionary
 from tests.providers.case import Raw
 from tests.providers.found import Payload, Unrouted, cases, payloads, request_of
 from tests.providers.mutations import NASTY, mutated, shifted
@@ -76,6 +79,16 @@ def test_a_target_of_the_fuzzer_takes_its_seeds_and_garbage(target: Target) -> N
     assert target.seeds
     for seed in (*target.seeds, b"", b"\0", b"\xff" * 9, b"{" * 99, target.seeds[0][:-1]):
         target.run(seed)
+
+
+def test_the_fuzzer_takes_the_words_and_the_seeds() -> None:
+    """Longer words end it at its start, longer seeds are cut."""
+    for target in targets().values():
+        assert max(map(len, target.seeds)) <= MAX_INPUT, target.name
+    for word in dictionary([b"+14155550100", b"CallSid=CA1"]).splitlines():
+        quoted = literal_eval("b" + word)
+        assert 0 < len(quoted) <= 64
+    assert dictionary([b"CallSid=CA1"]) != dictionary([])
 
 
 def _without_raw(event: Event) -> Event:

@@ -105,7 +105,7 @@ def test_raw_headers(fuzzed: Fuzzed, names: list[str], values: list[bytes], body
         length = b"Content-Length: %d\r\n\r\n" % len(body)
         return status(await exchange(node.port, head + length + body))
 
-    assert fuzzed.run(work) in (0, 400, 403, 408, 415)
+    assert fuzzed.run(work) in (0, 400, 403, 415, 503)  # 503: its body never ends
 
 
 @given(kind=KIND, fields=st.dictionaries(FIELD | TEXT, VALUE, max_size=12))

@@ -100,7 +100,8 @@ def test_a_later_answer_does_not_take_the_end_of_an_answered_call_back() -> None
     heard = [initiated(CALL), _ready(1.0), event(CALL, T.SIP_JOINED, 1.5, "livekit")]
     over = [*heard, event(CALL, T.SIP_LEFT, 20.0, "livekit")]
     late = event(CALL, T.CALL_ANSWERED, 25.0)  # of the status callback, which took its time
-    assert fold([*over, late]).state == "ended"
+    record = fold([*over, late])
+    assert (record.state, record.answered_at, record.duration) == ("ended", _at(1.5), 18.5)
 
 
 @pytest.mark.parametrize(
@@ -266,3 +267,50 @@ def test_a_missing_agent_is_a_better_reason_than_that_somebody_was_asked() -> No
     missing = event(CALL, T.AGENT_MISSING, 9.0, "switchboard", reason="no agent came")
     record = fold([initiated(CALL), missing, _swept(30.0, disposition="no_answer")])
     assert (record.disposition, record.reason) == ("no_answer", "no agent came")
+
+
+def _late_agent(*ends: Event) -> list[Event]:
+    """The agent could be heard a moment after the caller had gone."""
+    joined = event(CALL, T.SIP_JOINED, 0.4, "livekit")
+    left = event(CALL, T.SIP_LEFT, 8.0, "livekit")
+    return [initiated(CALL), joined, left, _ready(8.2), *ends]
+
+
+@pytest.mark.parametrize("disposition", [None, "no_answer", "canceled", "busy"])
+def test_an_agent_who_came_when_the_caller_had_gone_has_answered_nothing(
+    disposition: str | None,
+) -> None:
+    end = event(CALL, T.CALL_ENDED, 8.1, disposition=disposition)
+    record = fold(_late_agent(end))
+    assert (record.answered_at, record.duration) == (None, None)
+    assert (record.disposition, record.agent_ready) == (disposition or "no_answer", True)
+
+
+def test_what_the_carrier_says_of_the_answer_counts_more_than_who_was_in_the_room() -> None:
+    ringing = event(CALL, T.CALL_ENDED, 40.0, disposition="busy")  # the fallback's
+    assert fold(_late_agent(ringing)).answered_at is None
+    told = event(CALL, T.CALL_ANSWERED, 7.0)
+    assert fold(_late_agent(told, ringing)).answered_at == _at(7.0)
+
+
+def test_until_its_end_is_told_a_late_agent_has_answered() -> None:
+    assert fold(_late_agent()).state == "answered"  # or else the state would go back
+    assert fold(_late_agent()).answered_at == _at(8.2)
+
+
+def test_a_call_goes_on_after_a_dial_that_failed_until_the_caller_has_heard_the_apology() -> None:
+    dial = event(CALL, T.CALL_ENDED, 20.0, disposition="no_answer", stage="agent")
+    assert fold([initiated(CALL), dial]).ended_at == _at(20.0)
+    apology = event(CALL, T.CALL_ANSWERED, 20.2)
+    over = event(CALL, T.CALL_ENDED, 24.5, disposition="answered", duration=4.0)
+    record = fold([initiated(CALL), dial, apology, over])
+    assert (record.answered_at, record.ended_at) == (_at(20.2), _at(24.5))
+    assert (record.disposition, record.duration) == ("no_answer", 4.0)
+
+
+def test_times_in_whole_seconds_do_not_end_a_call_before_it_began_or_was_answered() -> None:
+    begun, answered = initiated(CALL, 5.4), event(CALL, T.CALL_ANSWERED, 5.6)
+    end = event(CALL, T.CALL_ENDED, 5.0, disposition="answered")
+    record = fold([begun, answered, end])
+    assert (record.initiated_at, record.answered_at, record.ended_at) == (_at(5.4),) * 3
+    assert record.duration == 0.0

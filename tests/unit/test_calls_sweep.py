@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from structlog.testing import capture_logs
 from typing_extensions import override
 
@@ -25,6 +26,7 @@ from router.provider import CallRef, Carrier, Standing
 from router.storage import calls
 from router.storage.engine import Database, open_database
 from router.storage.migrate import migrate
+from router.storage.schema import call_events
 from tests.support import fake_time
 from tests.support.fake_events import event, initiated, new_call
 from tests.support.fake_log import FakeLog
@@ -73,10 +75,12 @@ class World:
         self.clock = FakeClock()
         self.log = log
         self.twilio, self.telnyx = FakeCarrier(self.clock), FakeCarrier(self.clock)
+        self.livekit = FakeCarrier(self.clock, Standing(over=True))  # nobody is in any room
         self.database = database
         carriers = {
             "twilio": Carrier(standing=self.twilio.standing),
             "telnyx": Carrier(standing=self.telnyx.standing),
+            "livekit": Carrier(standing=self.livekit.standing),
             "silent": Carrier(),
         }
         self.sweeper = Sweeper(database, log, carriers, settings.calls, self.clock)
@@ -108,7 +112,7 @@ class World:
     def _held(self, desk: Any) -> bool:
         return any(
             each.hold is not None and not each.hold.is_set() and desk.ask == each.standing
-            for each in (self.twilio, self.telnyx)
+            for each in (self.twilio, self.telnyx, self.livekit)
         )
 
 
@@ -173,6 +177,64 @@ async def test_a_call_that_the_carrier_does_not_know_is_lost(tmp_path: Path) -> 
         assert (record.state, record.disposition, record.duration) == ("ended", "lost", None)
         assert record.ended_at == START + 7_000_000  # it was last heard of
         assert "knows no such call" in record.reason
+        assert [ref for _, ref in w.livekit.asked] == [CallRef(new_call("a"), "id-a", "AC1")]
+
+
+@pytest.mark.parametrize("seen", [GOES_ON, Transient("away")])
+async def test_a_call_that_the_carrier_does_not_know_goes_on_unless_its_caller_is_gone(
+    tmp_path: Path, seen: Answer
+) -> None:
+    async with world(tmp_path) as w:
+        w.twilio.answer, w.livekit.answer = None, seen
+        await w.told(begun("a"), later("a", T.CALL_ANSWERED, 1.0))
+        with capture_logs() as lines:
+            await w.after(1800.0)
+        assert len(w.livekit.asked) == len(w.twilio.asked) > 2
+        assert w.log.events(CALLS_TOPIC) == []
+        whys = {line["why"] for line in lines if line["event"] == "sweep.failed"}
+        assert any("providers.twilio" in why for why in whys) == (seen is GOES_ON)
+        w.livekit.answer = Standing(over=True)
+        await w.after(540.0)
+        assert (await w.record(new_call("a"))).disposition == "lost"
+
+
+async def test_where_livekit_can_not_be_asked_the_carriers_word_is_enough(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        del w.sweeper._desks["livekit"]
+        w.twilio.answer = None
+        await w.told(begun("a"))
+        await w.after(180.0)
+        assert (await w.record(new_call("a"))).disposition == "lost"
+
+
+async def test_a_call_whose_end_is_told_while_it_waits_for_its_turn_is_not_asked_about(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        w.telnyx.hold, w.telnyx.answer = asyncio.Event(), OVER
+        names = [f"call-{n}" for n in range(12)]
+        await w.told(*(begun(name, source="telnyx") for name in names))
+        await w.after(150.0)
+        await eventually(lambda: len(w.telnyx.asked) == 8)
+        asked = {ref.call_id for _, ref in w.telnyx.asked}
+        waiting = [name for name in names if new_call(name) not in asked]
+        await w.told(*(later(name, T.CALL_ENDED, 150.0, "telnyx") for name in waiting))
+        w.telnyx.hold.set()
+        await w.after(600.0)
+        assert {ref.call_id for _, ref in w.telnyx.asked} == asked
+        assert {event.key for event in w.log.events(CALLS_TOPIC)} == asked
+
+
+async def test_a_call_with_an_event_of_a_newer_version_is_asked_about_too(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.told(begun("a"), later("a", T.DTMF_RECEIVED, 1.0))
+        async with w.database.write() as connection:
+            keys = call_events.c.type == T.DTMF_RECEIVED.value
+            await connection.execute(update(call_events).where(keys).values(type="dtmf.sung"))
+        kept = {event.type for event in await calls.events(w.database, new_call("a"))}
+        assert kept == {T.CALL_INITIATED, T.PROVIDER_UNKNOWN}
+        await w.after(180.0)
+        assert len(w.twilio.asked) == 1
 
 
 @pytest.mark.parametrize("error", [Transient("away"), Permanent("401"), KeyError("a foreign one")])
