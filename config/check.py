@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from config.settings import ALL_ROLES, ProvidersSettings, Settings
 
 
@@ -44,13 +46,14 @@ def _missing(settings: Settings) -> Iterator[str]:
 
 def _carriers(providers: ProvidersSettings) -> Iterator[tuple[str, object, str]]:
     """What each carrier that is begun lacks; of the first one where none is."""
-    twilio, telnyx, vocode = providers.twilio, providers.telnyx, providers.vocode
-    if _has_telnyx(providers):
+    twilio, telnyx = providers.twilio, providers.telnyx
+    begun = _begun(providers)
+    if "telnyx" in begun:
         what = "the account's public key, from Mission Control"
         yield "providers.telnyx.public_keys", telnyx.public_keys, what
         key = telnyx.api_key.get_secret_value()
         yield "providers.telnyx.api_key", key, "KEY…, from Mission Control"
-    if twilio.account_sid or not (_has_telnyx(providers) or vocode.secrets):
+    if "twilio" in begun or not begun:
         keys = twilio.auth_tokens or twilio.shared_keys
         yield "providers.twilio.account_sid", twilio.account_sid, "AC…, from the Twilio console"
         yield "providers.twilio.auth_tokens", keys, "the account's Auth Token"
@@ -94,16 +97,21 @@ def _risky(settings: Settings) -> Iterator[str]:
 
 def _dial_timeouts(providers: ProvidersSettings) -> Iterator[tuple[str, int]]:
     """Of each carrier that is set up, Twilio's also where its keys are on other nodes."""
-    telnyx = _has_telnyx(providers)
-    if telnyx:
+    begun = _begun(providers)
+    if "telnyx" in begun:
         yield "telnyx", providers.telnyx.dial_timeout
-    if providers.twilio.account_sid or not telnyx:
+    if "twilio" in begun or not begun:
         yield "twilio", providers.twilio.dial_timeout
 
 
-def _has_telnyx(providers: ProvidersSettings) -> bool:
-    telnyx = providers.telnyx
-    return bool(telnyx.api_key.get_secret_value() or telnyx.public_keys)
+def _begun(providers: ProvidersSettings) -> set[str]:
+    """The carriers that somebody began to set up: all their keys and accounts are empty before."""
+    secrets = {
+        name
+        for name, section in providers
+        if any(value and isinstance(value, SecretStr | tuple | dict) for _, value in section)
+    }
+    return secrets | ({"twilio"} if providers.twilio.account_sid else set())
 
 
 def _has_postgres(settings: Settings) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -28,6 +28,25 @@ def _list(value: object) -> object:
 
 ListOrCommas = (NoDecode, BeforeValidator(_list))
 """Marks a tuple that the environment may hold as JSON or as `a,b`."""
+
+
+def _url(*schemes: str, example: str) -> AfterValidator:
+    """The check that a text is empty or the beginning of URLs; a slash at its end is cut off."""
+
+    def check(value: str) -> str:
+        parts = urlsplit(value)
+        known = parts.scheme in schemes and parts.hostname and parts.port != 0
+        if value and (not known or not value.isprintable() or " " in value):
+            raise ValueError(f"must be an absolute URL such as {example}")
+        if parts.query or parts.fragment:
+            raise ValueError("must not have a query or a fragment")
+        return value.rstrip("/")
+
+    return AfterValidator(check)
+
+
+HttpUrl = Annotated[str, _url("http", "https", example="https://calls.example.com")]
+LiveKitUrl = Annotated[str, _url("ws", "wss", "http", "https", example="wss://x.livekit.cloud")]
 
 
 class Section(BaseModel):
@@ -89,7 +108,7 @@ class KafkaSettings(Section):
 class LiveKitSettings(Section):
     """The LiveKit project that the agents register with."""
 
-    url: str
+    url: LiveKitUrl
     api_key: str
     api_secret: SecretStr
     sip_host: str
@@ -123,7 +142,7 @@ class TwilioSettings(Section):
     auth_tokens: Annotated[tuple[SecretStr, ...], *ListOrCommas]
     accounts: dict[str, tuple[SecretStr, ...]]
     shared_keys: dict[str, SecretStr]
-    api_url: str
+    api_url: HttpUrl
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str
@@ -134,7 +153,7 @@ class TelnyxSettings(Section):
 
     api_key: SecretStr
     public_keys: Annotated[tuple[str, ...], *ListOrCommas]
-    api_url: str
+    api_url: HttpUrl
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str
@@ -169,7 +188,7 @@ class Settings(BaseSettings):
         env_prefix="SWITCHBOARD_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    public_url: str
+    public_url: HttpUrl
     data_dir: Path
     secret_key: SecretStr
     durability: Literal["auto", "replicated", "local"]
@@ -183,18 +202,6 @@ class Settings(BaseSettings):
     calls: CallsSettings
     providers: ProvidersSettings
     log: LogSettings
-
-    @field_validator("public_url")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        if not value:
-            return value
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an absolute URL such as https://calls.example.com")
-        if parts.query or parts.fragment:
-            raise ValueError("must not have a query or a fragment")
-        return value.rstrip("/")
 
     @property
     def has_kafka(self) -> bool:

@@ -60,10 +60,11 @@ def _dialler(
     provider = run(_provider_of(settings, to))
     if box is not None and provider in box.carriers:
         return BoxDialler(box, settings, provider, to, from_, hold)
-    if provider in _ALONE:
+    if provider != "twilio":
+        why = _ALONE.get(provider, "nobody else can tell of them")
         raise fail(
-            f"{to} is at {provider.title()}, whose calls can't be placed from here: "
-            f"{_ALONE[provider]}. Ring the number, and watch the call: switchboard tail",
+            f"{to} is at {provider.title()}, whose calls can't be placed from here: {why}. "
+            "Ring the number, and watch the call: switchboard tail",
             NO,
         )
     if settings.providers.twilio.auth_tokens and settings.public_url:

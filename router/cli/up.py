@@ -30,7 +30,7 @@ _WEBHOOKS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "telnyx": (("Telnyx's webhooks", "telnyx"), ("Telnyx's TeXML", "telnyx/texml/voice")),
     "livekit": (("LiveKit's webhooks", "livekit"),),
 }
-"""What to enter at each provider. Not Vocode's, which ends with a secret."""
+"""What to enter at each provider; of others (Vocode's URL ends with a secret) how it begins."""
 
 
 def up(
@@ -105,13 +105,17 @@ def _banner(node: Node) -> list[str]:
     settings = node.settings
     kafka = ", ".join(settings.kafka.bootstrap_servers) or "none: the journal alone"
     where = local_url(settings, node.http_port)
-    webhooks = [line for each in configured(settings) for line in _WEBHOOKS.get(each.name, ())]
+    webhooks = [line for each in configured(settings) for line in _webhooks(each.name)]
     return [
         f"[bold]Switchboard[/bold] is up: {', '.join(settings.roles)} on {where}",
         *(f"  {what:24} {settings.public_url}/webhooks/{path}" for what, path in webhooks),
         f"  data {settings.data_dir} · Kafka {kafka} · health {where}/readyz",
         "Ctrl-C stops it. Is everything in place?  switchboard doctor",
     ]
+
+
+def _webhooks(provider: str) -> Sequence[tuple[str, str]]:
+    return _WEBHOOKS.get(provider, ((f"{provider.title()}'s webhooks", f"{provider}/…"),))
 
 
 def _on_signals(stop: asyncio.Event) -> None:

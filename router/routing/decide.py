@@ -6,7 +6,7 @@ dispatch and `explain` all follow from the same value.
 
 import msgspec
 
-from router.events.model import Decision, Event
+from router.events.model import Decision, Direction, Event
 from router.events.types import EventType
 from router.routing.table import Route, RouteTable
 
@@ -26,19 +26,30 @@ def decide(event: Event, table: RouteTable) -> Event:
 def _routed(event: Event, table: RouteTable) -> Event:
     """An incoming call with its decision.
 
-    A provider that does not say which way a call goes means one of our numbers by either end.
+    A provider that does not say which way a call goes means one of our numbers by either end: one
+    that is mapped there before one that is mapped at another.
     """
     data = event.data
     ours, direction = data.to_number, data.direction
-    if direction is None and table.get(ours) is not None:
-        direction = "inbound"
-    elif direction is None and table.get(data.from_number) is not None:
-        ours, direction = data.from_number, "outbound"
+    if direction is None:
+        ours, direction = _our_end(event, table)
     decision = decide_call(ours, event.source, table)
     if data.disposition == "failed":
         decision = _after_failure(decision)
     routed = msgspec.structs.replace(data, direction=direction, decision=decision)
     return msgspec.structs.replace(event, data=routed)
+
+
+def _our_end(event: Event, table: RouteTable) -> tuple[str, Direction | None]:
+    """The number that is ours, and what the call is to it; the called one where neither is."""
+    ends: dict[Direction, str] = {
+        "inbound": event.data.to_number,
+        "outbound": event.data.from_number,
+    }
+    routes = {way: route for way, end in ends.items() if (route := table.get(end)) is not None}
+    at_home = [way for way, route in routes.items() if route.provider == event.source]
+    direction = next(iter((*at_home, *routes)), None)
+    return (ends[direction] if direction else event.data.to_number), direction
 
 
 def _after_failure(decision: Decision) -> Decision:
@@ -60,7 +71,8 @@ def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:
     """The decision for a call to `to_number` that arrived through `provider`."""
     route = table.get(to_number)
     if route is None:
-        return Decision(action="reject", reason="number is not mapped", table_version=table.version)
+        reason = "number is not mapped" if to_number else f"{provider} named no number"
+        return Decision(action="reject", reason=reason, table_version=table.version)
     if route.provider != provider:
         return Decision(
             action="reject",

@@ -52,9 +52,9 @@ class World:
         self.settings, self.livekit, self._session = settings, livekit, session
         self.url = f"{settings.public_url}/webhooks/vocode/{SECRETS[0]}"
 
-    async def tell(self, type_: str, **payload: Any) -> int:
+    async def tell(self, type_: str, call: str = THEIR_ID, **payload: Any) -> int:
         """Post a webhook as the hosted service does; the status of the answer."""
-        message = {"type": f"event_{type_}", "call_id": THEIR_ID, "payload": payload}
+        message = {"type": f"event_{type_}", "call_id": call, "payload": payload}
         async with self._session.post(self.url, json=message) as answer:
             return answer.status
 
@@ -145,6 +145,34 @@ async def test_repeated_webhooks_start_nothing_twice(tmp_path: Path) -> None:
         types = [event.type.value for event in events]
         assert (types.count("call.initiated"), types.count("call.answered")) == (1, 1)
         assert [job.agent_name for job in w.livekit.jobs] == ["anna"]
+
+
+async def test_no_agent_comes_to_a_call_whose_end_was_told_first(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        assert await w.tell("phone_call_ended", conversation_minutes=1) == 200
+        await w.known("call.ended")
+        connected = {"to_phone_number": OURS, "from_phone_number": THEIRS}
+        assert await w.tell("phone_call_connected", **connected) == 200
+        record, _ = await w.known("call.initiated")
+        assert (record.state, record.disposition, record.duration) == ("ended", "answered", 60.0)
+        assert (record.agent, record.to_number) == ("anna", f"+{OURS}")
+        assert await w.tell("phone_call_connected", "another", **connected) == 200
+        await eventually(lambda: len(w.livekit.jobs) == 1)  # it was read after the other
+        assert w.livekit.jobs[0].room == call_id("vocode", "", "another")
+        assert w.livekit.rooms.get(CALL) is None
+
+
+async def test_a_call_without_numbers_is_on_record_with_the_reason(tmp_path: Path) -> None:
+    """As the first versions of the open-source library tell of it: no agent can be chosen."""
+    async with world(tmp_path) as w:
+        for _ in range(2):
+            assert await w.tell("phone_call_connected") == 200
+        assert await w.tell("phone_call_ended") == 200
+        record, events = await w.known("call.ended")
+        assert (record.state, record.disposition) == ("ended", "failed")
+        assert record.reason == "vocode named no number"
+        assert [event.type.value for event in events].count("call.initiated") == 1
+        assert w.livekit.jobs == []
 
 
 async def test_the_agent_comes_to_a_call_that_its_number_made(tmp_path: Path) -> None:

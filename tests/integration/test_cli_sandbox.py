@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from router.cli import call
 from tests.support.cli import Ran, Shell, Started
 from tests.support.nodes import ACCOUNT, KEY, MAPPING, SECRET, TOKEN, free_port
 
@@ -209,7 +210,9 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
         assert shell.invoke("call", BOB).code == 3
 
 
-def test_a_call_at_an_instance_with_accounts(tmp_path: Path) -> None:
+def test_a_call_at_an_instance_with_accounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the webhooks are placed; LiveKit is away here, so no agent is heard."""
     port = free_port()
     shell = Shell(
@@ -223,19 +226,28 @@ def test_a_call_at_an_instance_with_accounts(tmp_path: Path) -> None:
             "SWITCHBOARD_LIVEKIT__SIP_HOST": "sip.example.com",
             "SWITCHBOARD_PROVIDERS__TWILIO__ACCOUNT_SID": ACCOUNT,
             "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": TOKEN,
+            "SWITCHBOARD_PROVIDERS__VOCODE__SECRETS": "a-secret-for-the-path-of-vocode",
             "SWITCHBOARD_DISPATCH__DEADLINE": "0.3",
         },
     )
     at_telnyx = f'  - {{number: "{NOBODYS}", provider: telnyx, agent: bob}}\n'
     (tmp_path / "mapping.yaml").write_text(MAPPING + at_telnyx)
+    monkeypatch.delitem(call._ALONE, "vocode")  # as of a provider that was added
     with shell.start("up", until=UP) as started:
         assert "calls.example.com/webhooks/twilio/voice" in started.text
         assert "calls.example.com/webhooks/telnyx" not in started.text  # it is not set up
+        assert "calls.example.com/webhooks/vocode/…" in started.text
+        assert "a-secret-for" not in started.text
         assert "Holds now" in shell.invoke("apply", "mapping.yaml").out
         ran = shell.invoke("call", ANNA, "--hold", "0.1")
         refused = shell.invoke("call", NOBODYS)
-    assert refused.code == 1
+        at_vocode = at_telnyx.replace("telnyx", "vocode")
+        (tmp_path / "mapping.yaml").write_text(MAPPING + at_vocode)
+        assert "Holds now" in shell.invoke("apply", "mapping.yaml").out
+        refused_too = shell.invoke("call", NOBODYS)
+    assert (refused.code, refused_too.code) == (1, 1)
     assert "Telnyx signs with a key that only Telnyx has. Ring the number" in refused.err
+    assert "is at Vocode, whose calls can't be placed from here" in refused_too.err
     assert ran.code == 1
     found = steps(ran)
     assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found

@@ -81,6 +81,9 @@ def test_lists_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> No
         ("LIVEKITT__URL", "x", "SWITCHBOARD_LIVEKITT__URL: there is no such setting"),
         ("HTTP__PORT", "eighty", "http.port"),
         ("PUBLIC_URL", "calls.example.com", "public_url: must be an absolute URL"),
+        ("PUBLIC_URL", "https://calls.example.com:99999", "public_url: Port out of range"),
+        ("LIVEKIT__URL", "x.livekit.cloud", "livekit.url: must be an absolute URL"),
+        ("PROVIDERS__TELNYX__API_URL", "api.telnyx.com/v2", "providers.telnyx.api_url: must be an"),
         ("ROLES", "ingress,cook", "roles"),
         ("LIVEKIT__WEBHOOK_KEYS", "not json", "JSON"),
     ],
@@ -127,11 +130,42 @@ def test_what_would_lose_calls_is_refused(
         check(load())
 
 
+@pytest.mark.parametrize(
+    ("begun", "missing"),
+    [
+        ({}, "providers.twilio.account_sid"),
+        ({"TWILIO__AUTH_TOKENS": "token"}, "providers.twilio.account_sid"),
+        ({"TWILIO__AUTH_TOKENS": "token", "VOCODE__SECRETS": "s"}, "providers.twilio.account_sid"),
+        ({"TELNYX__API_KEY": "KEY"}, "providers.telnyx.public_keys"),
+        ({"VOCODE__SECRETS": "secret"}, None),
+        ({"VOCODE__ACTION_SECRETS": "secret"}, None),  # what it lacks, its folder says
+    ],
+)
+def test_a_carrier_that_is_begun_must_be_finished_and_one_is_enough(
+    begun: dict[str, str], missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete(monkeypatch)
+    for name in ("ACCOUNT_SID", "AUTH_TOKENS"):
+        monkeypatch.delenv(f"SWITCHBOARD_PROVIDERS__TWILIO__{name}")
+    for name, value in begun.items():
+        monkeypatch.setenv(f"SWITCHBOARD_PROVIDERS__{name}", value)
+    if missing is None:
+        check(load())
+        return
+    with pytest.raises(ConfigProblem, match=rf"{missing}: is missing"):
+        check(load())
+
+
 def test_only_the_carriers_that_are_set_up_must_ring_long_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     complete(monkeypatch)
     monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TELNYX__DIAL_TIMEOUT", "5")
+    check(load())
+    for name in ("ACCOUNT_SID", "AUTH_TOKENS"):
+        monkeypatch.delenv(f"SWITCHBOARD_PROVIDERS__TWILIO__{name}")
+    monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TWILIO__DIAL_TIMEOUT", "5")
+    monkeypatch.setenv("SWITCHBOARD_PROVIDERS__VOCODE__SECRETS", "secret")
     check(load())
 
 

@@ -87,8 +87,35 @@ def test_the_end_that_is_mapped_is_ours(number: str, direction: str | None, acti
 
 
 @pytest.mark.parametrize(
+    ("to_number", "from_number", "direction"),
+    [(THEIRS, OURS, "outbound"), (OURS, THEIRS, "inbound"), (OURS, OURS, "inbound")],
+)
+def test_between_two_numbers_of_ours_the_one_at_vocode_has_the_call(
+    to_number: str, from_number: str, direction: str
+) -> None:
+    """We call a number of ours at another carrier, to try it, or are called from one."""
+    numbers = {"to_phone_number": to_number, "from_phone_number": from_number}
+    table = route_table(f"+{OURS}")
+    elsewhere = Target(agent="bob", livekit_agent_name="bob")
+    table.put(Route(number=f"+{THEIRS}", provider="twilio", rev=1, targets=(elsewhere,)))
+    data = decide(parsed(hosted("phone_call_connected", **numbers))[0], table).data
+    assert data.decision is not None
+    assert (data.decision.agent, data.direction) == ("anna", direction)
+
+
+def test_a_call_without_numbers_brings_nobody_and_says_why() -> None:
+    """As the first versions of the open-source library tell of it."""
+    initiated, _ = parsed(flat("phone_call_connected"))
+    data = decide(initiated, route_table(f"+{OURS}")).data
+    assert data.decision is not None
+    assert (data.decision.action, data.direction) == ("reject", None)
+    assert data.decision.reason == "vocode named no number"
+
+
+@pytest.mark.parametrize(
     ("number", "expected"),
     [
+        (f" {OURS}", f"+{OURS}"),  # of a query whose + was not escaped
         (int(OURS), f"+{OURS}"),
         ("anonymous", "anonymous"),
         ("sip:bob@example.com", "sip:bob@example.com"),
@@ -291,8 +318,12 @@ def test_nothing_secret_is_kept() -> None:
         "signature_secret": ACTION_SECRETS[0],
         "twilio_auth_token": "a-token-of-somebody",
         "openaiApiKey": "a-key-of-somebody",
+        "private_key": "a-key-of-somebody-at-vonage",
+        "AWS_SECRET_ACCESS_KEY": "a-key-of-somebody",
+        "privateKey": "a-key-of-somebody",
         "credentials": {"name": "a-name-of-somebody"},
         "completion_tokens": 12,
+        "key": "what a keypad has",
         f"note-{SECRETS[1]}": [f"<{ACTION_SECRETS[1]}>"],
     }
     source = configured()
@@ -302,6 +333,7 @@ def test_nothing_secret_is_kept() -> None:
     assert kept == {
         "url": "https://calls.example.com/webhooks/vocode/***?x",
         "completion_tokens": 12,
+        "key": "what a keypad has",
         "note-***": ["<***>"],
     }
     said = source.parse(source.verify(request(flat("message", text=f"Say {SECRETS[0]}"))))[0]

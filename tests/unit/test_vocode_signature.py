@@ -32,7 +32,7 @@ def configured(
     context = ProviderContext(
         settings, SipTarget("sip.example.com", "tls", "u", "p"), SystemClock()
     )
-    assert PROVIDER.is_configured(settings) is bool(secrets)
+    assert PROVIDER.is_configured(settings) is bool(secrets or action_secrets)
     source = PROVIDER.source(context)
     assert isinstance(source, VocodeSource)
     return source
@@ -101,7 +101,7 @@ def test_a_get_has_its_fields_in_the_query() -> None:
 
 
 def test_without_secrets_nobody_is_let_in() -> None:
-    source = configured(secrets=())
+    source = configured(secrets=(), action_secrets=())
     for target in (PATH, "/webhooks/vocode/"):
         with pytest.raises(BadSignature):
             source.verify(request(target=target))
@@ -133,6 +133,11 @@ def test_an_action_secret_that_does_not_fit_is_named(secret: str) -> None:
         configured(action_secrets=(ACTION_SECRETS[0], secret))
     assert caught.value.key == "providers.vocode.action_secrets"
     assert not secret or secret not in str(caught.value)
+
+
+def test_secrets_of_actions_alone_are_a_mistake_and_not_a_provider_that_is_left_out() -> None:
+    with pytest.raises(ConfigError, match=r"providers\.vocode\.secrets: is missing"):
+        configured(secrets=())
 
 
 @pytest.mark.parametrize("secret", ACTION_SECRETS)

@@ -14,7 +14,8 @@ _SECRET: Final = re.compile(r"[A-Za-z0-9._~-]{22,256}")  # 22 of these hold 128 
 
 
 def _is_configured(settings: Settings) -> bool:
-    return bool(settings.providers.vocode.secrets)
+    vocode = settings.providers.vocode
+    return bool(vocode.secrets or vocode.action_secrets)
 
 
 def _source(context: ProviderContext) -> VocodeSource:
@@ -24,6 +25,12 @@ def _source(context: ProviderContext) -> VocodeSource:
 
 def _secrets(vocode: VocodeSettings) -> list[str]:
     secrets = [secret.get_secret_value() for secret in vocode.secrets]
+    if vocode.action_secrets and not secrets:
+        raise ConfigError(
+            "providers.vocode.secrets: is missing; external actions, too, are posted to a URL with "
+            "a secret in it",
+            key="providers.vocode.secrets",
+        )
     if not all(_SECRET.fullmatch(secret) for secret in secrets):
         raise ConfigError(
             "providers.vocode.secrets: each must be 22 to 256 letters, digits, '-', '.', '_' or "

@@ -27,10 +27,12 @@ _IDS: Final = ("call_id", "conversation_id")
 _MAX_FIELDS: Final = 64
 _MAX_DEPTH: Final = 64
 _MAX_INT: Final = 2**63 - 1  # the log's JSON has no larger ones
-# An action is told with its whole configuration, signature_secret and all.
+# An action is told with its whole configuration, signature_secret and all; that of Vonage, over
+# which Vocode carries calls, has an api_secret and a private_key.
 _SECRET_NAME: Final = re.compile(
-    r"(?i:(?:.*[_-])?(?:secret|token|password|api[_-]?key|authorization|credentials))"
-    r"|.*(?:Secret|Token|Password|ApiKey|Credentials)"
+    r"(?i:(?:.*[_-])?(?:secret|token|password|authorization|credentials"
+    r"|(?:api|access|private|secret)[_-]?key))"
+    r"|.*(?:Secret|Token|Password|Credentials|(?:Api|Access|Private|Secret)Key)"
 )
 _REMOVED: Final = "***"
 
