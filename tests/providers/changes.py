@@ -18,6 +18,11 @@ def flips(data: bytes, bits: int = 8) -> Iterator[bytes]:
             yield b"%b%c%b" % (data[:index], changed, data[index + 1 :])
 
 
+def resized(data: bytes) -> Iterator[bytes]:
+    """`data` with a byte more or less at its end, and one more before it."""
+    yield from (data[:-1], data + b"x", b"x" + data)
+
+
 def text(value: bytes) -> str:
     """Of the request's head, as aiohttp reads it."""
     return value.decode("utf-8", "surrogateescape")
@@ -28,6 +33,16 @@ def unsigned(payload: Payload) -> Raw:
     names = {name.lower() for name in payload.signatures()}
     kept = [(name, value) for name, value in payload.raw.headers if name.lower() not in names]
     return replace(payload.raw, headers=kept)
+
+
+def spoilt(payload: Payload) -> Iterator[Raw]:
+    """The request in ways that must be refused, each for another reason, or read as another one."""
+    raw = payload.raw
+    yield unsigned(payload)
+    yield from (raw.with_header(name, raw.header(name) + "x") for name in payload.signatures())
+    path, mark, query = raw.target.partition("?")
+    yield replace(raw, target=f"{path}x{mark}{query}")
+    yield from (payload.resigned(body) for body in (raw.body[:-1], b"{", b"{" + raw.body))
 
 
 def exchanged(raw: Raw, one: str, other: str) -> Raw:

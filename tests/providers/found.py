@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from multidict import CIMultiDict
+from pydantic import BaseModel, SecretStr
 from typing_extensions import override
 
 from config import load
@@ -150,6 +151,17 @@ def source_of(name: str, case: Case, settings: Mapping[str, Any] | None = None) 
     return provider.source(ProviderContext(found, _TARGET, StillClock(case.received_at)))
 
 
+def secrets_in(value: object) -> Iterator[str]:
+    """All that are set in settings, at whatever depth."""
+    if isinstance(value, SecretStr):
+        yield from filter(None, [value.get_secret_value()])
+    elif isinstance(value, BaseModel):
+        yield from secrets_in(dict(value))
+    elif isinstance(value, Mapping | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from secrets_in(inner)
+
+
 def files(provider: str) -> Sequence[Path]:
     """A provider's payload files."""
     return sorted((FOLDER / provider / "payloads").glob("*.http"))
@@ -176,4 +188,9 @@ def _payloads() -> Iterator[Payload]:
         source = source_of(provider, case)
         for path in files(provider):
             golden = msgspec.json.decode(path.with_suffix(".json").read_bytes())
+            if "events" not in golden:
+                raise LookupError(
+                    f"{provider}/{path.stem}.json has no events yet: let the provider write them, "
+                    f"python -m tests.providers.write {provider}"
+                )
             yield Payload(provider, path.stem, case, source, read(path), golden)

@@ -14,14 +14,23 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import pytest
 
-from config import ConfigProblem
+from config import ConfigProblem, load
 from router.errors import BadPayload, BadSignature, ConfigError
 from router.events.model import Event, EventData
 from router.events.types import CALLS_TOPIC, EventType, topic_of
 from router.provider import WebhookSource
 from router.providers import providers
 from tests.providers.case import Raw
-from tests.providers.changes import exchanged, flips, less, text, unsigned, with_field
+from tests.providers.changes import (
+    exchanged,
+    flips,
+    less,
+    resized,
+    spoilt,
+    text,
+    unsigned,
+    with_field,
+)
 from tests.providers.found import (
     Payload,
     Unrouted,
@@ -32,6 +41,7 @@ from tests.providers.found import (
     overrides,
     payloads,
     request_of,
+    secrets_in,
     source_of,
 )
 
@@ -50,6 +60,20 @@ _LATER = 3600.0  # seconds
 def test_a_provider_has_a_case_and_payloads(provider: str) -> None:
     assert provider in cases(), f"tests/providers/{provider}/case.py is missing"
     assert files(provider), f"tests/providers/{provider}/payloads has no *.http"
+
+
+@each_provider
+def test_each_webhook_has_a_payload(provider: str) -> None:
+    own = [p for p in payloads() if p.provider == provider]
+    promised = {(each, method) for each in own[0].source.endpoints for method in each.methods}
+    assert {(p.endpoint, p.raw.method) for p in own} == promised
+
+
+@each_provider
+def test_every_secret_of_the_settings_is_looked_for(provider: str) -> None:
+    """By the tests that look for `secrets` where there must be none."""
+    case = cases()[provider]
+    assert set(secrets_in(load(overrides=overrides(case)))) <= set(case.secrets)
 
 
 @every
@@ -79,9 +103,8 @@ def test_a_changed_byte_of_the_body_is_refused(payload: Payload) -> None:
 def test_a_changed_byte_of_the_target_is_refused(payload: Payload) -> None:
     path, mark, query = payload.raw.target.partition("?")
     signed, rest = (path + mark + query, "") if payload.signs_body() else (path, mark + query)
-    changed = (
-        replace(payload.raw, target=text(flipped) + rest) for flipped in flips(signed.encode())
-    )
+    others = (*flips(signed.encode()), *resized(signed.encode()))
+    changed = (replace(payload.raw, target=text(other) + rest) for other in others)
     assert not _taken_as_the_same(payload, changed, BadPayload)
 
 
@@ -89,17 +112,17 @@ def test_a_changed_byte_of_the_target_is_refused(payload: Payload) -> None:
 def test_a_changed_byte_of_a_signed_header_is_refused(payload: Payload) -> None:
     for name in payload.signatures():
         value = payload.raw.header(name).encode()
-        flipped = flips(value, bits=1)
-        changed = (payload.raw.with_header(name, text(each)) for each in flipped)
+        others = (*flips(value, bits=1), *resized(value))
+        changed = (payload.raw.with_header(name, text(each)) for each in others)
         assert not _taken_as_the_same(payload, changed)
 
 
 @signed
-def test_a_body_that_is_cut_off_is_refused(payload: Payload) -> None:
+def test_a_body_that_is_cut_off_or_longer_is_refused(payload: Payload) -> None:
     body = payload.raw.body
-    for length in {len(body) - 1, len(body) // 2, 0} - {len(body), -1}:
+    for other in {*resized(body), body[: len(body) // 2], b""} - {body}:
         with pytest.raises(BadSignature):
-            payload.events(replace(payload.raw, body=body[:length]))
+            payload.events(replace(payload.raw, body=other))
 
 
 @every
@@ -109,6 +132,13 @@ def test_without_a_signature_it_is_refused(payload: Payload) -> None:
         for headers in (others, [*others, (name, "")]):
             with pytest.raises(BadSignature):
                 payload.events(replace(payload.raw, headers=headers))
+
+
+@every
+def test_with_the_defaults_which_hold_no_secret_nobody_is_let_in(payload: Payload) -> None:
+    source = source_of(payload.provider, payload.case, {})
+    for raw in (payload.raw, unsigned(payload)):
+        assert not _takes(source, payload, raw)
 
 
 @timed
@@ -134,12 +164,14 @@ def test_two_secrets_are_taken_while_they_are_rotated_and_one_afterwards(payload
 
 @readable
 def test_a_repetition_has_the_same_ids_whenever_it_comes(payload: Payload) -> None:
-    source, first = payload.source, payload.source.verify(payload.request())
-    ids = [event.id for event in source.parse(first)]
+    """At any time where no `tolerance` is told."""
+    ids = [event.id for event in payload.events()]
     assert len(set(ids)) == len(ids)
-    assert [event.id for event in source.parse(source.verify(payload.request()))] == ids
-    later = replace(first, request=payload.request(later=_LATER))
-    assert [event.id for event in source.parse(later)] == ids
+    source, latest = payload.source, (payload.case.tolerance or _LATER) - 1
+    first, last = (source.verify(payload.request(later=later)) for later in (0.0, latest))
+    long_after = replace(first, request=payload.request(later=_LATER))
+    for verified in (first, last, long_after):
+        assert [event.id for event in source.parse(verified)] == ids
 
 
 @each_provider
@@ -178,8 +210,9 @@ def test_exchanged_parties_are_exchanged_in_the_events(payload: Payload) -> None
 
 @each_provider
 def test_some_payload_tells_who_called_whom(provider: str) -> None:
-    """So that the test above has its subject."""
-    assert any(p.parties() for p in payloads() if p.provider == provider)
+    """So that the test above has its subject, and its author has said which is which."""
+    of_both = [p for p in payloads() if p.provider == provider and p.parties()]
+    assert any({"from", "to"} <= p.golden.keys() for p in of_both)
 
 
 @every
@@ -187,13 +220,13 @@ def test_no_secret_is_in_a_repr_an_error_or_an_event(payload: Payload) -> None:
     request = payload.request()
     verified = payload.source.verify(request)
     shown = [repr(payload.source), repr(request), repr(verified), str(payload.golden["events"])]
-    broken = [payload.resigned(payload.raw.body[:-1]), payload.resigned(b"{"), unsigned(payload)]
-    for raw in broken:
-        try:
-            shown += [str(builtins(payload.events(raw)))]
-        except (BadSignature, BadPayload) as error:
-            shown += [repr(error), repr(error.__cause__)]
-        shown += [payload.source.diagnose(payload.request(raw))]
+    for raw in spoilt(payload):
+        with suppress(Unrouted):
+            shown += [payload.source.diagnose(payload.request(raw))]
+            try:
+                shown += [str(builtins(payload.events(raw)))]
+            except (BadSignature, BadPayload) as error:
+                shown += [repr(error), repr(error.__cause__)]
     assert not [secret for secret in payload.case.secrets for text in shown if secret in text]
 
 
