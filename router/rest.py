@@ -83,13 +83,14 @@ class Rest:
         return bytes(body)
 
     def _read(self, answer: aiohttp.ClientResponse, body: bytes) -> Any:
+        is_done = 200 <= answer.status < 300  # aiohttp's `ok` would have redirects done as well
         try:
             found = msgspec.json.decode(body) if body else {}
-        except (msgspec.DecodeError, RecursionError) as error:
-            if answer.ok:
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            if is_done:
                 raise Ambiguous(f"{self._name} answered something that is not JSON") from error
             found = {}
-        if answer.ok:
+        if is_done:
             return found
         if answer.status == 404:
             return None

@@ -85,7 +85,7 @@ async def holds(settings: Settings, fingerprint: int) -> bool | None:
             try:
                 async with session.get(url) as answer:
                     ready = msgspec.json.decode(await answer.read(), type=_Ready)
-            except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+            except (aiohttp.ClientError, TimeoutError, ValueError):  # or another program's
                 return None
             if ready.routes.fingerprint == f"{fingerprint:016x}":
                 return True

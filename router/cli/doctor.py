@@ -188,7 +188,7 @@ async def _webhooks(settings: Settings) -> Finding:
         try:
             async with session.get(f"{local_url(settings)}/readyz") as answer:
                 facts = msgspec.json.decode(await answer.read(), type=_Refused)
-        except (aiohttp.ClientError, msgspec.DecodeError):
+        except (aiohttp.ClientError, ValueError):  # or another program's
             return Finding("webhooks", "ok", "no instance runs here that could say more")
     if facts.refused:
         words = "\n".join(f"{name}: {hint}" for name, hint in sorted(facts.refused.items()))

@@ -82,7 +82,7 @@ def _locks(descriptor: int, kind: int) -> bool:
 def _decoded(text: bytes) -> Marker | None:
     try:
         return msgspec.json.decode(text, type=Marker)
-    except msgspec.DecodeError:
+    except ValueError:
         return None  # it is just starting
 
 

@@ -46,9 +46,12 @@ _REASONS: Final[Mapping[str, str]] = {
     "dlq.first_failed_at": "when it failed first, RFC 3339, UTC",
     "dlq.size": "its size in bytes, where that was the reason",
 }
-_NUMBER: Final = "+14155550100"
-_EXAMPLE_ROUTE: Final = Route(
-    number=_NUMBER,
+_DEAD_VALUE: Final = (
+    "the record's own value, byte for byte; none where it had none, or where not even the dead "
+    "topic can hold it"
+)
+EXAMPLE_ROUTE: Final = Route(
+    number="+14155550100",
     provider="twilio",
     rev=7,
     targets=(Target(agent="anna", livekit_agent_name="anna-v2", metadata={"language": "en"}),),
@@ -71,13 +74,15 @@ def messages() -> Json:
     """One message per event type, the two of the routes, and the dead record, by name."""
     return {
         **{kind.value: _event(EXAMPLES[kind]) for kind in EventType},
-        ROUTE: _route(_EXAMPLE_ROUTE),
+        ROUTE: _route(EXAMPLE_ROUTE),
         NO_ROUTE: _route(None),
         DEAD: {
             "name": DEAD,
             "summary": "a record that could not be handled",
+            "contentType": "application/octet-stream",  # it may be here because it is no JSON
             "headers": {"$ref": "#/components/schemas/DeadHeaders"},
-            "payload": {"description": "the record's own value, byte for byte"},
+            "payload": {"description": _DEAD_VALUE},
+            "bindings": _keyed("the record's own"),
         },
     }
 
@@ -101,20 +106,20 @@ def _event(event: Event) -> Json:
         "contentType": codec.CONTENT_TYPE,
         "headers": _headers_with(ce_type={"const": name}, ce_dataschema={"const": codec.SCHEMA}),
         "payload": {"$ref": _REF.format(name=name)},
-        "bindings": _keyed(topic_of(event.type), event.key),
+        "bindings": _keyed(_KEYS[topic_of(event.type)], event.key),
         "examples": [{"headers": headers, "payload": msgspec.json.decode(value)}],
     }
 
 
 def _route(route: Route | None) -> Json:
-    time = EXAMPLES[EventType.NUMBER_MAPPED].time
-    headers, value = route_record(_NUMBER, route, rev=_EXAMPLE_ROUTE.rev, time=time)
+    number, time = EXAMPLE_ROUTE.number, EXAMPLES[EventType.NUMBER_MAPPED].time
+    headers, value = route_record(number, route, rev=EXAMPLE_ROUTE.rev, time=time)
     rev = "version of the route table: of two records of a number the higher one holds"
     message = {
         "headers": _headers_with(
             ce_dataschema={"const": ROUTE_SCHEMA}, **{REV: {"type": "string", "description": rev}}
         ),
-        "bindings": _keyed(ROUTES_TOPIC, _NUMBER),
+        "bindings": _keyed(_KEYS[ROUTES_TOPIC], number),
     }
     if value is None:
         return message | {
@@ -140,6 +145,8 @@ def _headers_with(**more: Json) -> Json:
     }
 
 
-def _keyed(topic: str, example: str) -> Json:
-    key = {"type": "string", "description": _KEYS[topic], "examples": [example]}
+def _keyed(meaning: str, *examples: str) -> Json:
+    key: Json = {"type": "string", "description": meaning}
+    if examples:
+        key["examples"] = list(examples)
     return {"kafka": {"key": key, "bindingVersion": BINDING}}

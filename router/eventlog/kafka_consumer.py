@@ -12,12 +12,19 @@ _STOP: Final = 3.0  # seconds for leaving the group politely
 
 
 def to_record(message: Any) -> Record:
-    """The record of an aiokafka message."""
+    """The record of an aiokafka message.
+
+    A header without a value, which Kafka allows, is as if it were not there.
+    """
     return Record(
         position=Position(message.topic, message.partition, message.offset),
         key=(message.key or b"").decode(errors="replace"),
         value=message.value,
-        headers={name: value.decode(errors="replace") for name, value in message.headers},
+        headers={
+            name: value.decode(errors="replace")
+            for name, value in message.headers
+            if value is not None
+        },
         time=message.timestamp * 1000,
     )
 

@@ -28,7 +28,11 @@ _MODES: Final[Mapping[str, Mode]] = {
 _REQUIRED: Final = ("specversion", "id", "source", "type")
 _KNOWN: Final = frozenset({*_REQUIRED, "datacontenttype", "dataschema", "subject", "time"})
 _NAME: Final = re.compile(r"[a-z0-9]+")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# What no attribute may hold (spec.md, Type System): control characters, halves of surrogate pairs
+# (a header may have any bytes), and code points that never are characters.
+_ENDS: Final = (0xFFFE, 0xFFFF)
+_LAST_OF_PLANES: Final = "".join(chr(plane << 16 | end) for plane in range(17) for end in _ENDS)
+_NO_TEXT: Final = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_LAST_OF_PLANES}]")
 _RULES: Final = {
     "specversion": re.compile(r"1\.0"),
     "time": re.compile(  # RFC 3339 §5.6
@@ -143,7 +147,7 @@ def _checked(attributes: Mapping[str, str], data: bytes | None) -> CloudEvent:
         if _NAME.fullmatch(name) is None:
             raise BadPayload("an attribute of the CloudEvent has a name of other than a-z and 0-9")
         rule = _RULES.get(name, _NON_EMPTY if name in _KNOWN else _ANYTHING)
-        if _CONTROL.search(text) or not rule.fullmatch(text):
+        if _NO_TEXT.search(text) or not rule.fullmatch(text):
             raise BadPayload(f"{_told(name)} of the CloudEvent is malformed")
     return CloudEvent(attributes, data)
 

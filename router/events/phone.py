@@ -30,13 +30,22 @@ def normalise(text: str) -> str:
     except phonenumbers.NumberParseException as error:
         hint = "" if text.strip().startswith("+") else "; write it with + and the country code"
         raise ValueError(f"not a phone number{hint}") from error
-    if not phonenumbers.is_possible_number(number):
+    if number.extension:
+        raise ValueError("not a phone number alone: it has an extension, which can't be dialled")
+    found = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    # The library also knows numbers that are local (+49 110), or longer than E.164 allows.
+    if not phonenumbers.is_possible_number(number) or not is_e164(found):
         raise ValueError("not a possible phone number: wrong count of digits for its country")
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return found
 
 
 def mask(number: str) -> str:
-    """For logs and screens of strangers: `+14155550100` → `+1415***0100`; short ones vanish."""
+    """For logs and screens of strangers: `+14155550100` → `+1415***0100`.
+
+    At least three digits are hidden: a shorter number loses its end, `+4721234567` → `+4721***`,
+    and a short one vanishes.
+    """
     if len(number) < 9:
         return "***"
-    return f"{number[:5]}***{number[-4:]}"
+    end = number[-4:] if len(number) >= 12 else ""
+    return f"{number[:5]}***{end}"

@@ -28,6 +28,8 @@ from router.providers import numbers_at
 from router.routing.spec import AgentSpec, AgentStatus, MappingSpec, NumberSpec
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
+# PyYAML's constructors check little of what a value looks like: 2026-16-28, !!int "".
+_OF_VALUES: Final = (ValueError, LookupError, AttributeError, RecursionError)
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -94,6 +96,10 @@ def read_mapping(path: Path) -> MappingSpec:
         raise ConfigError(f"{path} is not UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    except _OF_VALUES as error:
+        raise ConfigError(
+            f"{path} holds a date or number that is none ({error}): put it in quotes"
+        ) from error
     if root is None:
         raise ConfigError(f"{path} is empty")
     try:

@@ -18,11 +18,13 @@ from consumers.dead import Failure, dead_headers
 from router.contract.asyncapi import asyncapi, document
 from router.eventlog.base import Position, Record
 from router.eventlog.dead import MAX_RECORD, prepare
-from router.eventlog.topics import TOPICS
 from router.events import codec
 from router.events.examples import EXAMPLES
-from router.events.types import EventType
+from router.events.types import EventType, topic_of
+from router.routing.decide import decide
+from router.routing.table import RouteTable
 from tests.golden import records
+from tests.providers.found import payloads
 
 Json = dict[str, Any]
 SCHEMA: Final = Path(__file__).parent / "schemas" / "asyncapi-3.1.0.json"
@@ -107,6 +109,16 @@ def test_every_reference_leads_somewhere(published: Json) -> None:
         assert resolve(published, ref), ref
 
 
+POLICIES: Final = {  # what readers go by: the routes are kept for ever, all else for a time
+    "telephony.calls": "delete",
+    "telephony.numbers": "delete",
+    "telephony.routes": "compact",
+    "telephony.calls.dead": "delete",
+    "telephony.numbers.dead": "delete",
+    "telephony.routes.dead": "delete",
+}
+
+
 def test_it_has_our_topics_with_their_policies(published: Json) -> None:
     bindings = {
         channel["address"]: channel["bindings"]["kafka"]
@@ -115,7 +127,7 @@ def test_it_has_our_topics_with_their_policies(published: Json) -> None:
     assert {
         topic: (binding["topic"], binding["topicConfiguration"]["cleanup.policy"])
         for topic, binding in bindings.items()
-    } == {topic.name: (topic.name, [topic.cleanup]) for topic in TOPICS}
+    } == {name: (name, [policy]) for name, policy in POLICIES.items()}
     assert {(b["partitions"], b["replicas"]) for b in bindings.values()} == {(6, 3)}
 
 
@@ -159,11 +171,39 @@ def test_every_golden_record_fits_its_message(kind: EventType, published: Json) 
     assert not fits(published, message["payload"], [])
 
 
+@pytest.mark.parametrize("path", records.current_routes(), ids=lambda path: path.stem)
+def test_every_golden_route_fits_its_message(path: Path, published: Json) -> None:
+    golden, message = records.load_route(path), published["components"]["messages"][path.stem]
+    value = None if golden.value is None else msgspec.json.decode(golden.value)
+    assert fits(published, message["headers"], golden.headers)
+    assert fits(published, message["payload"], value)
+    assert fits(published, message["bindings"]["kafka"]["key"], golden.key)
+    assert not fits(published, message["payload"], None if golden.route else {})
+
+
+def test_what_providers_tell_fits_its_message_as_it_is_written(published: Json) -> None:
+    """With the ingress's decision, where one is asked for."""
+    channels, messages = published["channels"], published["components"]["messages"]
+    decided = 0
+    for payload in (each for each in payloads() if each.is_readable):
+        for event in (decide(each, RouteTable()) for each in payload.events()):
+            decided += event.data.decision is not None
+            headers, value = codec.encode(codec.stamp(event, {"verified": 61}))
+            name = event.type.value
+            assert name in channels[topic_of(event.type)]["messages"]
+            assert fits(published, messages[name]["headers"], headers), payload
+            assert fits(published, messages[name]["payload"], msgspec.json.decode(value)), payload
+            assert fits(published, messages[name]["bindings"]["kafka"]["key"], event.key)
+    assert decided > 5
+
+
 def test_dead_records_fit_their_message(published: Json) -> None:
+    message = published["components"]["messages"]["dead"]
+    assert fits(published, message["bindings"]["kafka"]["key"], "key")
     headers, value = codec.encode(EXAMPLES[EventType.CALL_ENDED])
     record = Record(Position("telephony.calls", 2, 40), "key", value, headers, 0)
     large = Record(record.position, "key", b"x" * MAX_RECORD, headers, 0)
-    schema = published["components"]["messages"]["dead"]["headers"]
+    schema = message["headers"]
     told = set(resolve(published, schema["$ref"])["properties"])
     for written in (
         dead_headers(record, Failure("calls", "refused for good", 3, 1)),

@@ -106,10 +106,21 @@ def test_header_values_that_are_not_utf8_are_refused(value: str) -> None:
         from_http(headers({**REQUIRED, "subject": value}), b"")
 
 
-@pytest.mark.parametrize("value", ["%0A", "a%00", "%7F", "%C2%85"])
-def test_control_characters_are_refused(value: str) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("%0A", "a%00", "%7F", "%C2%85"),
+        *("%EF%B7%90", "%EF%BF%BE", "%F4%8F%BF%BF"),  # U+FDD0, U+FFFE, U+10FFFF: no characters
+    ],
+)
+def test_control_characters_and_noncharacters_are_refused(value: str) -> None:
     with pytest.raises(BadPayload, match=r"subject .* malformed"):
         from_http(headers({**REQUIRED, "subject": value}), b"")
+
+
+def test_a_content_type_that_is_no_text_is_refused() -> None:
+    with pytest.raises(BadPayload, match=r"datacontenttype .* malformed"):
+        from_http(headers(REQUIRED, "\udcfctext/plain"), b"x")
 
 
 def test_an_attribute_that_is_there_twice_is_refused() -> None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from router.errors import BadPayload
+from router.errors import BadPayload, BadSignature
 from router.events import codec
 from router.events.model import Event
-from router.provider import WebhookSource
+from router.provider import Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide
 from router.routing.table import RouteTable
 from tests.providers.case import Raw
@@ -13,7 +13,7 @@ from tests.providers.found import endpoint_of, request_of
 
 
 def take(source: WebhookSource, raw: Raw, received_at: int, routes: RouteTable) -> Sequence[Event]:
-    """Verify, parse, decide, encode, reply: what router/ingress/webhook.py does.
+    """Verify (or diagnose), parse, decide, encode, reply: what router/ingress/webhook.py does.
 
     Raises:
         WebhookError: the request is refused, with 403 or 400; nothing else may be raised.
@@ -21,7 +21,7 @@ def take(source: WebhookSource, raw: Raw, received_at: int, routes: RouteTable) 
     """
     endpoint = endpoint_of(source, raw)
     request = request_of(endpoint, raw, received_at)
-    events = [decide(event, routes) for event in source.parse(source.verify(request))]
+    events = [decide(event, routes) for event in source.parse(_verified(source, request))]
     if not events:
         raise BadPayload("the webhook holds no event")
     if not endpoint.storeless:
@@ -29,6 +29,14 @@ def take(source: WebhookSource, raw: Raw, received_at: int, routes: RouteTable) 
             store(event)
     source.reply(endpoint.kind, events[0])
     return events
+
+
+def _verified(source: WebhookSource, request: WebhookRequest) -> Verified:
+    try:
+        return source.verify(request)
+    except BadSignature:
+        source.diagnose(request)
+        raise
 
 
 def store(event: Event) -> Event:

@@ -4,21 +4,15 @@ Files that are there are never written again. To take one back that was not rele
 first.
 """
 
-import msgspec
-
-from router.events import schema
 from tests.golden import catalogue, records
 
 
 def main() -> None:
-    for path, golden in records.current().items():
+    found = {**records.current(), **records.current_routes(), **records.current_schemas()}
+    for path, content in found.items():
         if not path.exists():
-            records.write(path, golden)
+            records.write(path, content)
             print("wrote", path.relative_to(records.FOLDER))
-    path = records.schema_path(records.VERSION)
-    if not path.exists():
-        records.write(path, msgspec.json.decode(schema.document()))
-        print("wrote", path.relative_to(records.FOLDER))
     catalogue.PAGE.write_text(catalogue.updated(catalogue.PAGE.read_text()))
 
 

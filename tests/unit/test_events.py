@@ -1,6 +1,7 @@
 """Ids, types and phone numbers."""
 
 import uuid
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -36,13 +37,26 @@ def test_events_of_numbers_have_a_topic_of_their_own() -> None:
         ("+14155550100", "+14155550100"),
         ("+1 (415) 555-0100", "+14155550100"),
         (" +44 20 7946 0018 ", "+442079460018"),
+        ("tel:+1-415-555-0100", "+14155550100"),
+        ("+1 415 555 0100\n", "+14155550100"),
+        ("\uff0b1 \u0664\u0661\u0665 555 0100", "+14155550100"),  # digits of other scripts
+        ("+1-800-FLOWERS", "+18003569377"),
+        ("+39 06 1234567", "+39061234567"),  # the zero belongs to it
     ],
 )
 def test_numbers_as_people_write_them(written: str, meant: str) -> None:
     assert phone.normalise(written) == meant
 
 
-@pytest.mark.parametrize("written", ["4155550100", "", "+", "+1", "+999999999999999999", "abc"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("4155550100", "", "+", "+1", "+999999999999999999", "abc", "911", "+\u00b2\u00b2"),
+        *("anonymous", "+anonymous", "sip:+14155550100@example.com", "client:bob"),
+        *("+49 110", "+49110", "+49 123456789012345"),  # local only; longer than E.164
+        *("+1 (415) 555-0100 ext. 5", "+1 415 555 0100 x5", "tel:+14155550100;ext=5"),
+    ],
+)
 def test_what_is_no_number_is_refused_without_repeating_it(written: str) -> None:
     with pytest.raises(ValueError, match="phone number") as caught:
         phone.normalise(written)
@@ -52,4 +66,27 @@ def test_what_is_no_number_is_refused_without_repeating_it(written: str) -> None
 @given(st.from_regex(r"\+[1-9][0-9]{6,14}", fullmatch=True))
 def test_a_masked_number_is_not_the_number(number: str) -> None:
     assert phone.is_e164(number)
-    assert number not in phone.mask(number)
+    shown = phone.mask(number).replace("***", "")
+    assert len(number) - len(shown) >= 3
+    assert number.startswith(shown[:5])
+    assert number.endswith(shown[5:])
+
+
+@pytest.mark.parametrize(
+    ("number", "masked"),
+    [
+        ("+14155550100", "+1415***0100"),
+        ("+4721234567", "+4721***"),
+        ("+14155550", "+1415***"),
+        ("+1415555", "***"),
+        ("", "***"),
+    ],
+)
+def test_of_a_shorter_number_less_is_shown(number: str, masked: str) -> None:
+    assert phone.mask(number) == masked
+
+
+@given(st.text("+0123456789 ()-x;=#,\u0665ABCtel:", max_size=25))
+def test_what_is_taken_is_a_number_that_routes_know(written: str) -> None:
+    with suppress(ValueError):
+        assert phone.is_e164(phone.normalise(written))

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 import pytest
+from aiokafka.partitioner import DefaultPartitioner
 
 from router.events.examples import EXAMPLES
 from router.events.model import Event
@@ -38,6 +39,22 @@ def test_a_key_is_what_the_event_is_about(event: Event) -> None:
         assert not event.data.number or is_e164(event.key)
     elif event.call_id:
         assert event.key == event.call_id
+
+
+@pytest.mark.parametrize(
+    ("key", "partition"),
+    [
+        ("", 3),
+        ("foobar", 0),
+        ("a-little-bit-long-string", 2),
+        ("+14155550100", 4),
+        ("9f1c5bd3-6c1e-5b59-9a43-0d3a3b2f7c55", 1),
+        ("ключ", 2),
+    ],
+)
+def test_a_key_has_the_partition_of_kafkas_own_clients(key: str, partition: int) -> None:
+    """Of six: what BuiltInPartitioner.partitionForKey of kafka-clients 4.3.1 (Java) answers."""
+    assert DefaultPartitioner()(key.encode(), list(range(6)), []) == partition
 
 
 def test_there_is_something_to_look_at() -> None:

@@ -65,6 +65,10 @@ numbers:
         ("- a\n", ":1: file", ""),
         ("agents:\n  - !!python/object:os.system {}\n", "not YAML", ""),
         ("agents: &a [*a]\n", "", ""),
+        ("agents: [{name: x, metadata: {since: 2026-16-28}}]", "date or number", "quotes"),
+        ("agents: [{name: x, metadata: {id: " + "9" * 5000 + "}}]", "date or number", "quotes"),
+        ('agents: [{name: x, metadata: {id: !!int ""}}]', "date or number", "quotes"),
+        ("agents: [{name: x, metadata: {at: !!timestamp x}}]", "date or number", "quotes"),
     ],
 )
 def test_mistakes_name_line_and_field(tmp_path: Path, text: str, where: str, why: str) -> None:
