@@ -98,7 +98,8 @@ class Attempts:
         except TimeoutError:
             log.warning("handler.timeout", group=self._group, event_id=event.id)
             return RetryIn(pause, "the handler took longer than its time limit")
-        except Permanent:
+        except Permanent as error:
+            log.error("handler.refused", group=self._group, event_id=event.id, why=str(error))  # noqa: TRY400 - what is known is in its text
             return GiveUp("refused for good")
         except (Transient, Ambiguous, StorageUnavailable, LogUnavailable) as error:
             name = type(error).__name__

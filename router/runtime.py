@@ -81,8 +81,8 @@ class Node:
             able = able and self.has_routes()
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
-        if self.webhooks is not None and self.webhooks.hints:
-            facts["refused"] = dict(self.webhooks.hints)
+        if self.webhooks is not None and (hints := self.webhooks.hints):
+            facts["refused"] = hints
         return able, facts
 
 

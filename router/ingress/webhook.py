@@ -8,7 +8,7 @@ Status policy, for all providers (a provider retries what it understands as our 
 | not signed by the provider                          | 403    |
 | signed, but unreadable or impossible to store       | 400    |
 | larger than http.max_body_bytes                     | 413    |
-| the body did not arrive within http.body_timeout    | 408    |
+| the body did not arrive within http.body_timeout    | 503    |
 | it needs a decision, and the routes aren't here yet | 503    |
 | not done within http.request_timeout                | 503    |
 | the log can't take it, or anything unforeseen       | 503    |
@@ -73,7 +73,12 @@ class Webhooks:
         self._request_timeout = request_timeout
         # Strangers and broken disks decide how often there is something to say, or to find out.
         self._lines, self._diagnoses = log.Budget(), log.Budget()
-        self.hints: dict[str, str] = {}  # provider → which setting refuses its webhooks
+        self._hints: dict[tuple[str, str], str] = {}  # provider, kind → the setting that refuses
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """Provider → which setting refuses its webhooks, until one of the same kind is taken."""
+        return {provider: hint for (provider, _), hint in self._hints.items()}
 
     def handler(self, source: WebhookSource, endpoint: Endpoint) -> Handler:
         """The aiohttp handler of one webhook of `source`."""
@@ -128,15 +133,18 @@ class Webhooks:
 
     def _verified(self, source: WebhookSource, request: WebhookRequest) -> Verified:
         try:
-            return source.verify(request)
+            verified = source.verify(request)
         except BadSignature as error:
             # Finding out costs more than verifying, and strangers decide how often it is asked.
             asked = self._diagnoses.spend(source.name) is not None
             hint = source.diagnose(request) if asked else ""
             if not hint:
                 raise
-            self.hints[source.name] = hint
+            self._hints[source.name, request.kind] = hint
             raise BadSignature(f"{error}; {hint}") from error
+        if self._hints:
+            self._hints.pop((source.name, request.kind), None)
+        return verified
 
     def _log_refusal(self, provider: str, kind: str, status: int, why: str) -> None:
         left_out = self._lines.spend((provider, kind, status))
@@ -193,7 +201,7 @@ class Webhooks:
 
 
 class _TooSlow(WebhookError):
-    """The sender's fault, or its network's."""
+    """The sender's fault, its network's, or ours: LiveKit would not come again after a 408."""
 
 
 def _refusal(error: SwitchboardError) -> Reply:
@@ -204,9 +212,7 @@ def _refusal(error: SwitchboardError) -> Reply:
             return Reply(400, f"not accepted: {error}".encode())
         case PayloadTooLarge():
             return Reply(413, b"not accepted: too large")
-        case _TooSlow():
-            return Reply(408, b"not accepted: the body came too slowly")
-        case _:  # LogError and whatever else is ours
+        case _:  # LogError and whatever else may be ours
             return _TRY_AGAIN
 
 

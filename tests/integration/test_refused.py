@@ -30,6 +30,10 @@ async def test_the_public_url_that_would_have_matched_is_named(tmp_path: Path) -
                 assert CONFIGURED_AT_TWILIO not in await answer.text()  # strangers learn nothing
             assert wanted in node.health()[1]["refused"]["twilio"]
             findings = {found.what: found for found in await examine(settings)}
+            mended = headers(sign(VOICE, fields, base=settings.public_url, token=TOKEN))
+            async with session.post(url, data=urlencode(fields), headers=mended) as answer:
+                assert answer.status == 200
+            assert "refused" not in node.health()[1]
     assert findings["webhooks"].level == "problem"
     assert wanted in findings["webhooks"].words
     assert "calls.example.org" in lines.text
