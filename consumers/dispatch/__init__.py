@@ -17,7 +17,6 @@ from consumers.consumer import Consumer, ConsumerSpec
 from consumers.dispatch.connect import Means
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
-from consumers.dispatch.ports import nothing_more
 from consumers.dispatch.rooms import LEASE, Rooms
 from consumers.dispatch.store import StoredClaims
 from consumers.dispatch.watch import Watch
@@ -39,7 +38,6 @@ async def _open(resources: Resources) -> AsyncIterator[Consumer]:
         random=random,
         settings=resources.settings.dispatch,
         poll_interval=resources.settings.livekit.poll_interval,
-        on_missing=nothing_more,
     )
     watch = Watch(means, owner=uuid4().hex)
     rooms = Rooms(

@@ -22,7 +22,7 @@ from consumers.backoff import backoff, jitter
 from consumers.complaints import Complaints
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.plan import Facts, Presence, Step, next_step, own_event
-from consumers.dispatch.ports import ClaimStore, OnMissing
+from consumers.dispatch.ports import ClaimStore
 from router.clock import Clock
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable
 from router.events.model import Event
@@ -34,7 +34,7 @@ from router.storage.claims import Claim, ClaimState
 log = logs.get(__name__)
 
 _DEAF: Final = 5  # turns that failed in a row
-_HOOK_TRIES: Final = 4
+_TURN_AWAY_TRIES: Final = 4
 _HANDOVER: Final = 1.0  # seconds after our own deadline before others may act
 _MICROS: Final = 1_000_000
 
@@ -54,7 +54,6 @@ class Means:
     random: Random
     settings: DispatchSettings
     poll_interval: float  # seconds
-    on_missing: OnMissing
 
 
 class Connection:
@@ -249,17 +248,16 @@ class Connection:
         # The event also has what was dispatched withdrawn; the caller does not wait for that.
         await self._hold()
         await self._tell(EventType.AGENT_MISSING, 0, reason)
-        await self._hook()
+        await self._turn_away()
         await self._write("missing")
         DISPATCHES.labels("missing").inc()
         log.error("agent.missing", call_id=self.claim.call_id, reason=reason)
 
-    async def _hook(self) -> None:
-        for attempt in range(1, _HOOK_TRIES + 1):
+    async def _turn_away(self) -> None:
+        # Where LiveKit does not do it, the carrier's own dial time-out does, later.
+        for attempt in range(1, _TURN_AWAY_TRIES + 1):
             try:
-                return await self._means.on_missing(self._initiated)
-            except Permanent as error:
-                return self._means.complaints.complain("missing.refused", error)
+                return await self._means.effects.turn_away(self.claim)
             except EffectError as error:
                 self._means.complaints.complain("missing.failed", error)
                 await self._means.clock.sleep(jitter(backoff(attempt), self._means.random))

@@ -22,6 +22,7 @@ from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
 from router.providers.livekit.client import Participant
 from router.providers.livekit.events import participant_event
+from router.providers.livekit.rooms import is_ringing
 from router.storage.claims import Claim
 
 log = logs.get(__name__)
@@ -105,6 +106,15 @@ class Effects:
             if each.id == claim.dispatch_id:
                 return each.agents or None
         return ()
+
+    async def turn_away(self, claim: Claim) -> None:
+        """Put out the callers whom nobody has answered: their carrier asks at once what is next.
+
+        A person in the room may have answered in the agent's stead; such a call goes on.
+        """
+        for caller in (await self.look(claim)).callers:
+            if is_ringing(caller):
+                await self.rooms.remove_participant(room=claim.call_id, identity=caller.identity)
 
     async def withdraw(self, claim: Claim) -> None:
         """Withdraw every dispatch of the call."""

@@ -4,10 +4,9 @@
 `consumers.dispatch.store.StoredClaims` the real `ClaimStore`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from router.events.model import Event
 from router.providers.livekit.client import Dispatch, Participant, Room
 from router.storage.claims import Claim, ClaimState
 
@@ -84,11 +83,3 @@ class ClaimStore(Protocol):
 
     async def prune(self, older_than: float) -> int:
         """Forget settled calls that nothing happened to for so many seconds; how many."""
-
-
-OnMissing = Callable[[Event], Awaitable[None]]
-"""Called with the `call.initiated` of a call for which no agent came; perhaps more than once."""
-
-
-async def nothing_more(_initiated: Event) -> None:
-    """The `OnMissing` for callers that leave the rest to the carrier's own time-out."""

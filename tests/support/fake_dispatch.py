@@ -12,7 +12,7 @@ from consumers.dispatch import CONSUMER
 from consumers.dispatch.connect import Means
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
-from consumers.dispatch.ports import ClaimStore, OnMissing, nothing_more
+from consumers.dispatch.ports import ClaimStore
 from consumers.dispatch.rooms import Rooms
 from consumers.dispatch.watch import Watch
 from consumers.runner import Limits, Runner
@@ -84,9 +84,7 @@ async def nobody_leads() -> AsyncIterator[bool]:
 class Process:
     """One running dispatch consumer."""
 
-    def __init__(
-        self, world: World, name: str, seed: int = 7, on_missing: OnMissing = nothing_more
-    ) -> None:
+    def __init__(self, world: World, name: str, seed: int = 7) -> None:
         random = Random(seed)
         means = Means(
             claims=world.store,
@@ -96,7 +94,6 @@ class Process:
             random=random,
             settings=world.settings,
             poll_interval=POLL,
-            on_missing=on_missing,
         )
         self.watch = Watch(means, name)
         self.rooms = Rooms(
@@ -141,11 +138,9 @@ class Process:
 
 
 @asynccontextmanager
-async def process(
-    world: World, name: str = "p1", on_missing: OnMissing = nothing_more
-) -> AsyncIterator[Process]:
+async def process(world: World, name: str = "p1") -> AsyncIterator[Process]:
     """A process, stopped in good order at the end."""
-    running = Process(world, name, on_missing=on_missing)
+    running = Process(world, name)
     try:
         yield running
     finally:

@@ -100,6 +100,9 @@ class FakeRooms:
         for made in self._standing(room):
             if identity == f"agent-{made.id}" and self._is_inside(made):
                 made.gone = True
+        legs = self.sip.get(room, {})
+        for sid in [sid for sid, leg in legs.items() if leg.identity == identity]:
+            del legs[sid]
 
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         await self._network()

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from router.events.model import Decision, Event
+from router.events.model import Decision
 from router.events.types import CALLS_TOPIC, dead_topic
 from router.events.types import EventType as T
 from router.providers.livekit.events import participant_event
 from tests.support import fake_time
 from tests.support.fake_dispatch import World, process
-from tests.support.fake_events import dispatch_decision, event, initiated, new_call
+from tests.support.fake_events import event, initiated, new_call
 from tests.support.fake_rooms import FakeRooms, Fate
 from tests.support.fake_time import START
 from tests.support.ingress import logged
@@ -174,12 +174,7 @@ def test_the_audio_of_another_agent_does_not_stand_for_the_calls() -> None:
 def test_two_silent_attempts_are_a_missing_agent() -> None:
     async def scenario() -> None:
         world = World(_fates(Fate.SWALLOWED, Fate.SWALLOWED))
-        hooked: list[Event] = []
-
-        async def on_missing(call: Event) -> None:
-            hooked.append(call)
-
-        async with process(world, on_missing=on_missing):
+        async with process(world):
             await world.tell(initiated(CALL))
             await asyncio.sleep(7.5)
             assert world.state(CALL) == "dispatched"
@@ -189,7 +184,24 @@ def test_two_silent_attempts_are_a_missing_agent() -> None:
         assert len(world.rooms.made) == 2
         assert world.rooms.agents(CALL) == 0
         assert world.told(CALL).count(T.AGENT_MISSING) == 1
-        assert [call.data.decision for call in hooked] == [dispatch_decision()]
+
+    fake_time.run(scenario())
+
+
+@pytest.mark.parametrize(("status", "stays"), [("ringing", False), ("active", True)])
+def test_a_caller_without_an_agent_rings_no_longer_unless_somebody_answered(
+    status: str, stays: bool
+) -> None:
+    async def scenario() -> None:
+        world = World(_fates(Fate.SWALLOWED, Fate.SWALLOWED))
+        world.rooms.caller_joins(CALL, **{"sip.callStatus": status})
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(7.5)
+            assert world.rooms.sip[CALL]
+            await asyncio.sleep(2.0)
+            assert world.state(CALL) == "missing"
+            assert bool(world.rooms.sip[CALL]) is stays
 
     fake_time.run(scenario())
 

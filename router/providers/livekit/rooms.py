@@ -56,6 +56,11 @@ def is_dialled(who: Participant) -> bool:
     return bool(who.attributes.get("sip.callID")) and not who.attributes.get("sip.ruleID")
 
 
+def is_ringing(who: Participant) -> bool:
+    """Whether a SIP participant waits for somebody to answer."""
+    return who.attributes.get("sip.callStatus") == "ringing"
+
+
 def _origin(who: Participant) -> tuple[str, str, str]:
     """Provider, account and id that the call's call_id is made of.
 
@@ -128,7 +133,7 @@ def seen(room: str, present: Sequence[Participant], *, now: int) -> Sequence[Eve
     for who in callers:
         data = phone_call(room, who)
         events.append(_event(EventType.CALL_INITIATED, data, who.joined_at or now))
-        is_due = heard and data.direction == "inbound" and data.status == "ringing"
+        is_due = heard and data.direction == "inbound" and is_ringing(who)
         if is_due or data.status in _TALKING:  # since when, nobody says: not since they joined
             events.append(_event(EventType.CALL_ANSWERED, data, now))
     for who in agents if callers else ():
