@@ -103,8 +103,11 @@ def text(values: Mapping[str, Any], *names: str) -> str:
 
     Text with a NUL in it is none: PostgreSQL takes no such text.
     """
-    found = (values.get(name) for name in names)
-    return next((value for value in found if isinstance(value, str) and _is_text(value)), "")
+    for name in names:
+        value = values.get(name)
+        if value and isinstance(value, str) and "\0" not in value:
+            return value
+    return ""
 
 
 def part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -141,10 +144,6 @@ def seconds(values: Mapping[str, Any], name: str) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return float(value) if 0 <= value < 10**9 else None
-
-
-def _is_text(value: str) -> bool:
-    return bool(value) and "\0" not in value
 
 
 def _without_secrets(payload: Payload) -> dict[str, Any]:
