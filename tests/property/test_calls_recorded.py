@@ -33,7 +33,7 @@ STORIES = {
     "twilio_answered_poll_only": ("twilio", "answered", "anna", True, True),
     "twilio_everything": ("twilio", "answered", "anna", True, True),
     "twilio_forwarded": ("twilio", "forwarded", "nobody", False, False),
-    "twilio_hung_up_while_ringing": ("twilio", "no_answer", "nobody", False, False),
+    "twilio_hung_up_while_ringing": ("twilio", "canceled", "nobody", False, False),
     "twilio_rejected": ("twilio", "failed", "", False, False),
     "twilio_swept": ("twilio", "answered", "anna", True, True),
     "vocode_answered": ("vocode", "answered", "anna", True, True),
