@@ -22,7 +22,8 @@ from router.events.model import Event
 from router.provider import Carrier
 from router.storage.claims import Claim
 
-_SETTLING: Final = 1.0  # seconds
+_SETTLING: Final = 0.1  # seconds; what the carrier is to do next with the caller waits behind this
+_NAMING: Final = 1.0  # seconds until LiveKit is asked again which agent is whose
 _UNDECIDED: Final = 10.0  # seconds that a second agent is borne until it is known which one stays
 _MICROS: Final = 1_000_000
 
@@ -140,7 +141,7 @@ class Dispatcher(Consumer):
         seen = await effects.look(claim)
         patient = self._means.clock.now() - event.time < _UNDECIDED * _MICROS
         if seen.doubled and not await effects.part(claim, seen, patient=patient) and patient:
-            return RetryIn(_SETTLING, "it is not known yet which agent stays")
+            return RetryIn(_NAMING, "it is not known yet which agent stays")
         return Done()
 
     async def _withdraw(self, call_id: str) -> Outcome:
