@@ -81,7 +81,7 @@ def _risky(settings: Settings) -> Iterator[str]:
         )
     if settings.durability == "replicated" and not settings.has_kafka:
         yield "durability: replicated needs kafka.bootstrap_servers"
-    if settings.public_url.startswith("http://"):
+    if urlsplit(settings.public_url).scheme == "http":
         host = urlsplit(settings.public_url).hostname
         if host not in ("127.0.0.1", "localhost", "::1"):
             yield "public_url: must be https: callers' numbers and our SIP password travel over it"

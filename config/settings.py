@@ -46,6 +46,7 @@ def _url(*schemes: str, example: str) -> AfterValidator:
 
 
 HttpUrl = Annotated[str, _url("http", "https", example="https://calls.example.com")]
+ApiUrl = Annotated[str, Field(min_length=1), _url("http", "https", example="https://api.example")]
 LiveKitUrl = Annotated[str, _url("ws", "wss", "http", "https", example="wss://x.livekit.cloud")]
 
 
@@ -142,7 +143,7 @@ class TwilioSettings(Section):
     auth_tokens: Annotated[tuple[SecretStr, ...], *ListOrCommas]
     accounts: dict[str, tuple[SecretStr, ...]]
     shared_keys: dict[str, SecretStr]
-    api_url: HttpUrl
+    api_url: ApiUrl
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str
@@ -153,7 +154,7 @@ class TelnyxSettings(Section):
 
     api_key: SecretStr
     public_keys: Annotated[tuple[str, ...], *ListOrCommas]
-    api_url: HttpUrl
+    api_url: ApiUrl
     dial_timeout: Annotated[int, Field(ge=5, le=600)]
     apology: str
     voice_language: str

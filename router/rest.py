@@ -20,6 +20,7 @@ import msgspec
 
 from router.errors import Ambiguous, EffectError, Permanent, Transient
 
+_TIMED_OUT: Final = 408
 _TOO_MANY: Final = 429
 _MAX_BODY: Final = 8 * 1024 * 1024
 
@@ -103,7 +104,9 @@ class Rest:
         if answer.status == _TOO_MANY:
             after = answer.headers.get("Retry-After", "")
             return Transient(text, retry_after=float(after) if after.isdecimal() else None)
-        return Ambiguous(text) if answer.status >= 500 else Permanent(text, code=code)
+        if answer.status >= 500 or answer.status == _TIMED_OUT:
+            return Ambiguous(text)
+        return Permanent(text, code=code)
 
 
 @asynccontextmanager

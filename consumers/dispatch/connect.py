@@ -34,7 +34,6 @@ from router.storage.claims import Claim, ClaimState
 log = logs.get(__name__)
 
 _DEAF: Final = 5  # turns that failed in a row
-_TURN_AWAY_TRIES: Final = 4
 _HANDOVER: Final = 1.0  # seconds after our own deadline before others may act
 _MICROS: Final = 1_000_000
 
@@ -245,23 +244,13 @@ class Connection:
         AGENT_READY_SECONDS.observe((self._means.clock.now() - self._initiated.time) / _MICROS)
 
     async def _missing(self, reason: str) -> None:
-        # The event also has what was dispatched withdrawn; the caller does not wait for that.
+        # The event has the caller turned away and what was dispatched withdrawn: LiveKit may take
+        # longer for that than the claim is ours.
         await self._hold()
         await self._tell(EventType.AGENT_MISSING, 0, reason)
-        await self._turn_away()
         await self._write("missing")
         DISPATCHES.labels("missing").inc()
         log.error("agent.missing", call_id=self.claim.call_id, reason=reason)
-
-    async def _turn_away(self) -> None:
-        # Where LiveKit does not do it, the carrier's own dial time-out does, later.
-        for attempt in range(1, _TURN_AWAY_TRIES + 1):
-            try:
-                return await self._means.effects.turn_away(self.claim)
-            except EffectError as error:
-                self._means.complaints.complain("missing.failed", error)
-                await self._means.clock.sleep(jitter(backoff(attempt), self._means.random))
-        return None
 
     async def _expire(self) -> None:
         await self._hold()

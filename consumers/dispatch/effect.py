@@ -22,7 +22,7 @@ from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
 from router.providers.livekit.client import Participant
 from router.providers.livekit.events import participant_event
-from router.providers.livekit.rooms import is_ringing
+from router.providers.livekit.rooms import is_dialled, is_ringing
 from router.storage.claims import Claim
 
 log = logs.get(__name__)
@@ -110,10 +110,11 @@ class Effects:
     async def turn_away(self, claim: Claim) -> None:
         """Put out the callers whom nobody has answered: their carrier asks at once what is next.
 
-        A person in the room may have answered in the agent's stead; such a call goes on.
+        A person in the room may have answered in the agent's stead; such a call goes on, and whom
+        that person is dialling is no caller.
         """
         for caller in (await self.look(claim)).callers:
-            if is_ringing(caller):
+            if is_ringing(caller) and not is_dialled(caller):
                 await self.rooms.remove_participant(room=claim.call_id, identity=caller.identity)
 
     async def withdraw(self, claim: Claim) -> None:

@@ -25,6 +25,7 @@ log = logs.get(__name__)
 _INTERVAL: Final = 10.0  # seconds between two lists
 _LOOKS: Final = 50  # after each; LiveKit Cloud allows a project 1,000 requests a minute in all
 _AT_ONCE: Final = 16
+_UNDECIDED: Final = 30.0  # seconds that a second agent is borne until it is known which one stays
 _LIMIT: Final = 20_000  # calls; more than one process can carry
 
 
@@ -118,7 +119,8 @@ class Follow:
         call.there = len(seen.callers)
         if self._calls.get(room) is not call:
             return
-        if seen.doubled and not await self._effects.part(call.claim, seen, patient=True):
+        patient = self._clock.monotonic() - call.since < _UNDECIDED
+        if seen.doubled and not await self._effects.part(call.claim, seen, patient=patient):
             call.doubtful = True
         if seen.callers:
             call.callers.update((caller.sid, caller) for caller in seen.callers)

@@ -81,6 +81,8 @@ class Dispatcher(Consumer):
                 return await self._check_late(event)
             case Reaction.WITHDRAW:
                 return await self._withdraw(event.call_id)
+            case Reaction.TURN_AWAY:
+                await self._turn_away(event.call_id)
             case Reaction.CLOSE:
                 await self._watch.close(event.call_id)
             case Reaction.CHECK_EMPTY | Reaction.SWEEP as then:
@@ -149,8 +151,15 @@ class Dispatcher(Consumer):
         if claim is not None and not claim.final:
             return RetryIn(_SETTLING, "the call was not settled in time")  # it is about to be
         if claim is not None and claim.state == "missing":
+            await self._means.effects.turn_away(claim)  # first: the caller waits for it
             await self._means.effects.withdraw(claim)
         return Done()
+
+    async def _turn_away(self, call_id: str) -> None:
+        """A caller who comes when the agent is given up already rings for nobody, either."""
+        claim = await self._means.claims.get(call_id)
+        if claim is not None and claim.state == "missing":
+            await self._means.effects.turn_away(claim)
 
     async def _if_empty(self, call_id: str, then: Reaction) -> None:
         """Close the room unless a SIP leg is in it: agents dial out too, for transfers.

@@ -40,7 +40,8 @@ class Reaction(Enum):
     START = auto()  # bring the agent
     HEAR = auto()  # the agent can be heard: whoever waits for it should know at once
     CHECK_LATE = auto()  # an agent came: is it the one that is waited for?
-    WITHDRAW = auto()  # no agent came: see that none comes later
+    WITHDRAW = auto()  # no agent came: turn the caller away, see that none comes later
+    TURN_AWAY = auto()  # a caller came: has the agent been given up?
     CHECK_EMPTY = auto()  # a SIP leg left: was it the last?
     CLOSE = auto()  # the call is over, or went elsewhere
     SWEEP = auto()  # nothing was started: see that there is no room either
@@ -51,6 +52,7 @@ _REACTIONS: Final = {
     EventType.AGENT_READY: Reaction.HEAR,
     EventType.AGENT_JOINED: Reaction.CHECK_LATE,
     EventType.AGENT_MISSING: Reaction.WITHDRAW,
+    EventType.SIP_JOINED: Reaction.TURN_AWAY,
     EventType.SIP_LEFT: Reaction.CHECK_EMPTY,
     EventType.CALL_ENDED: Reaction.CLOSE,
     EventType.CALL_FORWARDED: Reaction.CLOSE,
@@ -114,7 +116,11 @@ def superfluous(
         agents: those that are in the room.
         own: identities of the recorded dispatch's agents; None while LiveKit does not tell them.
     """
-    named = sorted((each for each in agents if each.agent_name), key=lambda each: each.joined_at)
+    # Every process must choose the same one, whatever order LiveKit lists them in.
+    named = sorted(
+        (each for each in agents if each.agent_name),
+        key=lambda each: (each.joined_at, each.identity),
+    )
     ours = [each for each in named if own is not None and each.identity in own]
     heard = [each for each in ours or named if each.publishes_audio]
     if own is None or not heard:

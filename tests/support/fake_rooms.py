@@ -50,6 +50,8 @@ class FakeRooms:
     tardy: float = 6.0
     latency: float = 0.01
     down: bool = False
+    names_jobs: bool = True  # whether a listed dispatch says who its agent is
+    silent: bool = False  # connects, and never answers
     made: list[_Made] = field(default_factory=list)
     sip: dict[str, dict[str, Participant]] = field(default_factory=dict)
     closed: list[str] = field(default_factory=list)
@@ -107,7 +109,7 @@ class FakeRooms:
     async def dispatches(self, room: str) -> Sequence[Dispatch]:
         await self._network()
         return [
-            Dispatch(made.id, made.agent_name, (f"agent-{made.id}",))
+            Dispatch(made.id, made.agent_name, (f"agent-{made.id}",) if self.names_jobs else ())
             for made in self.made
             if made.room == room and not made.deleted
         ]
@@ -173,6 +175,9 @@ class FakeRooms:
     async def _network(self) -> None:
         self.asked += 1
         await asyncio.sleep(self.latency)
+        if self.silent:
+            await asyncio.sleep(5.0)
+            raise Ambiguous("timed out")
         if self.down:
             raise Transient("LiveKit can't be reached")
 

@@ -120,6 +120,25 @@ def test_an_agent_that_comes_although_it_was_withdrawn_is_not_a_second_one(
         fake_time.run(scenario())
 
 
+def test_of_two_agents_one_stays_although_livekit_never_says_whose_they_are() -> None:
+    async def scenario() -> None:
+        world = World(_fates(Fate.STUBBORN))
+        world.rooms.names_jobs = False
+        world.rooms.join_after, world.rooms.speak_after = 2.5, 1.0
+        world.webhooks()
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(0.3)
+            world.rooms.caller_joins(CALL)
+            await asyncio.sleep(20.0)
+            assert world.state(CALL) == "ready"
+            await asyncio.sleep(40.0)
+            assert world.rooms.agents(CALL) == 1
+
+    with logged():
+        fake_time.run(scenario())
+
+
 def test_of_two_agents_that_come_although_the_call_is_given_up_one_stays() -> None:
     async def scenario() -> None:
         world = World(_fates(Fate.STUBBORN, Fate.STUBBORN))
@@ -204,6 +223,56 @@ def test_a_caller_without_an_agent_rings_no_longer_unless_somebody_answered(
             assert bool(world.rooms.sip[CALL]) is stays
 
     fake_time.run(scenario())
+
+
+def test_a_caller_who_comes_when_the_agent_is_given_up_does_not_ring_either() -> None:
+    async def scenario() -> None:
+        world = World(_fates(Fate.REFUSED))
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(0.5)
+            assert world.state(CALL) == "missing"
+            caller = world.rooms.caller_joins(CALL, **{"sip.callStatus": "ringing"})
+            time = world.clock.now()
+            await world.tell(participant_event(T.SIP_JOINED, CALL, caller, time=time))
+            await asyncio.sleep(0.5)
+            assert not world.rooms.sip[CALL]
+
+    fake_time.run(scenario())
+
+
+def test_whom_a_person_in_the_agents_stead_is_dialling_is_not_turned_away() -> None:
+    async def scenario() -> None:
+        world = World(_fates(Fate.SWALLOWED, Fate.SWALLOWED))
+        world.rooms.caller_joins(CALL, **{"sip.callStatus": "active", "sip.ruleID": "SDR_1"})
+        dialled = {"sip.callStatus": "ringing", "sip.callID": "SCL_2"}
+        world.rooms.caller_joins(CALL, "PA_colleague", **dialled)
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(10.0)
+            assert world.state(CALL) == "missing"
+            assert set(world.rooms.sip[CALL]) == {"PA_caller", "PA_colleague"}
+
+    fake_time.run(scenario())
+
+
+def test_livekit_that_never_answers_does_not_keep_a_call_from_being_given_up() -> None:
+    async def scenario() -> None:
+        world = World(_fates(Fate.SWALLOWED))
+        world.rooms.caller_joins(CALL, **{"sip.callStatus": "ringing"})
+        async with process(world):
+            await world.tell(initiated(CALL))
+            await asyncio.sleep(3.0)
+            world.rooms.silent = True
+            await asyncio.sleep(65.0)
+            assert world.state(CALL) == "missing"
+            world.rooms.silent = False
+            await asyncio.sleep(10.0)
+            assert not world.rooms.sip[CALL]
+            assert world.rooms.agents(CALL) == 0
+
+    with logged():
+        fake_time.run(scenario())
 
 
 def test_an_agent_that_is_ready_at_the_last_look_is_kept() -> None:

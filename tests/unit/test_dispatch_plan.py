@@ -86,6 +86,7 @@ def test_reactions() -> None:
         T.AGENT_READY: Reaction.HEAR,
         T.AGENT_JOINED: Reaction.CHECK_LATE,
         T.AGENT_MISSING: Reaction.WITHDRAW,
+        T.SIP_JOINED: Reaction.TURN_AWAY,
         T.SIP_LEFT: Reaction.CHECK_EMPTY,
         T.CALL_ENDED: Reaction.CLOSE,
         T.CALL_FORWARDED: Reaction.CLOSE,
@@ -170,6 +171,7 @@ def _agent(identity: str, joined_at: int, *, audio: bool = True, name: str = "an
 
 
 FIRST, SECOND, MUTE = _agent("one", 1), _agent("two", 2), _agent("mute", 3, audio=False)
+TOGETHER = _agent("twin", 1)
 NAMELESS = _agent("nameless", 0, name="")
 
 
@@ -180,6 +182,8 @@ NAMELESS = _agent("nameless", 0, name="")
         ([SECOND, FIRST], {"one"}, [SECOND]),
         ([SECOND, FIRST], {"not here yet"}, [SECOND]),
         ([SECOND, FIRST], (), [SECOND]),
+        ([FIRST, TOGETHER], (), [TOGETHER]),
+        ([TOGETHER, FIRST], (), [TOGETHER]),  # or two processes would put out both
         ([FIRST, MUTE], {"mute"}, None),  # the other one may be on its way out
         ([FIRST, MUTE], (), [MUTE]),
         ([MUTE, MUTE], (), None),

@@ -84,6 +84,8 @@ def test_lists_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> No
         ("PUBLIC_URL", "https://calls.example.com:99999", "public_url: Port out of range"),
         ("LIVEKIT__URL", "x.livekit.cloud", "livekit.url: must be an absolute URL"),
         ("PROVIDERS__TELNYX__API_URL", "api.telnyx.com/v2", "providers.telnyx.api_url: must be an"),
+        ("PROVIDERS__TWILIO__API_URL", "", "providers.twilio.api_url"),
+        ("PROVIDERS__TELNYX__API_URL", "", "providers.telnyx.api_url"),
         ("ROLES", "ingress,cook", "roles"),
         ("LIVEKIT__WEBHOOK_KEYS", "not json", "JSON"),
     ],

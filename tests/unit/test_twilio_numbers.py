@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from router.errors import BadPayload
+from router.errors import BadPayload, BadSignature
 from router.events.model import Event
 from router.events.types import NUMBERS_TOPIC, EventType, topic_of
 from tests.support.twilio_requests import (
@@ -129,6 +129,20 @@ def test_a_subaccounts_bundle_may_come_without_an_account_too() -> None:
     signed = request("bundle", {"Sid": BUNDLE, "Status": "draft"}, token=SUBTOKEN)
     event = parsed(signed, accounts={SUBACCOUNT: [SUBTOKEN]})[0]
     assert (event.key, event.data.account) == (BUNDLE, SUBACCOUNT)
+
+
+def test_however_many_accounts_there_are_a_bundle_may_name_none() -> None:
+    accounts = {f"AC{n:032x}": [f"token-{n}"] for n in range(9)}
+    for n, account in enumerate(accounts):
+        signed = request("bundle", {"Sid": BUNDLE, "Status": "draft"}, token=f"token-{n}")
+        assert parsed(signed, accounts=accounts)[0].data.account == account
+
+
+def test_a_long_form_that_names_no_account_is_not_checked_with_every_key() -> None:
+    fields = {"Sid": BUNDLE, "Status": "draft", "FriendlyName": "x" * 4096}
+    assert parsed(request("bundle", fields))[0].data.account == ACCOUNT
+    with pytest.raises(BadSignature):
+        parsed(request("bundle", fields, token=SUBTOKEN), accounts={SUBACCOUNT: [SUBTOKEN]})
 
 
 @pytest.mark.parametrize("field", ["BundleSid", "Status", "AccountSid"])

@@ -221,13 +221,14 @@ def _name(kinds: Any, value: int) -> str:
 
 
 def _translate(error: api.TwirpError) -> EffectError:
-    if error.code == "unknown" and not error.message:  # the SDK's word where Twirp said nothing
+    code: Any = error.code  # "unknown" is the SDK's word for none; a proxy's may be a number
+    if not isinstance(code, str) or (code == "unknown" and not error.message):
         text = f"LiveKit answers {error.status}{_HINTS.get(error.status, '')}"
         return Ambiguous(text) if error.status >= 500 else Transient(text)
-    text = f"LiveKit: {error.code}: {error.message}"
-    if error.code in _REFUSED:
+    text = f"LiveKit: {code}: {error.message}"
+    if code in _REFUSED:
         return Transient(text)
-    if error.code in _UNKNOWN_OUTCOME:
+    if code in _UNKNOWN_OUTCOME or (error.status >= 500 and code != "unimplemented"):
         return Ambiguous(text)
     return Permanent(text)
 

@@ -20,6 +20,7 @@ ACCOUNT_SID: Final = re.compile(r"AC[0-9a-f]{32}")
 _SIDS: Final = re.compile(rb"AC[0-9a-f]{32}")
 _NAMING: Final = frozenset({"AccountSid", "ParentAccountSid"})
 _NAMED_LIMIT: Final = 4  # accounts whose keys are tried for one request
+_NAMELESS_LIMIT: Final = 4096  # bytes; no stranger has a long form checked with every key
 
 Form = Sequence[tuple[str, str]]
 
@@ -93,9 +94,9 @@ class Keyring:
         """The keys that may have signed a request.
 
         Twilio's header names a shared key; then no other key will do, nor another algorithm. Else
-        they are the Auth Tokens of the account that a form names, of any where it names none; JSON
-        is signed by the account that configured the webhook, which may be the parent of the one
-        that it is about.
+        they are the Auth Tokens of the account that a form names, of every account where it is
+        short and names none; JSON is signed by the account that configured the webhook, which may
+        be the parent of the one that it is about.
 
         Raises:
             BadSignature: the header is malformed or names no key that is configured, or the
@@ -131,8 +132,9 @@ class Keyring:
     def _named(self, form: Form, body: bytes) -> Sequence[Key]:
         if form:
             named = [value for name, value in form if name in _NAMING]
-            others = [self._main] if named else list(self._tokens)  # a bundle may name none
-            accounts = [account for account in named if account in self._tokens] or others
+            if not named and len(body) <= _NAMELESS_LIMIT:  # a bundle may name none
+                return [key for own in self._tokens.values() for key in own]
+            accounts = [account for account in named if account in self._tokens] or [self._main]
         else:
             found = {sid.decode() for sid in set(_SIDS.findall(body))}
             accounts = [self._main, *sorted(found & self._tokens.keys())]
