@@ -36,6 +36,8 @@ CLIENT_ERRORS: Final = (
 )
 REQUEST_TIMEOUT: Final = 15.0  # seconds; longer than an election of a leader takes
 
+_BOOTSTRAP: Final = 1.0  # seconds; a broker that lives answers in milliseconds
+
 _WEEK: Final = str(7 * 24 * 3600 * 1000)
 _DELETE: Final = {
     "cleanup.policy": "delete",
@@ -66,6 +68,24 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
         "sasl_plain_username": settings.sasl_username or None,
         "sasl_plain_password": settings.sasl_password.get_secret_value() or None,
     }
+
+
+async def start(client: Any) -> None:
+    """Start an aiokafka client; one that is cancelled meanwhile gets a moment to be whole first.
+
+    Cut off while it asks its first broker for metadata, `AIOKafkaClient.bootstrap` (0.14) forgets
+    that connection: nobody closes it.
+    """
+    starting = asyncio.create_task(client.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait((starting,), timeout=_BOOTSTRAP)
+        starting.cancel()
+        await asyncio.wait((starting,), timeout=_BOOTSTRAP)
+        if starting.done() and not starting.cancelled():
+            starting.exception()  # seen
+        raise
 
 
 def _ssl(settings: KafkaSettings) -> SSLContext | None:
@@ -103,7 +123,7 @@ _CREATED_OR_THERE: Final = (0, TopicAlreadyExistsError.errno)
 async def _admin(settings: KafkaSettings) -> AsyncIterator[Any]:
     admin = AIOKafkaAdminClient(**connection(settings))
     try:
-        await admin.start()
+        await start(admin)
         yield admin
     finally:
         await admin.close()

@@ -22,6 +22,7 @@ from router.eventlog.kafka_client import (
     connection,
     ensure_topics,
     name_of,
+    start,
 )
 from router.eventlog.kafka_consumer import end_consumer, to_record
 from router.observability import log
@@ -103,7 +104,7 @@ class KafkaFollower:
         )
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                await consumer.start()
+                await start(consumer)
                 await self._seek(consumer)
         except BaseException:
             await end_consumer(consumer)

@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
-from router.eventlog.kafka_client import connection, name_of
+from router.eventlog.kafka_client import connection, name_of, start
 from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC
 
 _TIMEOUT: Final = 6.0  # seconds
@@ -23,7 +23,7 @@ async def probe_kafka(settings: KafkaSettings) -> str:
     admin = AIOKafkaAdminClient(**connection(settings))
     try:
         async with asyncio.timeout(_TIMEOUT):
-            await admin.start()
+            await start(admin)
             brokers = (await admin.describe_cluster())["brokers"]
             missing = {CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC} - set(await admin.list_topics())
     except (KafkaError, OSError, TimeoutError) as error:

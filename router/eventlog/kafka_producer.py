@@ -16,6 +16,7 @@ from router.eventlog.kafka_client import (
     connection,
     ensure_topics,
     name_of,
+    start,
 )
 from router.eventlog.topics import TOPICS
 
@@ -51,7 +52,7 @@ class KafkaProducer:
         try:
             await ensure_topics(self._settings, sorted(self._topics))
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                await self._producer.start()
+                await start(self._producer)
         except CLIENT_ERRORS as error:
             await self.end()
             raise LogUnavailable(f"no Kafka broker answers: {name_of(error)}") from error

@@ -33,6 +33,7 @@ from router.eventlog.kafka_client import (
     connection,
     ensure_topics,
     name_of,
+    start,
 )
 from router.eventlog.kafka_consumer import end_consumer, to_record
 from router.observability import log
@@ -139,7 +140,7 @@ class KafkaReader:
         consumer.subscribe(self._topics, listener=_Listener(self))
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT + settings.rebalance_timeout):
-                await consumer.start()
+                await start(consumer)
         except BaseException:
             await end_consumer(consumer)
             raise

@@ -1,7 +1,9 @@
 """The log over the real Kafka: what is particular to this adapter."""
 
 import asyncio
+import gc
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +32,19 @@ async def test_replicated_means_that_kafka_has_it(kafka: Kafka, tmp_path: Path) 
         appended = await log.append(topic, "key", b"", headers("id-1"))
         assert log.relay is not None
         assert log.relay.acked_seq >= appended.position.offset
+
+
+async def test_a_log_that_is_closed_while_it_connects_leaves_nothing_open(
+    kafka: Kafka, tmp_path: Path
+) -> None:
+    settings = log_settings(tmp_path, bootstrap=kafka.bootstrap)
+    with warnings.catch_warnings(record=True) as unclosed:
+        warnings.simplefilter("always", ResourceWarning)
+        for step in range(30):
+            async with open_log(settings):
+                await asyncio.sleep(step * 0.002)  # it is connected after about 0.04 s
+            gc.collect()
+    assert [str(each.message) for each in unclosed] == []
 
 
 async def test_topics_are_made_with_their_policies(kafka: Kafka, tmp_path: Path) -> None:
