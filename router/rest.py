@@ -1,10 +1,10 @@
 """Calls of a carrier's REST API: bounded in time, and with errors that say what became of them.
 
-| what happened                                | error       |
-|----------------------------------------------|-------------|
-| no connection, 429                           | `Transient` |
-| time-out, connection lost, 5xx, no JSON      | `Ambiguous` |
-| any other status but 2xx and 404             | `Permanent` |
+| what happened                                 | error       |
+|-----------------------------------------------|-------------|
+| no connection, 429                            | `Transient` |
+| time-out (408), connection lost, 5xx, no JSON | `Ambiguous` |
+| any other status but 2xx and 404              | `Permanent` |
 
 Nothing is tried again here: whether that is right depends on what was asked. Redirects are not
 followed: they would carry our credentials to wherever they point.

@@ -225,6 +225,7 @@ async def test_what_nobody_decided_is_no_command(world: World) -> None:
         (says(400, "not JSON"), Permanent),
         (says(429, "{}", **{"Retry-After": "2"}), Transient),
         (says(503), Ambiguous),
+        (says(408), Ambiguous),  # of a gateway: what it stands before may have done it
     ],
 )
 async def test_what_may_be_tried_again_is_told_by_the_error(
