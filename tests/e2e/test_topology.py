@@ -8,48 +8,34 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from uuid import uuid4
 
 import numpy as np
 import pytest
 from livekit import api
 
-from tests.support.servers.livekit import LiveKit, LiveKitSip, livekit_server, livekit_sip
 from tests.support.servers.ports import HOST, free_port
-from tests.support.servers.redis import redis_server
-from tests.support.sip.agent import AgentWorker, agent_worker
+from tests.support.sip.agent import agent_worker
 from tests.support.sip.caller import SipCall, SipResult, Transport, place_calls
 from tests.support.sip.rtp import SAMPLE_RATE, decode_ulaw, tone_score
+from tests.support.telephony import (
+    HOLD,
+    HOLD_OF_MANY,
+    Telephony,
+    assert_hears_only,
+    real_telephony,
+)
 
 USERNAME = "carrier"
 PASSWORD = "password-of-the-trunk"
 _SIP = api.ParticipantInfo.Kind.SIP
 _AGENT = api.ParticipantInfo.Kind.AGENT
-TONES = {"anna": 440.0, "bob": 880.0}
-
-
-@dataclass(frozen=True)
-class Telephony:
-    """LiveKit, its bridge, and an agent for each tone."""
-
-    livekit: LiveKit
-    sip: LiveKitSip
-    agents: dict[str, AgentWorker]
 
 
 @pytest.fixture(scope="module")
 def telephony() -> Iterator[Telephony]:
-    with ExitStack() as stack:
-        redis = stack.enter_context(redis_server())
-        livekit = stack.enter_context(livekit_server(redis=redis))
-        sip = stack.enter_context(livekit_sip(livekit, redis=redis))
-        agents = {
-            name: stack.enter_context(agent_worker(name, tone=tone, livekit=livekit))
-            for name, tone in TONES.items()
-        }
-        yield Telephony(livekit, sip, agents)
+    with real_telephony() as telephony:
+        yield telephony
 
 
 @pytest.fixture
@@ -119,7 +105,7 @@ async def place(
     telephony: Telephony,
     *calls: SipCall,
     password: str = PASSWORD,
-    hold: float = 1.5,
+    hold: float = HOLD,
     patience: float = 30.0,
     transport: Transport = "udp",
 ) -> list[SipResult]:
@@ -162,13 +148,11 @@ class TestTopology:
         rooms = {str(uuid4()): name for name in ["anna", "bob"] * 3}
         await asyncio.gather(*(dispatch(client, name, room) for room, name in rooms.items()))
 
-        results = await place(telephony, *map(call_to, rooms))
+        results = await place(telephony, *map(call_to, rooms), hold=HOLD_OF_MANY)
 
         assert [result.status for result in results] == [200] * len(rooms)
-        heard = [
-            [name for name, tone in TONES.items() if result.audio.hears(tone)] for result in results
-        ]
-        assert heard == [[name] for name in rooms.values()]
+        for result, name in zip(results, rooms.values(), strict=True):
+            assert_hears_only(result, name)
         await delete(client, *rooms)
 
     async def test_dispatched_after_the_invite_and_hung_up_by_deleting_the_room(

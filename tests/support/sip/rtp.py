@@ -79,6 +79,11 @@ class RtpListener(asyncio.DatagramProtocol):
         port: int = self._transport.get_extra_info("sockname")[1]
         return port
 
+    @override
+    def __repr__(self) -> str:
+        seconds, loudest = len(self.samples()) / SAMPLE_RATE, np.abs(self.samples()).max(initial=0)
+        return f"RtpListener({self.packets} packets, {seconds:.2f} s, loudest sample {loudest})"
+
     @property
     def packets(self) -> int:
         """Distinct packets of sound so far."""
