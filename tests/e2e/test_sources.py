@@ -27,7 +27,7 @@ from router.storage.engine import open_database
 from tests.support.nodes import apply_text, eventually, node_settings, running
 from tests.support.sandbox_telnyx import API_KEY, SEED
 from tests.support.sip.caller import SipCall, SipResult, place_calls
-from tests.support.telephony import HOLD, Telephony, assert_hears_only, real_telephony
+from tests.support.telephony import Telephony, assert_hears_only, real_telephony
 
 pytestmark = [pytest.mark.livekit, pytest.mark.sip, pytest.mark.timeout(240)]
 
@@ -178,7 +178,7 @@ async def test_a_call_of_trunk_mode_is_told_by_livekit_alone(
             call_sid=sid,
             headers={"X-Twilio-AccountSid": ACCOUNT},
         )
-        [result] = await place_calls([call], server=telephony.sip.address, hold=HOLD)
+        [result] = await place_calls([call], server=telephony.sip.address)
         assert result.status == 200, result
         assert_hears_only(result, "bob")
         wanted = call_id("twilio", ACCOUNT, sid)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from tests.support.nodes import free_port
 from tests.support.servers.livekit import LiveKit, LiveKitSip, livekit_server, livekit_sip
@@ -12,11 +11,6 @@ from tests.support.sip.agent import AgentWorker, agent_worker
 from tests.support.sip.caller import SipResult
 
 TONES = {"anna": 440.0, "bob": 880.0}
-
-# Seconds that a caller listens. The sound follows the 200 after 0.1 to 0.5 s on an idle machine;
-# with eight busy processes beside ten calls on two cores it was 3 s.
-HOLD: Final = 3.0
-HOLD_OF_MANY: Final = 8.0
 
 
 @dataclass(frozen=True)

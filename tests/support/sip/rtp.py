@@ -21,6 +21,7 @@ _PCMU: Final = 0  # payload type, RFC 3551 table 4
 _HEADER: Final = 12  # octets, RFC 3550 §5.1
 _BLOCK: Final = 800  # samples: 100 ms
 _SILENCE: Final = 200.0  # RMS of 16-bit samples below which nothing is heard
+_PACKET: Final = 0.02  # seconds of sound, as livekit-sip sends it
 _HEARD: Final = 0.5  # share of the power; codecs and resampling leave a pure tone above 0.9
 
 
@@ -37,6 +38,11 @@ _ULAW: Final = _ulaw_table()
 def decode_ulaw(payload: bytes) -> NDArray[np.int16]:
     """µ-law octets → 16-bit samples."""
     return _ULAW[np.frombuffer(payload, dtype=np.uint8)]
+
+
+def rms(samples: NDArray[np.int16]) -> float:
+    """The root of the mean square, 0.0 for no samples."""
+    return float(np.sqrt((samples.astype(np.float64) ** 2).mean())) if len(samples) else 0.0
 
 
 def tone_score(samples: NDArray[np.int16], frequency: float) -> float:
@@ -60,6 +66,8 @@ class RtpListener(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self._payloads: dict[int, bytes] = {}  # timestamp → payload; a repeat overwrites itself
         self._transport: asyncio.DatagramTransport | None = None
+        self._loud = 0  # packets that are not silence
+        self._news = asyncio.Event()  # one more of them
 
     @override
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
@@ -70,6 +78,9 @@ class RtpListener(asyncio.DatagramProtocol):
         if len(data) <= _HEADER or data[0] != 0x80 or data[1] & 0x7F != _PCMU:
             return  # RTCP, DTMF, or not RTP: no sound
         self._payloads[int.from_bytes(data[4:8])] = data[_HEADER:]
+        if rms(decode_ulaw(data[_HEADER:])) > _SILENCE:
+            self._loud += 1
+            self._news.set()
 
     @property
     def port(self) -> int:
@@ -81,13 +92,18 @@ class RtpListener(asyncio.DatagramProtocol):
 
     @override
     def __repr__(self) -> str:
-        seconds, loudest = len(self.samples()) / SAMPLE_RATE, np.abs(self.samples()).max(initial=0)
-        return f"RtpListener({self.packets} packets, {seconds:.2f} s, loudest sample {loudest})"
+        return f"RtpListener({self.packets} packets, {self._loud} of them not silent)"
 
     @property
     def packets(self) -> int:
         """Distinct packets of sound so far."""
         return len(self._payloads)
+
+    async def listen(self, seconds: float) -> None:
+        """Until that much was heard that is not silence."""
+        while self._loud * _PACKET < seconds:
+            self._news.clear()
+            await self._news.wait()
 
     def samples(self) -> NDArray[np.int16]:
         """All sound so far, 16 bit, 8 kHz; gaps are left out."""
