@@ -24,7 +24,7 @@ from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
 from router.storage import calls as call_store
-from router.storage.engine import open_database
+from router.storage.engine import Database, open_database
 from tests.support.nodes import (
     ACCOUNT,
     TOKEN,
@@ -78,9 +78,14 @@ class Switchboard:
     """A running node, and what Twilio does to it."""
 
     def __init__(
-        self, settings: Settings, session: aiohttp.ClientSession, telephony: Telephony
+        self,
+        settings: Settings,
+        database: Database,
+        session: aiohttp.ClientSession,
+        telephony: Telephony,
     ) -> None:
-        self.settings, self._session, self.telephony = settings, session, telephony
+        self.settings, self.telephony = settings, telephony
+        self._database, self._session = database, session
 
     async def post(self, kind: str, query: str = "", **fields: str) -> str:
         """A signed webhook; the answer's text."""
@@ -119,14 +124,13 @@ class Switchboard:
         """The call's record and events, once it has an event of that type."""
         wanted = call_id("twilio", ACCOUNT, sid)
         told: list[str] = []
-        async with open_database(self.settings) as database:
-            for _ in range(400):
-                events = list(await call_store.events(database, wanted))
-                record = await call_store.get(database, wanted)
-                told = [event.type.value for event in events]
-                if record is not None and until in told:
-                    return record, events
-                await asyncio.sleep(0.05)
+        for _ in range(400):
+            events = list(await call_store.events(self._database, wanted))
+            record = await call_store.get(self._database, wanted)
+            told = [event.type.value for event in events]
+            if record is not None and until in told:
+                return record, events
+            await asyncio.sleep(0.05)
         raise AssertionError(f"no {until} among {told}")
 
     async def room_is_gone(self, name: str) -> bool:
@@ -161,8 +165,9 @@ async def switchboard(
         routes = await apply_text(settings)
         node = await stack.enter_async_context(running(settings, routes=routes))
         await eventually(lambda: node.health()[1]["livekit"] == "ok")
+        database = await stack.enter_async_context(open_database(settings))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Switchboard(settings, session, telephony)
+        yield Switchboard(settings, database, session, telephony)
 
 
 def new_sid() -> str:
@@ -205,13 +210,14 @@ async def test_ten_calls_at_once_to_two_numbers_reach_their_agents(
     telephony: Telephony, tmp_path: Path, backend: dict[str, Any]
 ) -> None:
     # Ten calls, agents and media on a small machine: not the place to be strict about seconds.
-    async with switchboard(telephony, tmp_path, backend, dispatch={"deadline": 8.0}) as board:
+    patient = {"dispatch": {"deadline": 20.0}, "providers": {"twilio": {"dial_timeout": 50}}}
+    async with switchboard(telephony, tmp_path, backend, **patient) as board:
 
         async def one(index: int) -> str:
             agent = ("anna", "bob")[index % 2]
             sid = new_sid()
             sip = await board.answer(sid, agent)
-            result = await board.dialled(sid, sip)
+            result = await board.dialled(sid, sip, patience=50.0)
             assert result.status == 200, (agent, result)
             assert_hears_only(result, agent)
             record, events = await board.record(sid, until="sip.left")
