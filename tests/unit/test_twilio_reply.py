@@ -169,13 +169,21 @@ def test_a_call_that_was_placed_and_fails_is_apologised_for() -> None:
 
 @pytest.mark.parametrize("kind", ["dial", "fallback"])
 @pytest.mark.parametrize("status", ["completed", "no-answer", "canceled"])
-def test_a_caller_who_gave_up_is_forwarded_to_nobody(kind: str, status: str) -> None:
-    gone = {"DialCallStatus": "canceled", "CallStatus": status}
+@pytest.mark.parametrize("dial", ["canceled", "no-answer"])
+def test_a_caller_who_gave_up_is_forwarded_to_nobody(kind: str, dial: str, status: str) -> None:
+    gone = {"DialCallStatus": dial, "CallStatus": status}
     query = "?stage=agent" if kind == "dial" else ""
     event, twiml = answer(kind, table(), query, **failed_action(**gone))
     assert [child.tag for child in twiml] == ["Hangup"]
     assert (event.type, event.data.disposition) == ("call.ended", "canceled")
     assert event.data.decision is None
+
+
+def test_how_a_caller_who_has_gone_ended_is_left_open_where_nobody_says() -> None:
+    """They may have talked to the agent before /dial failed."""
+    event, twiml = answer("fallback", table(), **failed_action(CallStatus="completed"))
+    assert [child.tag for child in twiml] == ["Hangup"]
+    assert (event.type, event.data.disposition) == ("call.ended", None)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ _ENDINGS: Final[Mapping[str, Disposition]] = {
     "failed": "failed",
     "canceled": "canceled",
 }
+# Of a dial whose caller hung up while it rang, Twilio says the one or the other.
+_UNANSWERED: Final = frozenset({"canceled", "no-answer"})
 # Whoever subscribes to `answered` is told `in-progress`; at `queued` nobody is called yet.
 _PROGRESS: Final[Mapping[str, EventType]] = {
     "initiated": EventType.CALL_INITIATED,
@@ -109,12 +111,12 @@ def dial_ended(fields: Fields, account: str, received_at: int, stage: str) -> Ev
     if stage not in STAGES:
         raise BadPayload("the query's stage is neither agent nor fallback")
     status = matching(fields, "DialCallStatus", WORD)
-    given_up = status == "canceled" and fields.get("CallStatus") in _ENDINGS
+    given_up = status in _UNANSWERED and fields.get("CallStatus") in _ENDINGS
     data = _data(
         fields,
         account,
         status=status,
-        disposition=_ENDINGS.get(status, "failed"),
+        disposition="canceled" if given_up else _ENDINGS.get(status, "failed"),
         stage="" if given_up else stage,
     )
     leg = fields.get("DialCallSid", "")
@@ -134,8 +136,16 @@ def action_failed(fields: Fields, account: str, received_at: int, stage: str) ->
     How the dial ended need not be repeated there. CallStatus tells: our dials answer the caller
     only when somebody took the call (answerOnBridge).
     """
+    if "DialCallStatus" in fields:
+        return dial_ended(fields, account, received_at, stage)
     status = "completed" if fields.get("CallStatus") == "in-progress" else "no-answer"
-    return dial_ended({"DialCallStatus": status, **fields}, account, received_at, stage)
+    event = dial_ended({**fields, "DialCallStatus": status}, account, received_at, stage)
+    if event.type is EventType.LEG_ENDED:
+        return event
+    # The caller has gone: they may have talked before, other events know.
+    return msgspec.structs.replace(
+        event, data=msgspec.structs.replace(event.data, disposition=None)
+    )
 
 
 def about_call(fields: Fields, account: str) -> EventData:
