@@ -40,7 +40,7 @@ _ENDINGS: Final[Mapping[str, Disposition]] = {
     "failed": "failed",
     "canceled": "canceled",
 }
-# Of a dial whose caller hung up while it rang, Twilio says the one or the other.
+# A dial whose caller hung up while it rang may be told as the one or the other: CallStatus decides.
 _UNANSWERED: Final = frozenset({"canceled", "no-answer"})
 # Whoever subscribes to `answered` is told `in-progress`; at `queued` nobody is called yet.
 _PROGRESS: Final[Mapping[str, EventType]] = {
