@@ -6,7 +6,7 @@ ARGS ?=
 RUNS ?= 100000
 TARGET ?=
 # These tests share no server and measure no time, so that they may run beside each other.
-TOGETHER := not (kafka or postgres or redis or livekit or sip or serial or slow)
+TOGETHER := not (kafka or postgres or redis or livekit or sip or serial)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run call check test test-all coverage mutation servers format lock bench fuzz clean
@@ -35,6 +35,7 @@ test: check ## The checks, and every test that needs no server: while you work
 # The second part runs whatever became of the first. pytest ends with 5 where nothing was selected,
 # which is all right only if ARGS selects.
 test-all: check ## The checks and every test whose servers can start here: what CI runs
+	export TEST_IN_PARTS=1; \
 	$(BIN)/pytest -n auto --dist worksteal -m "$(TOGETHER)" $(ARGS); together=$$?; \
 	$(BIN)/pytest -m "not ($(TOGETHER))" $(ARGS); alone=$$?; \
 	case $$together-$$alone in 0-0 $(if $(strip $(ARGS)),| 0-5 | 5-0)) ;; \
@@ -67,8 +68,12 @@ bench: .venv/installed-dev ## Measure, and write bench/RESULTS.md
 fuzz: .venv/installed-fuzz ## Fuzz the verifiers and parsers: make fuzz RUNS=10000000 TARGET=log
 	$(BIN)/python -m tests.fuzz --runs $(RUNS) $(TARGET)
 
+mutation: .venv/installed-mutation ## Which changes of the code no test notices: [tool.mutmut]
+	$(BIN)/mutmut run $(ARGS)
+	@$(BIN)/mutmut results
+
 clean: ## Remove .venv and what tools left behind
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants *.egg-info
 
 # pip is the last that venv brings: a .venv without it was cut short, and is made anew.
 .venv/bin/pip:

@@ -1,4 +1,5 @@
-"""What all tests share: the real servers, the loopback fence, Hypothesis profiles.
+"""What all tests share: the real servers, what may run in parallel, the loopback fence, Hypothesis
+profiles.
 
 **Servers.** `kafka`, `postgres`, `redis` are started once per run, when the first test asks for
 them; make your own topic or database in them. A test that stops, kills or pauses a server starts
@@ -7,6 +8,11 @@ this machine is skipped with what would bring it, or fails with `TEST_REQUIRE_SE
 server that is here and does not start is an error in either case. The end of the run says which
 servers were real.
 
+**In parallel** (`make test`, `make test-all`, pytest-xdist) run the tests without a server: each
+worker would start servers of its own. All of `tests/e2e` and `tests/faults` is `serial` besides:
+they measure time, or kill processes in the middle of their work. The end of the run says how many
+tests `-m` left out, but for `make test-all`.
+
 **Sockets.** Connections leave neither loopback nor the machine (pytest-socket).
 
 **Hypothesis.** `--hypothesis-profile=ci` tries more examples; a failure prints the blob that
@@ -14,7 +20,9 @@ repeats it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -26,8 +34,11 @@ from tests.support.servers.postgres import Postgres, postgres_server
 from tests.support.servers.redis import Redis, redis_server
 
 _REQUIRED = os.environ.get("TEST_REQUIRE_SERVERS") == "1"
+_IN_PARTS = os.environ.get("TEST_IN_PARTS") == "1"  # make test-all: the rest runs as well
 _LOOPBACK = "127.0.0.1,::1"
+_SERIAL = [Path(__file__).parent / folder for folder in ("e2e", "faults")]
 _asked = pytest.StashKey[set[str]]()  # servers that this run's tests asked for
+_left_out = pytest.StashKey[set[str]]()  # ids of the tests that `-m` left out
 
 # No deadline: two cores are shared with real servers, and a slow example is no fault.
 settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)
@@ -40,14 +51,40 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.allow_hosts = config.option.allow_hosts or _LOOPBACK
     config.option.allow_unix_socket = True
     config.stash[_asked] = set()
+    config.stash[_left_out] = set()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that uses a server's fixture has that server's marker."""
     for item in items:
-        for name in set(inventory.NAMES).intersection(getattr(item, "fixturenames", ())):
+        arguments = getattr(getattr(item, "callspec", None), "params", ())  # may be named sip, too
+        fixtures = set(getattr(item, "fixturenames", ())).difference(arguments)
+        for name in fixtures.intersection(inventory.NAMES):
             item.add_marker(name)
+        if any(item.path.is_relative_to(folder) for folder in _SERIAL):
+            item.add_marker("serial")
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if item.config.option.markexpr:
+            item.config.stash[_left_out].add(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a worker: tell the process that prints the summary."""
+    told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["asked"] = sorted(session.config.stash[_asked])
+        told["left_out"] = sorted(session.config.stash[_left_out])
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any) -> None:
+    told = getattr(node, "workeroutput", {})  # a worker that died told nothing
+    node.config.stash[_asked].update(told.get("asked", ()))
+    node.config.stash[_left_out].update(told.get("left_out", ()))
 
 
 @pytest.hookimpl(tryfirst=True)  # before any fixture
@@ -72,6 +109,10 @@ def pytest_terminal_summary(
         terminalreporter.write_sep("-", "servers")
         terminalreporter.write_line(f"real: {', '.join(real) or 'none'}")
         terminalreporter.write_line(f"missing: {', '.join(missing) or 'none'}", red=bool(missing))
+    if (left_out := config.stash[_left_out]) and not _IN_PARTS:
+        terminalreporter.write_sep("-", "left out")
+        chosen = f"{len(left_out)} tests, by -m {config.option.markexpr!r}"
+        terminalreporter.write_line(f"{chosen}; everything: make test-all")
 
 
 def _need(config: pytest.Config, name: str) -> None:

@@ -3,16 +3,20 @@
 They are drawn from below the ephemeral range (Linux: `ip_local_port_range`, 32768 and up), so no
 client's outgoing connection can take a server's port while it is being restarted. Between drawing
 and binding another test run may still take it; the start of numbering is random to make that rare.
+The workers of one run (pytest-xdist) draw from shares of their own.
 """
 
+import os
 import random
 import socket
 from contextlib import ExitStack
 from typing import Final
 
 HOST: Final = "127.0.0.1"
-_FIRST: Final = 10_000
-_LAST: Final = 32_000
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_SHARE: Final = 22_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_FIRST: Final = 10_000 + _WORKER * _SHARE
+_LAST: Final = _FIRST + _SHARE
 _ATTEMPTS: Final = 200
 _random = random.SystemRandom()  # the tests' own seeds must not move the ports
 _given: set[int] = set()
