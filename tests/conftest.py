@@ -82,9 +82,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_testnodedown(node: Any) -> None:
+    config: pytest.Config = node.config
     told = getattr(node, "workeroutput", {})  # a worker that died told nothing
-    node.config.stash[_asked].update(told.get("asked", ()))
-    node.config.stash[_left_out].update(told.get("left_out", ()))
+    config.stash[_asked].update(told.get("asked", ()))
+    config.stash[_left_out].update(told.get("left_out", ()))
 
 
 @pytest.hookimpl(tryfirst=True)  # before any fixture
