@@ -76,16 +76,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Of a worker: tell the process that prints the summary."""
     told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if told is not None:
-        told["asked"] = sorted(session.config.stash[_asked])
-        told["left_out"] = sorted(session.config.stash[_left_out])
+        asked, left_out = (session.config.stash[key] for key in (_asked, _left_out))
+        told.update(asked=sorted(asked), left_out=sorted(left_out))
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_testnodedown(node: Any) -> None:
     config: pytest.Config = node.config
-    told = getattr(node, "workeroutput", {})  # a worker that died told nothing
-    config.stash[_asked].update(told.get("asked", ()))
-    config.stash[_left_out].update(told.get("left_out", ()))
+    told: dict[str, list[str]] = getattr(node, "workeroutput", {})  # empty: the worker died
+    config.stash[_asked].update(told.get("asked", []))
+    config.stash[_left_out].update(told.get("left_out", []))
 
 
 @pytest.hookimpl(tryfirst=True)  # before any fixture
