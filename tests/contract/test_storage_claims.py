@@ -243,3 +243,15 @@ async def test_prune_forgets_old_final_claims_only(db: Database) -> None:
     assert await claims.get(db, "old") is None
     assert await claims.get(db, "new") is not None
     assert await claims.get(db, "waits") is not None
+
+
+@pytest.mark.parametrize("old", [4, 5])
+async def test_prune_deletes_piece_by_piece_and_counts_all(
+    db: Database, old: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_PRUNED_AT_ONCE", 2)
+    for number in range(old):
+        await claims.settle(db, f"old-{number}", "over")
+    await pass_time(db, 100.0)
+    assert await claims.prune(db, 50.0) == old
+    assert await claims.prune(db, 50.0) == 0

@@ -1,5 +1,6 @@
 """Ids, types and phone numbers."""
 
+import re
 import uuid
 from contextlib import suppress
 
@@ -61,6 +62,21 @@ def test_what_is_no_number_is_refused_without_repeating_it(written: str) -> None
     with pytest.raises(ValueError, match="phone number") as caught:
         phone.normalise(written)
     assert not written.strip("+") or written not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("4155550100", "not a phone number; write it with + and the country code"),
+        (" +", "not a phone number"),
+        ("+14155550100;ext=5", "not a phone number alone: it has an extension"),
+        ("+49 110", "not a possible phone number: wrong count of digits"),
+    ],
+)
+def test_a_refused_number_is_told_why(written: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(why)}") as caught:
+        phone.normalise(written)
+    assert ("write it with +" in str(caught.value)) == ("write it with +" in why)
 
 
 @given(st.from_regex(r"\+[1-9][0-9]{6,14}", fullmatch=True))

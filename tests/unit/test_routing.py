@@ -88,7 +88,23 @@ def test_explain_says_what_was_ruled_out() -> None:
     told = explain(NUMBER, "twilio", table)
     assert (told.decision.action, told.decision.agent) == ("dispatch", "anna")
     assert told.ruled_out == (("the fallback number", "it is dialled only when no agent answers"),)
-    assert explain("+14155550101", "twilio", table).ruled_out[0][0] == "the route table"
+    assert told.route is not None
+    assert told.route.rev == 3
+    unmapped = explain("+14155550101", "twilio", table)
+    assert unmapped.ruled_out == (("the route table", "it has no route for this number"),)
+    assert unmapped.route is None
+
+
+def test_explain_names_every_agent_that_a_call_does_not_get() -> None:
+    targets = tuple(Target(agent=name, livekit_agent_name=name) for name in ("a", "b", "c"))
+    table = RouteTable()
+    table.put(Route(number=NUMBER, provider="twilio", rev=1, targets=targets))
+    behind = "it is behind the first target in the route's order"
+    told = explain(NUMBER, "twilio", table)
+    assert told.ruled_out == (("agent b", behind), ("agent c", behind))
+    elsewhere = explain(NUMBER, "telnyx", table)
+    refused = ("agent a", "number is mapped at twilio, but the call came from telnyx")
+    assert refused in elsewhere.ruled_out
 
 
 OTHER = "+12125550123"
