@@ -7,8 +7,10 @@ RUNS ?= 100000
 TARGET ?=
 # These tests share no server and measure no time, so that they may run beside each other.
 TOGETHER := not (kafka or postgres or redis or livekit or sip or serial)
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal -m "$(TOGETHER)"
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # one pip at a time in one .venv
 .PHONY: help setup run call check test test-all coverage mutation servers format lock bench fuzz clean
 
 help: ## What there is to do
@@ -29,21 +31,20 @@ check: .venv/installed-dev ## Lint, format, types, and who imports whom
 	$(BIN)/lint-imports
 
 test: check ## The checks, and every test that needs no server: while you work
-	$(BIN)/pytest -n auto --dist worksteal -m "$(TOGETHER)" $(ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 # First what may run side by side, then one by one what has a server, or the machine, to itself.
 # The second part runs whatever became of the first. pytest ends with 5 where nothing was selected,
 # which is all right only if ARGS selects.
 test-all: check ## The checks and every test whose servers can start here: what CI runs
 	export TEST_IN_PARTS=1; \
-	$(BIN)/pytest -n auto --dist worksteal -m "$(TOGETHER)" $(ARGS); together=$$?; \
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS); together=$$?; \
 	$(BIN)/pytest -m "not ($(TOGETHER))" $(ARGS); alone=$$?; \
 	case $$together-$$alone in 0-0 $(if $(strip $(ARGS)),| 0-5 | 5-0)) ;; \
 	  *) echo "pytest ended with $$together and $$alone, in this order." >&2; exit 1 ;; esac
 
 coverage: .venv/installed-dev ## What the tests cover that need no server
-	$(BIN)/pytest -n auto --dist worksteal -m "$(TOGETHER)" \
-	  --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered $(ARGS)
 
 servers: .venv/installed-dev ## Build or find Kafka, LiveKit, PostgreSQL, Redis and SIPp for the tests
 	$(BIN)/python -m tests.support.servers $(ARGS)
@@ -56,11 +57,15 @@ format: .venv/installed-dev ## Format the code
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
   --no-annotate
 
-lock: .venv/installed-dev ## Pin what is asked for and not pinned yet; all anew: make lock ARGS=--upgrade
+lock: | .venv/bin/uv ## Pin what is asked for and not pinned yet; all anew: make lock ARGS=--upgrade
 	$(COMPILE) $(ARGS) pyproject.toml --group dev -o requirements-dev.lock
 	$(COMPILE) $(ARGS) pyproject.toml -c requirements-dev.lock -o requirements.lock
 	$(COMPILE) $(ARGS) requirements-fuzz.in -c requirements-dev.lock -o requirements-fuzz.lock
 	$(COMPILE) $(ARGS) requirements-mutation.in -c requirements-dev.lock -o requirements-mutation.lock
+
+# Not the stamp: what pyproject.toml asks for since this morning can't be installed before it is pinned.
+.venv/bin/uv:
+	@$(MAKE) .venv/installed-dev
 
 bench: .venv/installed-dev ## Measure, and write bench/RESULTS.md
 	$(BIN)/python -m bench $(ARGS)
@@ -97,7 +102,7 @@ define install
 @test ! -e $@ || grep -oE '^[a-z0-9.-]+==' $@ | grep -vxFf .venv/pinned | tr -d = \
   | xargs -r $(PIP) uninstall -q -y
 @$(if $(filter %/installed,$@),$(PIP) install -q --no-deps --no-build-isolation -e .)
-@$(PIP) check
+@$(PIP) check || { echo "$< lacks what is named above: make lock pins it" >&2; exit 1; }
 @cp $< $@ && rm .venv/unfinished
 endef
 

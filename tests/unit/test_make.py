@@ -97,6 +97,8 @@ def differences(
 
 
 LOCKS: Final = sorted(path.name for path in ROOT.glob("requirements*.lock"))
+pytestmark = pytest.mark.timeout(240)  # seconds; pip starts some thirty times
+
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 BESIDE: Final = {"requirements-fuzz.lock", "requirements-mutation.lock"}  # installed when asked for
 
@@ -230,7 +232,7 @@ class Project:
             },
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
             check=False,
         )
 
@@ -301,6 +303,7 @@ class TestInstalling:
         done = project.make("setup")
         assert done.returncode != 0
         assert "requires tool, which is not installed" in done.stdout + done.stderr
+        assert "make lock" in done.stderr
         assert not (project.folder / ".venv/installed").exists()
 
     def test_what_a_new_lock_no_longer_names_is_removed(self, project: Project) -> None:
@@ -323,6 +326,15 @@ class TestInstalling:
         assert project.installed() == of("project", *RUN, "checker")
         assert (project.packages / "tool.py").exists()
 
+    def test_what_is_not_pinned_yet_can_be_pinned(self, project: Project) -> None:
+        project.lock("requirements.lock")  # cannot be installed
+        _script(project.folder / ".venv/bin/uv", 'echo "$@" >>compiled')
+        project.made("lock", "ARGS=--upgrade")
+        told = (project.folder / "compiled").read_text().splitlines()
+        written = {line.rpartition(" -o ")[2] for line in told}
+        assert written == {path.name for path in ROOT.glob("requirements*.lock")}
+        assert all("--generate-hashes" in line and "--upgrade" in line for line in told)
+
     def test_without_venv_it_says_what_brings_it_and_leaves_nothing(self, project: Project) -> None:
         shutil.rmtree(project.folder / ".venv")
         python = _script(
@@ -335,10 +347,43 @@ class TestInstalling:
 
 
 def _script(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "words", "right"),
+    [
+        (0, 0, "", True),
+        (1, 0, "", False),
+        (0, 1, "", False),
+        (0, 5, "", False),  # nothing was selected: no test with a server ran
+        (5, 0, "", False),
+        (0, 5, "ARGS=-k table", True),
+        (5, 0, "ARGS=-k table", True),
+        (5, 5, "ARGS=-k tabel", False),
+        (1, 5, "ARGS=-k table", False),
+    ],
+)
+def test_both_parts_run_and_each_can_fail_the_whole(
+    tmp_path: Path, together: int, alone: int, words: str, right: bool
+) -> None:
+    project = Project(tmp_path / "project")
+    stamps = ("bin/pip", "installed", "installed-dev")
+    tools = ("bin/ruff", "bin/mypy", "bin/lint-imports")
+    for name in (*stamps, *tools):
+        _script(project.folder / ".venv" / name, "exit 0")
+    _script(
+        project.folder / ".venv/bin/pytest",
+        f'echo "ran $*" >>ran; case "$*" in *"-n auto"*) exit {together};; *) exit {alone};; esac',
+    )
+    done = project.make("test-all", *([words] if words else []))
+    assert (done.returncode == 0) == right, done.stdout + done.stderr
+    ran = (project.folder / "ran").read_text().splitlines()
+    assert len(ran) == 2
+    assert all(line.endswith(words.removeprefix("ARGS=")) for line in ran)
 
 
 class TestCI:
