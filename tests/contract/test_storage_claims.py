@@ -221,7 +221,11 @@ async def test_connected_calls_are_those_whose_agent_was_heard(db: Database) -> 
     await claims.settle(db, "two", "over")
     found = await claims.connected(db, limit=10)
     assert {claim.call_id for claim in found} == {"one", "three"}
-    assert len(await claims.connected(db, limit=1)) == 1
+    async with db.write() as connection:
+        earlier = update(table).where(table.c.call_id == "one")
+        await connection.execute(earlier.values(created_at=table.c.created_at - 1_000_000))
+    [newest] = await claims.connected(db, limit=1)
+    assert newest.call_id == "three"
 
 
 async def test_the_states_of_many_calls_come_at_once(db: Database) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from router.events.model import Direction, Disposition, Event
 from router.routing.decide import decide, decide_call
 from router.routing.explain import explain
+from router.routing.spec import AgentSpec, NumberSpec, route_of
 from router.routing.table import Route, RouteTable, Target
 from tests.support.fake_events import initiated, new_call
 
@@ -35,7 +36,7 @@ def test_an_older_change_never_wins() -> None:
 
 def test_a_late_route_does_not_resurrect_a_removed_number() -> None:
     table = RouteTable()
-    table.remove(NUMBER, 5)
+    assert table.remove(NUMBER, 5)
     assert not table.put(route(4))
     assert table.get(NUMBER) is None
     assert table.put(route(6))
@@ -62,6 +63,15 @@ def test_any_order_and_repetition_ends_the_same(
         assert found.rev == max(once)
     else:
         assert found is None
+
+
+def test_a_number_leads_to_its_agent_while_that_is_deployed() -> None:
+    agent = AgentSpec(name="anna", livekit_agent_name="lk-anna", metadata={"a": 1})
+    number = NumberSpec(number=NUMBER, provider="twilio", agent="anna", fallback="+14155550199")
+    assert route_of(number, agent, 3) == route(3, fallback="+14155550199")
+    nowhere = msgspec.structs.replace(route(4, fallback="+14155550199"), targets=())
+    stopped = msgspec.structs.replace(agent, status="paused")
+    assert route_of(number, None, 4) == route_of(number, stopped, 4) == nowhere
 
 
 def test_equal_targets_are_kept_once() -> None:
@@ -145,13 +155,18 @@ def test_either_end_may_be_ours_where_the_provider_does_not_say(
     assert (data.direction, data.decision.action) == (found, action)
 
 
-@pytest.mark.parametrize(("fallback", "action"), [(OTHER, "forward"), ("", "dispatch")])
+@pytest.mark.parametrize(
+    ("fallback", "action", "why"),
+    [(OTHER, "forward", "could not reach LiveKit"), ("", "dispatch", "mapped to agent anna")],
+)
 def test_where_livekit_could_not_be_reached_a_person_comes_first(
-    fallback: str, action: str
+    fallback: str, action: str, why: str
 ) -> None:
     table = RouteTable()
-    table.put(route(1, fallback=fallback))
+    table.put(route(7, fallback=fallback))
     event = incoming(OTHER, NUMBER, direction="inbound", disposition="failed")
     decision = decide(event, table).data.decision
     assert decision is not None
     assert (decision.action, decision.fallback) == (action, fallback)
+    assert why in decision.reason
+    assert decision.table_version == 7
