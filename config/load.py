@@ -1,18 +1,20 @@
 """Reads the settings: defaults.toml < file < environment."""
 
+import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsError,
     TomlConfigSettingsSource,
 )
 from typing_extensions import override
@@ -22,31 +24,64 @@ from config.settings import Settings
 
 FILE_VARIABLE: Final = "SWITCHBOARD_CONFIG"
 _PREFIX: Final = "SWITCHBOARD_"
+_PLAIN_KEY: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
+# Where pydantic's own words would name a class or Python's types.
+_WORDS: Final = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "path_type": "must be a path",
+    "string_type": "must be a text",
+    "tuple_type": "must be a list",
+}
+
+
+class UnreadableSettings(ConfigProblem):
+    """There is no settings file where one was named, or it is not TOML."""
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process. `overrides` (of the sandbox) beat everything.
 
     Raises:
-        ConfigProblem: a file can't be read, a key is unknown or a value is wrong; every problem is
-            in the message, with the key's dotted path and, for values, what would be right.
+        ConfigProblem: a key is unknown or a value is wrong; every problem is in the message, a line
+            each, with the key's dotted path and what would be right, never with the value.
+        UnreadableSettings: the file can't be read at all.
     """
     path = path or (Path(given) if (given := os.environ.get(FILE_VARIABLE)) else None)
-    if path is not None and not path.is_file():
-        raise ConfigProblem(f"there is no settings file {path}")
-    _refuse_unknown_variables()
+    from_file = _table_of(path) if path is not None else {}
+    wrong = _wrong_variables()
+    problems = list(wrong.values())
     with as_file(files("config") / "defaults.toml") as defaults:
         try:
-            return _reader(path, defaults, overrides or {})()  # type: ignore[call-arg]  # from the sources
+            reader = _reader(from_file, defaults, overrides or {}, without=wrong.keys())
+            settings = reader()  # type: ignore[call-arg]  # from the sources
         except ValidationError as error:
-            raise ConfigProblem("\n".join(_words(problem) for problem in error.errors())) from None
-        except SettingsError as error:
-            raise ConfigProblem(f"{error}: lists and tables are written as JSON") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigProblem(f"{path} is not TOML: {error}") from error
+            problems += [_words(problem) for problem in error.errors(include_url=False)]
+    if problems:
+        raise ConfigProblem("\n".join(problems))
+    return settings
 
 
-def _reader(path: Path | None, defaults: Path, overrides: Mapping[str, Any]) -> type[Settings]:
+def _table_of(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UnreadableSettings(f"there is no settings file {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableSettings(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # also digits and tables without end
+        why = "too deep" if isinstance(error, RecursionError) else error
+        raise UnreadableSettings(f"{path} is not TOML: {why}") from error
+
+
+def _reader(
+    from_file: Mapping[str, Any],
+    defaults: Path,
+    overrides: Mapping[str, Any],
+    without: Collection[str],
+) -> type[Settings]:
     class Reader(Settings):
         @classmethod
         @override
@@ -58,27 +93,72 @@ def _reader(path: Path | None, defaults: Path, overrides: Mapping[str, Any]) -> 
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            from_files = [path, defaults] if path is not None else [defaults]
+            if isinstance(env_settings, EnvSettingsSource):
+                left_out = {name.lower() for name in without}
+                found = env_settings.env_vars.items()
+                env_settings.env_vars = {n: value for n, value in found if n not in left_out}
             return (
                 InitSettingsSource(settings_cls, init_kwargs=dict(overrides)),
                 env_settings,
-                *(TomlConfigSettingsSource(settings_cls, file) for file in from_files),
+                InitSettingsSource(settings_cls, init_kwargs=dict(from_file)),
+                TomlConfigSettingsSource(settings_cls, defaults),
             )
 
     return Reader
 
 
-def _refuse_unknown_variables() -> None:
-    # pydantic-settings looks only for the names it knows: a misspelt one would be lost silently.
-    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {FILE_VARIABLE}
-    for name in os.environ:
-        upper = name.upper()
-        if upper.startswith(_PREFIX) and upper.partition("__")[0] not in known:
-            raise ConfigProblem(f"{name}: there is no such setting; see config/defaults.toml")
+def _wrong_variables() -> dict[str, str]:
+    """Of the environment: what names no setting, or is no table where one must be → why.
+
+    pydantic-settings looks only for the names it knows, so a misspelt one would be lost silently.
+    """
+    named = [name for name in sorted(os.environ) if name.upper().startswith(_PREFIX)]
+    found = {name: _wrong_variable(name) for name in named if name.upper() != FILE_VARIABLE}
+    return {name: words for name, words in found.items() if words is not None}
+
+
+def _wrong_variable(name: str) -> str | None:
+    model: type[BaseModel] = Settings
+    path = name.upper().removeprefix(_PREFIX).lower().split("__")
+    for depth, part in enumerate(path, 1):
+        field = model.model_fields.get(part)
+        if field is None and depth > 1:
+            return None  # pydantic says so, with the key's path
+        if field is None:
+            return f"{name}: there is no such setting; see config/defaults.toml"
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            is_table = get_origin(field.annotation) is dict
+            is_whole = depth == len(path) or is_table
+            return None if is_whole else f"{name}: {dotted(tuple(path[:depth]))} is no table"
+        model = field.annotation
+    try:
+        is_table = isinstance(json.loads(os.environ[name]), dict)
+    except (ValueError, RecursionError):
+        is_table = False
+    if is_table:
+        return None
+    return f"{dotted(tuple(path))}: is not a JSON table; or write one variable a key: {name}__KEY"
 
 
 def _words(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
+    key = dotted(problem["loc"])
+    kind = problem["type"]
+    if kind == "extra_forbidden":
         return f"{key}: there is no such setting; see config/defaults.toml"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    words = _WORDS.get(kind) or problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {words}"
+
+
+def dotted(location: tuple[int | str, ...]) -> str:
+    """A setting's path as people write it: `providers.twilio.auth_tokens[1]`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part == "[key]":  # pydantic's: the problem is with the key before
+            continue
+        elif _PLAIN_KEY.fullmatch(part):
+            path += f".{part}" if path else part
+        else:
+            path += f"[{json.dumps(part[:64])}]"
+    return path

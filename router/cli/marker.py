@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from router import files
 from router.errors import ConfigError
 
 _FILE: Final = "sandbox.json"
@@ -48,8 +49,8 @@ def claimed(data_dir: Path) -> Generator[int]:
     Raises:
         ConfigError: another sandbox runs over it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(data_dir / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    files.make_folder(data_dir)
+    descriptor = files.open_file(data_dir / _FILE, os.O_RDWR)
     try:
         for _ in range(_LOOKS):
             if _locks(descriptor, fcntl.LOCK_EX):

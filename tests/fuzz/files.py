@@ -50,14 +50,14 @@ webhook_keys = {APIother = "another-secret-of-the-project-0123456789"}
 bootstrap_servers = "a:9092,b:9092"
 [providers.twilio]
 account_sid = "ACa1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1"
-auth_tokens = ["6d61696e", "746f6b656e"]
+auth_tokens = ["6d61696e2d746f6b656e2d6f6e65", "746f6b656e2d746865206f74686572"]
 [providers.twilio.accounts]
-ACb2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2 = ["sub"]
+ACb2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2 = ["the-subaccounts-token"]
 [providers.telnyx]
-public_keys = ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
+public_keys = ["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
 [providers.vocode]
 secrets = ["a-secret-for-the-path-of-vocode"]
-action_secrets = ["c2VjcmV0"]
+action_secrets = ["c2VjcmV0LW9mLWFuLWFjdGlvbg=="]
 """
 
 
