@@ -5,9 +5,11 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from importlib.resources import as_file, files
+from contextvars import ContextVar
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, get_origin
+from typing import Any, Final, NamedTuple, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
@@ -15,7 +17,6 @@ from pydantic_settings import (
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    TomlConfigSettingsSource,
 )
 from typing_extensions import override
 
@@ -53,12 +54,10 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     from_file = _table_of(path) if path is not None else {}
     wrong = _wrong_variables()
     problems = list(wrong.values())
-    with as_file(files("config") / "defaults.toml") as defaults:
-        try:
-            reader = _reader(from_file, defaults, overrides or {}, without=wrong.keys())
-            settings = reader()  # type: ignore[call-arg]  # from the sources
-        except ValidationError as error:
-            problems += [_words(problem) for problem in error.errors(include_url=False)]
+    try:
+        settings = _Reader(_Layers(overrides or {}, from_file, _defaults(), frozenset(wrong)))
+    except ValidationError as error:
+        problems += [_words(problem) for problem in error.errors(include_url=False)]
     if problems:
         raise ConfigProblem("\n".join(problems))
     return settings
@@ -76,35 +75,52 @@ def _table_of(path: Path) -> dict[str, Any]:
         raise UnreadableSettings(f"{path} is not TOML: {why}") from error
 
 
-def _reader(
-    from_file: Mapping[str, Any],
-    defaults: Path,
-    overrides: Mapping[str, Any],
-    without: Collection[str],
-) -> type[Settings]:
-    class Reader(Settings):
-        @classmethod
-        @override
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            if isinstance(env_settings, EnvSettingsSource):
-                left_out = {name.lower() for name in without}
-                found = env_settings.env_vars.items()
-                env_settings.env_vars = {n: value for n, value in found if n not in left_out}
-            return (
-                InitSettingsSource(settings_cls, init_kwargs=dict(overrides)),
-                env_settings,
-                InitSettingsSource(settings_cls, init_kwargs=dict(from_file)),
-                TomlConfigSettingsSource(settings_cls, defaults),
-            )
+@cache
+def _defaults() -> dict[str, Any]:
+    return tomllib.loads((files("config") / "defaults.toml").read_text(encoding="utf-8"))
 
-    return Reader
+
+class _Layers(NamedTuple):
+    """What settings are made of, the highest first; the environment is below the overrides."""
+
+    overrides: Mapping[str, Any]
+    file: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    without: Collection[str]  # variables that are wrong and are told by themselves
+
+
+_layers: ContextVar[_Layers] = ContextVar("layers")
+
+
+class _Reader(Settings):
+    def __init__(self, layers: _Layers) -> None:
+        token = _layers.set(layers)
+        try:
+            super().__init__()  # type: ignore[call-arg]  # from the sources
+        finally:
+            _layers.reset(token)
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        layers = _layers.get()
+        if isinstance(env_settings, EnvSettingsSource):
+            wrong = {name.lower() for name in layers.without}
+            found = env_settings.env_vars.items()
+            env_settings.env_vars = {name: text for name, text in found if name not in wrong}
+        return (
+            InitSettingsSource(settings_cls, dict(layers.overrides)),
+            env_settings,
+            InitSettingsSource(settings_cls, dict(layers.file)),
+            InitSettingsSource(settings_cls, dict(layers.defaults)),
+        )
 
 
 def _wrong_variables() -> dict[str, str]:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from router.errors import ConfigError
+
 _FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
 
@@ -29,6 +31,22 @@ def make_folder(folder: Path) -> None:
                 sync_folder(path.parent)
     if not folder.is_dir():
         raise NotADirectoryError(20, "Not a directory", str(folder))
+
+
+def make_data_folder(folder: Path) -> None:
+    """`make_folder` for `data_dir`.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"data_dir: {folder} can't be made ({error.filename}: {error.strerror}); choose "
+            "another folder, or make it and give it to this user",
+            key="data_dir",
+        ) from error
 
 
 def open_file(path: Path, flags: int) -> int:

@@ -23,7 +23,7 @@ from router.errors import LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
 from router.events import schema
-from router.files import make_folder
+from router.files import make_data_folder
 from router.ingress.app import build_app, listening
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
@@ -110,7 +110,7 @@ async def run(
         ExceptionGroup: a role died.
     """
     clock = clock or SystemClock()
-    make_folder(settings.data_dir)
+    make_data_folder(settings.data_dir)
     credentials = sip_credentials(
         load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     )

@@ -40,8 +40,8 @@ def load_key(configured: str, data_dir: Path) -> bytes:
     if configured:
         return _decode(configured, "secret_key")
     path = data_dir / KEY_FILE
+    files.make_data_folder(data_dir)
     try:
-        files.make_folder(data_dir)
         if not path.exists():
             _make_key(path)
         files.make_file(path)  # only its mode: it is there

@@ -14,7 +14,7 @@ from typing import Any, Final
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
 from router.cli.marker import Marker
-from router.files import make_folder
+from router.files import make_data_folder
 from router.numbers.file import read_mapping
 from router.runtime import Node
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -149,7 +149,7 @@ async def open_box(
 
 
 async def _apply_example(settings: Settings) -> int:
-    make_folder(settings.data_dir)
+    make_data_folder(settings.data_dir)
     await prepare(settings)
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)

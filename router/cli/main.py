@@ -11,7 +11,7 @@ from router.cli.doctor import doctor
 from router.cli.render import console
 from router.cli.tail import tail
 from router.cli.up import up
-from router.files import make_folder
+from router.files import make_data_folder
 from router.storage.migrate import migrate as migrate_schema
 
 _EPILOG = (
@@ -34,7 +34,7 @@ def migrate(config: ConfigOption = None) -> None:
     """Bring the database's schema up to date."""
     with reported():
         settings = settings_of(config)
-        make_folder(settings.data_dir)
+        make_data_folder(settings.data_dir)
         done = run(migrate_schema(settings))
         same = done.from_rev == done.to_rev
         console.print(

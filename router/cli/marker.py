@@ -47,9 +47,9 @@ def claimed(data_dir: Path) -> Generator[int]:
     """This data folder is our sandbox's inside the block; yields the descriptor for `write`.
 
     Raises:
-        ConfigError: another sandbox runs over it.
+        ConfigError: another sandbox runs over it, or it can't be made.
     """
-    files.make_folder(data_dir)
+    files.make_data_folder(data_dir)
     descriptor = files.open_file(data_dir / _FILE, os.O_RDWR)
     try:
         for _ in range(_LOOKS):
