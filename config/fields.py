@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
 # --- numbers
@@ -27,12 +26,12 @@ def _number(value: object) -> object:
     return value
 
 
-def within(least: float, most: float) -> FieldInfo:
+def within(least: float, most: float) -> Any:
     """Both bounds inclusive; neither infinite nor NaN."""
     return Field(ge=least, le=most, allow_inf_nan=False)
 
 
-def count(least: int, most: int) -> FieldInfo:
+def count(least: int, most: int) -> Any:
     """Bounds of a whole number, both inclusive."""
     return Field(ge=least, le=most)
 
@@ -81,13 +80,15 @@ Table = (NoDecode, BeforeValidator(_table), Field(max_length=10_000))
 _LONGEST_SECRET: Final = 4096
 
 
-def _checked_secret(text: str, least: int) -> None:
+def _check_secret(text: str, least: int, *, is_ascii: bool) -> None:
     if not text.strip():
         raise ValueError("is empty or blank: anybody could use it")
     if text != text.strip() or not text.isprintable():
         raise ValueError(
             "has a space at an end, a line break or another invisible character: copy it again"
         )
+    if is_ascii and not text.isascii():  # none has, and HTTP's headers can't carry them
+        raise ValueError("has a character that is not ASCII: copy it again")
     if not least <= len(text) <= _LONGEST_SECRET:
         raise ValueError(
             f"is too short: {least} characters at least, or it could be guessed"
@@ -96,13 +97,13 @@ def _checked_secret(text: str, least: int) -> None:
         )
 
 
-def _secret(least: int, *, optional: bool = False) -> AfterValidator:
+def _secret(least: int, *, optional: bool = False, is_ascii: bool = True) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         given = value.get_secret_value()
         # One that was read from a file ends with its line: the file's, not the secret's.
         text = given.removesuffix("\n").removesuffix("\r")
         if given or not optional:
-            _checked_secret(text, least)
+            _check_secret(text, least, is_ascii=is_ascii)
         return SecretStr(text)
 
     return AfterValidator(check)
@@ -112,7 +113,7 @@ Secret = Annotated[SecretStr, _secret(16)]
 """A secret that must be there and that nobody guesses: it verifies, signs or opens an account."""
 OptionalSecret = Annotated[SecretStr, _secret(16, optional=True)]
 """The same, or "" where there is none."""
-OptionalPassword = Annotated[SecretStr, _secret(6, optional=True)]
+OptionalPassword = Annotated[SecretStr, _secret(6, optional=True, is_ascii=False)]
 """Of a server of the user's own, which sets its own rules; or ""."""
 
 

@@ -26,8 +26,19 @@ from config.settings import Settings
 FILE_VARIABLE: Final = "SWITCHBOARD_CONFIG"
 _PREFIX: Final = "SWITCHBOARD_"
 _PLAIN_KEY: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
-# Where pydantic's own words would name a class or Python's types.
+# For pydantic's own words, which speak of inputs, classes and Python's types.
 _WORDS: Final = {
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of a few digits",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "too_long": "has too many entries: {max_length} at most",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a table",
@@ -53,12 +64,12 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     path = path or (Path(given) if (given := os.environ.get(FILE_VARIABLE)) else None)
     from_file = _table_of(path) if path is not None else {}
     wrong = _wrong_variables()
-    problems = list(wrong.values())
+    problems, settings = list(wrong.values()), None
     try:
         settings = _Reader(_Layers(overrides or {}, from_file, _defaults(), frozenset(wrong)))
     except ValidationError as error:
         problems += [_words(problem) for problem in error.errors(include_url=False)]
-    if problems:
+    if problems or settings is None:
         raise ConfigProblem("\n".join(problems))
     return settings
 
@@ -161,8 +172,9 @@ def _words(problem: Any) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
         return f"{key}: there is no such setting; see config/defaults.toml"
-    words = _WORDS.get(kind) or problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {words}"
+    if kind in _WORDS:
+        return f"{key}: {_WORDS[kind].format_map(problem.get('ctx', {}))}"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def dotted(location: tuple[int | str, ...]) -> str:

@@ -59,6 +59,15 @@ def test_wrong_settings_are_a_line_each(shell: Shell) -> None:
     assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["http.port", "log.level"]
     ran = shell.invoke("up", "--roles", "ingress,cook")
     assert (ran.code, ran.err.partition(":")[0]) == (2, "roles[1]")
+    for option, value, words in (
+        ("--roles", "ingress, cook", "roles[1]: "),
+        ("--roles", "ingress,ingress", "roles: names something twice"),
+        ("--roles", "", "roles: there must be at least one"),
+        ("--port", "99999", "http.port: "),
+        ("--port", "-1", "http.port: "),
+    ):
+        ran = shell.invoke("up", option, value)
+        assert (ran.code, words in ran.err) == (2, True), ran
     ran = shell.invoke("up", env={"SWITCHBOARD_LIVEKIT__API_KY": "x"})
     assert ran.code == 2
     assert "livekit.api_ky: there is no such setting" in ran.err

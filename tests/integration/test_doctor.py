@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from config import Settings
-from router.cli import doctor
+from router.cli import doctor, marker
 from router.providers.livekit.client import open_livekit
 from router.providers.livekit.setup import ensure
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -234,6 +234,13 @@ def test_the_examples_without_their_secrets(shell: Shell, name: str) -> None:
     assert list(findings) == CHECKS
     assert "livekit.api_secret: is missing" in findings["settings"]["words"]
     assert name in findings["instance"]["words"]
+
+
+def test_a_sandbox_is_named(shell: Shell, tmp_path: Path) -> None:
+    assert "the node of this environment" in shell.invoke("doctor").out
+    with marker.claimed(tmp_path / "data") as claim:
+        marker.write(claim, marker.Marker(4711, {}, {}, ""))
+        assert "the sandbox (pid 4711)" in shell.invoke("doctor").out
 
 
 def test_wrong_settings_are_findings_all_of_them(shell: Shell) -> None:

@@ -112,10 +112,10 @@ def test_an_existing_database_is_not_opened_for_its_mode(
     opened: list[object] = []
     real = os.open
 
-    def spied(name: object, *args: int) -> int:
-        descriptor = real(name, *args)  # type: ignore[call-overload]  # as it came
+    def spied(name: str | Path, flags: int, mode: int = 0o777) -> int:
+        descriptor = real(name, flags, mode)  # raises where it would not make the file
         opened.append(name)
-        return int(descriptor)
+        return descriptor
 
     monkeypatch.setattr(os, "open", spied)
     files.make_sqlite_file(path)

@@ -86,7 +86,7 @@ TEXTS: Final = (
     *("https://h:port", "https://[::1", "https://h/'", "https://u:p@h", "//h", "/proc/x", "h,,"),
     *("postgresql://", "postgresql://h:x/", "postgresql://u:@h/n", "sqlite://", "A" * 43 + "="),
 )
-OTHERS: Final = (
+OTHERS: Final[tuple[object, ...]] = (
     *(None, True, -1, 2**63, 2**1000, -0.0, 1e-308, 1e308, float("inf"), float("nan"), b"bytes"),
     *(
         dt.date(2026, 5, 28),
