@@ -4,6 +4,7 @@ They hold who called whom, and keys. A folder that is there already may be anybo
 package's): then the files' own modes are all that keeps others out.
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ def make_folder(folder: Path) -> None:
             with suppress(PermissionError):  # of a folder that may be written to, but not read
                 sync_folder(path.parent)
     if not folder.is_dir():
-        raise NotADirectoryError(20, "Not a directory", str(folder))
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
 def make_data_folder(folder: Path) -> None:

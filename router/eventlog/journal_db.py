@@ -89,7 +89,10 @@ def _make_file(path: Path) -> None:
     try:
         make_sqlite_file(path)
     except OSError as error:
-        raise LogUnavailable(f"the journal {path} can't be made: {error.strerror}") from error
+        raise LogUnavailable(
+            f"the journal {path} can't be made: {error.strerror}; free some space, or look at the "
+            "owner and mode of its folder (data_dir)"
+        ) from error
 
 
 class JournalDb:
