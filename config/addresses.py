@@ -126,11 +126,16 @@ _DATABASE_WORDS: Final = (
 )
 _POSTGRESQL: Final = ("postgresql", "postgresql+psycopg", "postgres")
 _SQLITE: Final = ("sqlite", "sqlite+aiosqlite")
-_LIBPQ: Final = (  # postgresql.org/docs/current/libpq-connect.html
-    *("application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "krbsrvname"),
-    *("load_balance_hosts", "passfile", "port", "require_auth", "service", "sslcert", "sslcrl"),
-    *("sslkey", "sslmode", "sslnegotiation", "sslpassword", "sslrootcert", "target_session_attrs"),
-)
+_WORD: Final = re.compile("[a-z0-9_!,-]{1,64}")
+_SOCKETS: Final = re.compile(r"/[\w./-]{1,100}", re.ASCII)
+_ANY: Final = re.compile("[!-~]{1,256}")
+# postgresql.org/docs/current/libpq-connect.html: those that `router.storage.engine` does not set
+_LIBPQ: Final = {
+    **dict.fromkeys(("channel_binding", "gssencmode", "require_auth", "sslmode"), _WORD),
+    **dict.fromkeys(("sslnegotiation", "target_session_attrs"), _WORD),
+    "host": _SOCKETS,
+    **dict.fromkeys(("passfile", "service", "sslcert", "sslcrl", "sslkey", "sslrootcert"), _ANY),
+}
 
 
 def _database(value: str) -> str:
@@ -159,8 +164,10 @@ def _check_postgresql(found: re.Match[str]) -> None:
     if found["where"] and not (is_host and (port is None or _is_port(port))):
         raise ValueError("its host or port is none: postgresql+psycopg://user:password@host/name")
     options = [each.partition("=") for each in (found["query"] or "").split("&") if each]
-    if not all(name in _LIBPQ and equals and text for name, equals, text in options):
-        raise ValueError(f"after its ? there may be: {', '.join(_LIBPQ)}, each with =value")
+    if not all(name in _LIBPQ and _LIBPQ[name].fullmatch(text) for name, _, text in options):
+        raise ValueError(
+            f"after its ? there may be: {', '.join(_LIBPQ)}, each with =value (host: a folder)"
+        )
 
 
 DatabaseUrl = Annotated[str, AfterValidator(_database)]

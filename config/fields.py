@@ -78,17 +78,20 @@ Table = (NoDecode, BeforeValidator(_table), Field(max_length=10_000))
 # --- secrets
 
 _LONGEST_SECRET: Final = 4096
+_OTHER_KEYS: Final = ("-----BEGIN", "ssh-", "ecdsa-", "{", "[")
 
 
-def _check_secret(text: str, least: int, *, is_ascii: bool) -> None:
+def _check_secret(text: str, least: int, *, of_server: bool) -> None:
     if not text.strip():
         raise ValueError("is empty or blank: anybody could use it")
     if text != text.strip() or not text.isprintable():
         raise ValueError(
             "has a space at an end, a line break or another invisible character: copy it again"
         )
-    if is_ascii and not text.isascii():  # none has, and HTTP's headers can't carry them
+    if not of_server and not text.isascii():  # none has, and HTTP's headers can't carry them
         raise ValueError("has a character that is not ASCII: copy it again")
+    if not of_server and text.startswith(_OTHER_KEYS):  # JWT's libraries refuse such, later
+        raise ValueError("is a key file's content, no secret: copy the secret itself")
     if not least <= len(text) <= _LONGEST_SECRET:
         raise ValueError(
             f"is too short: {least} characters at least, or it could be guessed"
@@ -97,13 +100,13 @@ def _check_secret(text: str, least: int, *, is_ascii: bool) -> None:
         )
 
 
-def _secret(least: int, *, optional: bool = False, is_ascii: bool = True) -> AfterValidator:
+def _secret(least: int, *, optional: bool = False, of_server: bool = False) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         given = value.get_secret_value()
         # One that was read from a file ends with its line: the file's, not the secret's.
         text = given.removesuffix("\n").removesuffix("\r")
         if given or not optional:
-            _check_secret(text, least, is_ascii=is_ascii)
+            _check_secret(text, least, of_server=of_server)
         return SecretStr(text)
 
     return AfterValidator(check)
@@ -113,7 +116,10 @@ Secret = Annotated[SecretStr, _secret(16)]
 """A secret that must be there and that nobody guesses: it verifies, signs or opens an account."""
 OptionalSecret = Annotated[SecretStr, _secret(16, optional=True)]
 """The same, or "" where there is none."""
-OptionalPassword = Annotated[SecretStr, _secret(6, optional=True, is_ascii=False)]
+LiveKitSecret = Annotated[SecretStr, _secret(32)]
+"""As long as LiveKit's server asks for, and RFC 7518 §3.2 for HS256."""
+OptionalLiveKitSecret = Annotated[SecretStr, _secret(32, optional=True)]
+OptionalPassword = Annotated[SecretStr, _secret(6, optional=True, of_server=True)]
 """Of a server of the user's own, which sets its own rules; or ""."""
 
 

@@ -30,9 +30,11 @@ from config.fields import (
     Hours,
     Language,
     ListOrCommas,
+    LiveKitSecret,
     NodeKey,
     OptionalAccountSid,
     OptionalApiKeyId,
+    OptionalLiveKitSecret,
     OptionalPassword,
     OptionalSecret,
     PathSecret,
@@ -111,10 +113,10 @@ class LiveKitSettings(Section):
 
     url: LiveKitUrl
     api_key: OptionalApiKeyId
-    api_secret: OptionalSecret
+    api_secret: OptionalLiveKitSecret
     sip_host: SipHost
     sip_transport: Literal["udp", "tcp", "tls"]
-    webhook_keys: Annotated[dict[ApiKeyId, Secret], *Table]
+    webhook_keys: Annotated[dict[ApiKeyId, LiveKitSecret], *Table]
     timeout: Annotated[Seconds, within(0.01, 60)]
     poll_interval: Annotated[Seconds, within(0.01, 60)]
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from livekit.api import AccessToken
 from pydantic import BaseModel
 
 from config import ConfigProblem, Settings, check, load
@@ -84,7 +85,14 @@ TEXTS: Final = (
         "../../etc",
     ),
     *("https://h:port", "https://[::1", "https://h/'", "https://u:p@h", "//h", "/proc/x", "h,,"),
-    *("postgresql://", "postgresql://h:x/", "postgresql://u:@h/n", "sqlite://", "A" * 43 + "="),
+    *(
+        "postgresql://",
+        "postgresql://h:x/",
+        "postgresql://h/n?port=x",
+        "postgresql://u:@h/n",
+        "sqlite://",
+        "A" * 43 + "=",
+    ),
 )
 OTHERS: Final[tuple[object, ...]] = (
     *(None, True, -1, 2**63, 2**1000, -0.0, 1e-308, 1e308, float("inf"), float("nan"), b"bytes"),
@@ -170,10 +178,15 @@ async def compose(own: Settings, *, files: bool = True) -> None:
     assert connection(own.kafka)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_carriers(context))
+        livekit = own.livekit
+        if livekit.api_key and livekit.api_secret:
+            AccessToken(livekit.api_key, livekit.api_secret.get_secret_value()).to_jwt()
         if files and not own.has_kafka:
             await stack.enter_async_context(open_log(own))
         if files:
-            await stack.enter_async_context(open_database(own))
+            database = await stack.enter_async_context(open_database(own))
+            engine = database._engine
+            engine.dialect.create_connect_args(engine.url)
 
 
 def is_inside(own: Settings) -> bool:

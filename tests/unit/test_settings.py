@@ -138,6 +138,8 @@ NO_SECRETS = [
     "\n",
     "\0" * 32,
     "é" * 32,
+    "ssh-ed25519 AAAAAAAAAAAAAAA",
+    "-----BEGIN PRIVATE KEY-----",
 ]
 
 
@@ -281,6 +283,8 @@ def test_real_public_keys_are_taken() -> None:
                 *("postgresql://h:99999/n", "postgresql://h:x/n", "postgresql://a b/n"),
                 *(
                     "postgresql://h/n?frobnicate=1",
+                    "postgresql://h/n?port=x",
+                    "postgresql:///n?host=a,b",
                     "sqlite://",
                     "sqlite:///:memory:",
                     "sqlite:///\0",
