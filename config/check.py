@@ -1,11 +1,12 @@
-"""What a start with these settings needs, and what it must not combine. Pure."""
+"""What a start with these settings needs, and what it must not combine."""
 
+import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from config.settings import ALL_ROLES, ProvidersSettings, Settings
+from config.settings import ALL_ROLES, KafkaSettings, ProvidersSettings, Settings
 
 
 class ConfigProblem(Exception):
@@ -18,7 +19,12 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigProblem: one line a problem.
     """
-    problems = [*_missing(settings), *_split(settings), *_risky(settings)]
+    problems = [
+        *_missing(settings),
+        *_split(settings),
+        *_kafka(settings.kafka),
+        *_risky(settings),
+    ]
     if problems:
         raise ConfigProblem("\n".join(problems))
 
@@ -66,10 +72,23 @@ def _split(settings: Settings) -> Iterator[str]:
     if split and not settings.has_kafka:
         yield "roles: separate processes meet in Kafka only; set kafka.bootstrap_servers"
     postgres = _has_postgres(settings)
-    if settings.database.url and not postgres and "sqlite+aiosqlite" not in settings.database.url:
-        yield "database.url: must start with postgresql+psycopg:// (or sqlite+aiosqlite:///)"
     if split and settings.roles != ("ingress",) and not postgres:
         yield "roles: separate processes share a database; set database.url to PostgreSQL"
+
+
+def _kafka(kafka: KafkaSettings) -> Iterator[str]:
+    if not kafka.bootstrap_servers:
+        return
+    if kafka.security_protocol.startswith("SASL"):
+        for key in ("sasl_username", "sasl_password"):
+            if not getattr(kafka, key):
+                yield f"kafka.{key}: is missing; kafka.security_protocol asks for it"
+    if kafka.ssl_cafile and kafka.security_protocol.endswith("SSL"):
+        try:
+            ssl.create_default_context(cafile=kafka.ssl_cafile)
+        except OSError as error:  # an SSLError is one
+            why = "holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
+            yield f"kafka.ssl_cafile: can't be used: {why}"
 
 
 def _risky(settings: Settings) -> Iterator[str]:
@@ -79,14 +98,17 @@ def _risky(settings: Settings) -> Iterator[str]:
             "secret_key: must be set, the same on every node, or each would use other SIP "
             "credentials and LiveKit refuse its calls; make one: openssl rand -hex 32"
         )
+    if settings.kafka.ack_deadline >= settings.http.request_timeout and settings.replicated:
+        yield (
+            "kafka.ack_deadline: must be under http.request_timeout, or every webhook gets 503 "
+            "while Kafka is away instead of an answer from the journal"
+        )
     if settings.durability == "replicated" and not settings.has_kafka:
         yield "durability: replicated needs kafka.bootstrap_servers"
     if urlsplit(settings.public_url).scheme == "http":
         host = urlsplit(settings.public_url).hostname
         if host not in ("127.0.0.1", "localhost", "::1"):
             yield "public_url: must be https: callers' numbers and our SIP password travel over it"
-    if settings.livekit.sip_host.startswith(("sip:", "sips:")):
-        yield "livekit.sip_host: host or host:port only, without sip:"
     for name, dial_timeout in _dial_timeouts(settings.providers):
         if settings.dispatch.deadline * 2 >= dial_timeout:
             yield (

@@ -1,19 +1,22 @@
 """Reads the settings: defaults.toml < file < environment."""
 
+import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping
-from importlib.resources import as_file, files
+from collections.abc import Collection, Mapping
+from contextvars import ContextVar
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsError,
-    TomlConfigSettingsSource,
 )
 from typing_extensions import override
 
@@ -22,63 +25,168 @@ from config.settings import Settings
 
 FILE_VARIABLE: Final = "SWITCHBOARD_CONFIG"
 _PREFIX: Final = "SWITCHBOARD_"
+_PLAIN_KEY: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
+# For pydantic's own words, which speak of inputs, classes and Python's types.
+_WORDS: Final = {
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of a few digits",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "too_long": "has too many entries: {max_length} at most",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "path_type": "must be a path",
+    "string_type": "must be a text",
+    "tuple_type": "must be a list",
+}
+
+
+class UnreadableSettings(ConfigProblem):
+    """There is no settings file where one was named, or it is not TOML."""
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of this process. `overrides` (of the sandbox) beat everything.
 
     Raises:
-        ConfigProblem: a file can't be read, a key is unknown or a value is wrong; every problem is
-            in the message, with the key's dotted path and, for values, what would be right.
+        ConfigProblem: a key is unknown or a value is wrong; every problem is in the message, a line
+            each, with the key's dotted path and what would be right, never with the value.
+        UnreadableSettings: the file can't be read at all.
     """
     path = path or (Path(given) if (given := os.environ.get(FILE_VARIABLE)) else None)
-    if path is not None and not path.is_file():
-        raise ConfigProblem(f"there is no settings file {path}")
-    _refuse_unknown_variables()
-    with as_file(files("config") / "defaults.toml") as defaults:
+    from_file = _table_of(path) if path is not None else {}
+    wrong = _wrong_variables()
+    problems, settings = list(wrong.values()), None
+    try:
+        settings = _Reader(_Layers(overrides or {}, from_file, _defaults(), frozenset(wrong)))
+    except ValidationError as error:
+        problems += [_words(problem) for problem in error.errors(include_url=False)]
+    if problems or settings is None:
+        raise ConfigProblem("\n".join(problems))
+    return settings
+
+
+def _table_of(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UnreadableSettings(f"there is no settings file {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadableSettings(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # also digits and tables without end
+        why = "too deep" if isinstance(error, RecursionError) else error
+        raise UnreadableSettings(f"{path} is not TOML: {why}") from error
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return tomllib.loads((files("config") / "defaults.toml").read_text(encoding="utf-8"))
+
+
+class _Layers(NamedTuple):
+    """What settings are made of, the highest first; the environment is below the overrides."""
+
+    overrides: Mapping[str, Any]
+    file: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    without: Collection[str]  # variables that are wrong and are told by themselves
+
+
+_layers: ContextVar[_Layers] = ContextVar("layers")
+
+
+class _Reader(Settings):
+    def __init__(self, layers: _Layers) -> None:
+        token = _layers.set(layers)
         try:
-            return _reader(path, defaults, overrides or {})()  # type: ignore[call-arg]  # from the sources
-        except ValidationError as error:
-            raise ConfigProblem("\n".join(_words(problem) for problem in error.errors())) from None
-        except SettingsError as error:
-            raise ConfigProblem(f"{error}: lists and tables are written as JSON") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigProblem(f"{path} is not TOML: {error}") from error
+            super().__init__()  # type: ignore[call-arg]  # from the sources
+        finally:
+            _layers.reset(token)
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        layers = _layers.get()
+        if isinstance(env_settings, EnvSettingsSource):
+            wrong = {name.lower() for name in layers.without}
+            found = env_settings.env_vars.items()
+            env_settings.env_vars = {name: text for name, text in found if name not in wrong}
+        return (
+            InitSettingsSource(settings_cls, dict(layers.overrides)),
+            env_settings,
+            InitSettingsSource(settings_cls, dict(layers.file)),
+            InitSettingsSource(settings_cls, dict(layers.defaults)),
+        )
 
 
-def _reader(path: Path | None, defaults: Path, overrides: Mapping[str, Any]) -> type[Settings]:
-    class Reader(Settings):
-        @classmethod
-        @override
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            from_files = [path, defaults] if path is not None else [defaults]
-            return (
-                InitSettingsSource(settings_cls, init_kwargs=dict(overrides)),
-                env_settings,
-                *(TomlConfigSettingsSource(settings_cls, file) for file in from_files),
-            )
+def _wrong_variables() -> dict[str, str]:
+    """Of the environment: what names no setting, or is no table where one must be → why.
 
-    return Reader
+    pydantic-settings looks only for the names it knows, so a misspelt one would be lost silently.
+    """
+    named = [name for name in sorted(os.environ) if name.upper().startswith(_PREFIX)]
+    found = {name: _wrong_variable(name) for name in named if name.upper() != FILE_VARIABLE}
+    return {name: words for name, words in found.items() if words is not None}
 
 
-def _refuse_unknown_variables() -> None:
-    # pydantic-settings looks only for the names it knows: a misspelt one would be lost silently.
-    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {FILE_VARIABLE}
-    for name in os.environ:
-        upper = name.upper()
-        if upper.startswith(_PREFIX) and upper.partition("__")[0] not in known:
-            raise ConfigProblem(f"{name}: there is no such setting; see config/defaults.toml")
+def _wrong_variable(name: str) -> str | None:
+    model: type[BaseModel] = Settings
+    path = name.upper().removeprefix(_PREFIX).lower().split("__")
+    for depth, part in enumerate(path, 1):
+        field = model.model_fields.get(part)
+        if field is None and depth > 1:
+            return None  # pydantic says so, with the key's path
+        if field is None:
+            return f"{name}: there is no such setting; see config/defaults.toml"
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            is_table = get_origin(field.annotation) is dict
+            is_whole = depth == len(path) or is_table
+            return None if is_whole else f"{name}: {dotted(tuple(path[:depth]))} is no table"
+        model = field.annotation
+    try:
+        is_table = isinstance(json.loads(os.environ[name]), dict)
+    except (ValueError, RecursionError):
+        is_table = False
+    if is_table:
+        return None
+    return f"{dotted(tuple(path))}: is not a JSON table; or write one variable a key: {name}__KEY"
 
 
 def _words(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
+    key = dotted(problem["loc"])
+    kind = problem["type"]
+    if kind == "extra_forbidden":
         return f"{key}: there is no such setting; see config/defaults.toml"
+    if kind in _WORDS:
+        return f"{key}: {_WORDS[kind].format_map(problem.get('ctx', {}))}"
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def dotted(location: tuple[int | str, ...]) -> str:
+    """A setting's path as people write it: `providers.twilio.auth_tokens[1]`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part == "[key]":  # pydantic's: the problem is with the key before
+            continue
+        elif _PLAIN_KEY.fullmatch(part):
+            path += f".{part}" if path else part
+        else:
+            path += f"[{json.dumps(part[:64])}]"
+    return path

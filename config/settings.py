@@ -1,53 +1,55 @@
 """All settings as one typed model. `defaults.toml` is the reference: every key, its default, why.
 
 Order, later wins: `defaults.toml` < the file (`--config`, `SWITCHBOARD_CONFIG`) < the environment
-(`SWITCHBOARD_LIVEKIT__API_KEY`; lists and tables as JSON). Unknown keys are refused.
+(`SWITCHBOARD_LIVEKIT__API_KEY`; lists and tables as JSON). Unknown keys are refused. The forms and
+bounds of single values are in `config.fields` and `config.addresses`.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Seconds = Annotated[float, Field(gt=0)]
+from config.addresses import (
+    ApiUrl,
+    BindHost,
+    Broker,
+    DatabaseUrl,
+    HttpUrl,
+    LiveKitUrl,
+    SipHost,
+)
+from config.fields import (
+    AccountSid,
+    ApiKeyId,
+    Base64Secret,
+    Count,
+    Ed25519Key,
+    FilePath,
+    Folder,
+    Hours,
+    Language,
+    ListOrCommas,
+    LiveKitSecret,
+    NodeKey,
+    OptionalAccountSid,
+    OptionalApiKeyId,
+    OptionalLiveKitSecret,
+    OptionalPassword,
+    OptionalSecret,
+    PathSecret,
+    Seconds,
+    Secret,
+    SharedKeyId,
+    SpokenText,
+    Table,
+    UserName,
+    count,
+    within,
+)
+
 Role = Literal["ingress", "dispatch", "calls", "relay"]
 ALL_ROLES: tuple[Role, ...] = ("ingress", "dispatch", "calls", "relay")
-
-
-def _list(value: object) -> object:
-    """Lists from the environment: JSON, or `a,b`, which is what everybody writes first."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-ListOrCommas = (NoDecode, BeforeValidator(_list))
-"""Marks a tuple that the environment may hold as JSON or as `a,b`."""
-
-
-def _url(*schemes: str, example: str) -> AfterValidator:
-    """The check that a text is empty or the beginning of URLs; a slash at its end is cut off."""
-
-    def check(value: str) -> str:
-        parts = urlsplit(value)
-        known = parts.scheme in schemes and parts.hostname and parts.port != 0
-        if value and (not known or not value.isprintable() or " " in value):
-            raise ValueError(f"must be an absolute URL such as {example}")
-        if parts.query or parts.fragment:
-            raise ValueError("must not have a query or a fragment")
-        return value.rstrip("/")
-
-    return AfterValidator(check)
-
-
-HttpUrl = Annotated[str, _url("http", "https", example="https://calls.example.com")]
-ApiUrl = Annotated[str, Field(min_length=1), _url("http", "https", example="https://api.example")]
-LiveKitUrl = Annotated[str, _url("ws", "wss", "http", "https", example="wss://x.livekit.cloud")]
 
 
 class Section(BaseModel):
@@ -59,112 +61,115 @@ class Section(BaseModel):
 class HttpSettings(Section):
     """The listener and its limits (aiohttp has no body deadline of its own)."""
 
-    host: str
-    port: Annotated[int, Field(ge=0, le=65535)]
+    host: BindHost
+    port: Annotated[Count, count(0, 65535)]
     behind_proxy: bool
-    max_in_flight: Annotated[int, Field(ge=1)]
-    max_connections: Annotated[int, Field(ge=1)]
-    max_body_bytes: Annotated[int, Field(ge=1024)]
-    body_timeout: Seconds
-    header_timeout: Seconds
-    request_timeout: Seconds
-    shutdown_grace: Seconds
+    max_in_flight: Annotated[Count, count(1, 100_000)]
+    max_connections: Annotated[Count, count(1, 1_000_000)]
+    max_body_bytes: Annotated[Count, count(1024, 16 << 20)]
+    body_timeout: Annotated[Seconds, within(0.01, 60)]
+    header_timeout: Annotated[Seconds, within(0.01, 600)]
+    request_timeout: Annotated[Seconds, within(0.01, 60)]
+    shutdown_grace: Annotated[Seconds, within(0.01, 600)]
 
 
 class DatabaseSettings(Section):
     """Where agents, numbers, claims and call records live."""
 
-    url: str  # empty: SQLite in the data folder
+    url: DatabaseUrl  # empty: SQLite in the data folder
     migrate_at_start: bool
-    pool_size: Annotated[int, Field(ge=1)]
+    pool_size: Annotated[Count, count(1, 1000)]
 
 
 class JournalSettings(Section):
     """The embedded log in the data folder."""
 
-    retention_hours: Annotated[float, Field(gt=0)]
-    queue_limit: Annotated[int, Field(ge=1)]
-    batch_limit: Annotated[int, Field(ge=1)]
-    min_free_bytes: Annotated[int, Field(ge=0)]
+    retention_hours: Annotated[Hours, within(0.01, 87_600)]
+    queue_limit: Annotated[Count, count(1, 1_000_000)]
+    batch_limit: Annotated[Count, count(1, 100_000)]
+    min_free_bytes: Annotated[Count, count(0, 1 << 44)]
 
 
 class KafkaSettings(Section):
     """The brokers; empty `bootstrap_servers` means the journal alone."""
 
-    bootstrap_servers: Annotated[tuple[str, ...], *ListOrCommas]
+    bootstrap_servers: Annotated[tuple[Broker, ...], *ListOrCommas]
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
-    sasl_username: str
-    sasl_password: SecretStr
-    ssl_cafile: str
-    partitions: Annotated[int, Field(ge=1)]
-    replication_factor: Annotated[int, Field(ge=1)]
-    ack_deadline: Seconds
-    stall_after: Seconds
-    session_timeout: Seconds
-    rebalance_timeout: Seconds
-    takeover_after: Seconds
+    sasl_username: UserName
+    sasl_password: OptionalPassword
+    ssl_cafile: FilePath
+    partitions: Annotated[Count, count(1, 10_000)]
+    replication_factor: Annotated[Count, count(1, 32)]
+    ack_deadline: Annotated[Seconds, within(0.01, 15)]
+    stall_after: Annotated[Seconds, within(0.01, 600)]
+    session_timeout: Annotated[Seconds, within(1, 1800)]
+    rebalance_timeout: Annotated[Seconds, within(1, 3600)]
+    takeover_after: Annotated[Seconds, within(0.01, 600)]
 
 
 class LiveKitSettings(Section):
     """The LiveKit project that the agents register with."""
 
     url: LiveKitUrl
-    api_key: str
-    api_secret: SecretStr
-    sip_host: str
+    api_key: OptionalApiKeyId
+    api_secret: OptionalLiveKitSecret
+    sip_host: SipHost
     sip_transport: Literal["udp", "tcp", "tls"]
-    webhook_keys: dict[str, SecretStr]
-    timeout: Seconds
-    poll_interval: Seconds
+    webhook_keys: Annotated[dict[ApiKeyId, LiveKitSecret], *Table]
+    timeout: Annotated[Seconds, within(0.01, 60)]
+    poll_interval: Annotated[Seconds, within(0.01, 60)]
 
 
 class DispatchSettings(Section):
     """How long an agent may take, and when a call is too old for one."""
 
-    deadline: Seconds
-    ring_window: Seconds
-    concurrency: Annotated[int, Field(ge=1)]
-    lease: Seconds
+    deadline: Annotated[Seconds, within(0.01, 300)]
+    ring_window: Annotated[Seconds, within(0.01, 3600)]
+    concurrency: Annotated[Count, count(1, 10_000)]
+    lease: Annotated[Seconds, within(1, 3600)]
 
 
 class CallsSettings(Section):
     """What is done about events that never came."""
 
-    sweep_after: Seconds
-    max_duration: Seconds
-    catch_up_hours: Annotated[float, Field(ge=0, le=720)]
+    sweep_after: Annotated[Seconds, within(0.01, 86_400)]
+    max_duration: Annotated[Seconds, within(1, 2_592_000)]
+    catch_up_hours: Annotated[Hours, within(0, 720)]
 
 
 class TwilioSettings(Section):
     """The Twilio accounts whose webhooks are taken."""
 
-    account_sid: str
-    auth_tokens: Annotated[tuple[SecretStr, ...], *ListOrCommas]
-    accounts: dict[str, tuple[SecretStr, ...]]
-    shared_keys: dict[str, SecretStr]
+    account_sid: OptionalAccountSid
+    auth_tokens: Annotated[tuple[Secret, ...], *ListOrCommas]
+    accounts: Annotated[
+        dict[AccountSid, Annotated[tuple[Secret, ...], *ListOrCommas]],
+        *Table,
+    ]
+    shared_keys: Annotated[dict[SharedKeyId, Secret], *Table]
     api_url: ApiUrl
-    dial_timeout: Annotated[int, Field(ge=5, le=600)]
-    apology: str
-    voice_language: str
+    dial_timeout: Annotated[Count, count(5, 600)]
+    apology: SpokenText
+    voice_language: Language
 
 
 class TelnyxSettings(Section):
     """The Telnyx account whose webhooks are taken, and that is sent commands."""
 
-    api_key: SecretStr
-    public_keys: Annotated[tuple[str, ...], *ListOrCommas]
+    api_key: OptionalSecret
+    public_keys: Annotated[tuple[Ed25519Key, ...], *ListOrCommas]
     api_url: ApiUrl
-    dial_timeout: Annotated[int, Field(ge=5, le=600)]
-    apology: str
-    voice_language: str
+    dial_timeout: Annotated[Count, count(5, 600)]
+    apology: SpokenText
+    voice_language: Language
 
 
 class VocodeSettings(Section):
     """The Vocode (or Fluents) account whose webhooks are taken."""
 
-    secrets: Annotated[tuple[SecretStr, ...], *ListOrCommas]
-    action_secrets: Annotated[tuple[SecretStr, ...], *ListOrCommas]
+    secrets: Annotated[tuple[PathSecret, ...], *ListOrCommas]
+    action_secrets: Annotated[tuple[Base64Secret, ...], *ListOrCommas]
 
 
 class ProvidersSettings(Section):
@@ -190,8 +195,8 @@ class Settings(BaseSettings):
     )
 
     public_url: HttpUrl
-    data_dir: Path
-    secret_key: SecretStr
+    data_dir: Folder
+    secret_key: NodeKey
     durability: Literal["auto", "replicated", "local"]
     roles: Annotated[tuple[Role, ...], *ListOrCommas]
     http: HttpSettings

@@ -23,6 +23,7 @@ from router.errors import LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
 from router.events import schema
+from router.files import make_data_folder
 from router.ingress.app import build_app, listening
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
@@ -109,7 +110,7 @@ async def run(
         ExceptionGroup: a role died.
     """
     clock = clock or SystemClock()
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings.data_dir)
     credentials = sip_credentials(
         load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     )

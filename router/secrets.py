@@ -7,7 +7,7 @@ them, and there is nothing on disk to leak but the key itself.
 
 import os
 import secrets
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,8 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from config.fields import read_key
+from router import files
 from router.errors import ConfigError
 
 _KEY_BYTES: Final = 32
@@ -38,21 +40,57 @@ def load_key(configured: str, data_dir: Path) -> bytes:
     if configured:
         return _decode(configured, "secret_key")
     path = data_dir / KEY_FILE
+    files.make_data_folder(data_dir)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return _decode(path.read_text().strip(), str(path))
-        with os.fdopen(handle, "w") as file:
+        if not path.exists():
+            _make_key(path)
+        files.make_file(path)  # only its mode: it is there
+        return _decode(path.read_text(errors="replace").strip(), str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"the secret key in {path} can't be read or made: {error.strerror}; look at the "
+            "folder's owner and mode, or set secret_key",
+            key="data_dir",
+        ) from error
+
+
+def _make_key(path: Path) -> None:
+    """Durable and whole once it has its name: a lost key leaves LiveKit with foreign credentials.
+
+    Of processes that start together one is first, and the others take its key.
+    """
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with os.fdopen(files.open_file(fresh, os.O_WRONLY | os.O_TRUNC), "w") as file:
             file.write(secrets.token_hex(_KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        return _decode(path.read_text(), str(path))
-    except OSError as error:
+        try:
+            path.hardlink_to(fresh)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    files.sync_folder(path.parent)
+
+
+def verifying_key(secret: str | bytes, setting: str) -> bytes:
+    """The bytes of a secret that webhooks are verified with.
+
+    Raises:
+        ConfigError: it is empty or blank: anybody could sign with it. `config` refuses such
+            settings; this is for keys that come from elsewhere.
+    """
+    key = secret.encode() if isinstance(secret, str) else secret
+    if not key.strip():
         raise ConfigError(
-            f"the secret key in {path} can't be read or made: {error.strerror}", key="data_dir"
-        ) from error
+            f"{setting}: a key is empty or blank, so that anybody could sign with it; take it out "
+            "or put the real one in",
+            key=setting,
+        )
+    return key
 
 
 def sip_credentials(key: bytes) -> SipCredentials:
@@ -67,14 +105,7 @@ def sip_credentials(key: bytes) -> SipCredentials:
 
 
 def _decode(text: str, origin: str) -> bytes:
-    for decode in (bytes.fromhex, lambda value: b64decode(value, validate=True)):
-        try:
-            key = decode(text)
-        except ValueError:
-            continue
-        if len(key) == _KEY_BYTES:
-            return key
-    raise ConfigError(
-        f"{origin} must be {_KEY_BYTES} bytes as hex or base64; make one: openssl rand -hex 32",
-        key="secret_key",
-    )
+    try:
+        return read_key(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin} {error}", key="secret_key") from None

@@ -20,6 +20,7 @@ from router.cli.context import (
     settings_of,
 )
 from router.cli.render import console, plain
+from router.files import make_data_folder
 from router.numbers.file import read_mapping
 from router.routing.spec import AgentChange, MappingResult, MappingSpec, RouteChange
 from router.routing.table import Route
@@ -68,7 +69,7 @@ def apply(
 async def _apply(
     settings: Settings, wanted: MappingSpec, *, prune: bool
 ) -> tuple[MappingResult, bool | None]:
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings.data_dir)
     await prepare(settings)
     async with open_database(settings) as database:
         result = await apply_mapping(database, wanted, prune=prune)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
 from router.cli.marker import Marker
+from router.files import make_data_folder
 from router.numbers.file import read_mapping
 from router.runtime import Node
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -148,7 +149,7 @@ async def open_box(
 
 
 async def _apply_example(settings: Settings) -> int:
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings.data_dir)
     await prepare(settings)
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)

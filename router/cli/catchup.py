@@ -11,6 +11,7 @@ from router.catchup import catch_up
 from router.cli.context import ConfigOption, JsonOption, print_json, reported, run, settings_of
 from router.cli.render import console
 from router.clock import SystemClock
+from router.files import make_data_folder
 from router.providers import context_of, open_carriers
 from router.secrets import load_key, sip_credentials
 from router.storage.engine import open_database
@@ -42,7 +43,7 @@ def command(
 
 
 async def _catch_up(settings: Settings, hours: float) -> Mapping[str, int]:
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings.data_dir)
     credentials = sip_credentials(
         load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     )

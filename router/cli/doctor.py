@@ -1,18 +1,29 @@
-"""`switchboard doctor`: is everything in place? One line a check, with the mend."""
+"""`switchboard doctor`: is everything in place? One line a check, with the mend.
+
+It is asked when something is wrong, so nothing that is wrong may end it: each check is bounded in
+time, and an error that nobody foresaw is what that check has found.
+"""
 
 import asyncio
+import logging
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
-from config import ConfigProblem, Settings, check
+from config import ConfigProblem, Settings, UnreadableSettings, check, load
+from router.cli import marker
 from router.cli.context import (
     NO,
     ConfigOption,
@@ -25,14 +36,18 @@ from router.cli.context import (
     settings_of,
 )
 from router.cli.render import console, plain
+from router.clock import SystemClock
 from router.errors import EffectError, SwitchboardError
 from router.eventlog.kafka_probe import probe_kafka
+from router.files import make_data_folder
 from router.providers.livekit import setup
 from router.providers.livekit.client import open_livekit
+from router.runtime import sources
 from router.secrets import load_key, sip_credentials
 from router.storage import migrate
 
 Level = Literal["ok", "warning", "problem"]
+Check = Callable[[Settings], Awaitable["Finding"]]
 
 _TIMEOUT: Final = 8.0  # seconds a check
 _SKEW: Final = 60.0  # seconds; LiveKit's tokens and Telnyx's signatures allow a few minutes
@@ -43,9 +58,11 @@ _MARKS: Final = {
 }
 
 
-class _Refused(msgspec.Struct, frozen=True):
-    """Of /readyz: provider → the setting that refuses its webhooks."""
+class _Ready(msgspec.Struct, frozen=True):
+    """Of /readyz: its roles, and provider → the setting that refuses its webhooks."""
 
+    roles: list[str]
+    ready: bool = False
     refused: dict[str, str] = {}
 
 
@@ -60,25 +77,65 @@ class Finding:
 
 def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check settings, data folder, clock, database, Kafka, LiveKit and the public URL."""
-    with reported():
-        settings = settings_of(config)
-        findings = run(examine(settings))
+    with reported(), _quiet():
+        findings = _findings(config)
         if json:
             print_json(findings)
         else:
-            for finding in findings:
-                words = finding.words.splitlines()
-                console.print(f"{_MARKS[finding.level]} {finding.what:14} {plain(words[0])}")
-                for line in words[1:]:
-                    console.print(f"{'':17} {plain(line)}")
+            _print(findings)
         bad = sum(finding.level == "problem" for finding in findings)
         if bad:
             raise fail(f"{bad} to mend" if bad > 1 else "one to mend", NO)
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """All checks at once, in their order."""
-    checks: list[tuple[str, Callable[[Settings], Awaitable[Finding]]]] = [
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries log and warn about is what the checks find, and say better."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _print(findings: list[Finding]) -> None:
+    for finding in findings:
+        first, *more = finding.words.splitlines() or [""]
+        console.print(f"{_MARKS[finding.level]} {finding.what:14} {plain(first)}")
+        for line in more:
+            console.print(f"{'':17} {plain(line)}")
+
+
+def _findings(config: Path | None) -> list[Finding]:
+    try:
+        settings = settings_of(config)
+        name = _name(config)
+    except UnreadableSettings:  # there is nothing to look at
+        raise
+    except ConfigProblem as problem:
+        rest = "is looked at once the settings can be used"
+        return [
+            Finding("settings", "problem", str(problem)),
+            Finding("all else", "warning", rest),
+        ]
+    return run(examine(settings, name=name))
+
+
+def _name(config: Path | None) -> str:
+    """Whose settings these are, as `settings_of` chose them."""
+    sandbox = marker.read(load(config).data_dir)
+    if sandbox is not None:
+        return f"the sandbox (pid {sandbox.pid})"
+    return f"the node of {config}" if config is not None else "the node of this environment"
+
+
+async def examine(settings: Settings, *, name: str = "the node") -> list[Finding]:
+    """All checks at once, in their order; `name` is that of the instance that they are about."""
+    checks: list[tuple[str, Check]] = [
+        ("instance", partial(_instance, name)),
         ("settings", _settings),
         ("data folder", _data_folder),
         ("clock", _clock),
@@ -88,23 +145,54 @@ async def examine(settings: Settings) -> list[Finding]:
         ("public URL", _public_url),
         ("webhooks", _webhooks),
     ]
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_bounded(what, one, settings)) for what, one in checks]
-    return [task.result() for task in running]
+    return await asyncio.gather(*(_bounded(what, one, settings) for what, one in checks))
 
 
-async def _bounded(
-    what: str, one: Callable[[Settings], Awaitable[Finding]], settings: Settings
-) -> Finding:
+async def _bounded(what: str, one: Check, settings: Settings) -> Finding:
     try:
         async with asyncio.timeout(_TIMEOUT):
             return await one(settings)
     except TimeoutError:
-        return Finding(what, "problem", f"no answer within {_TIMEOUT:g} s")
+        return Finding(what, "problem", f"no answer within {_TIMEOUT:g} s: is it overloaded?")
     except SwitchboardError as error:
         return Finding(what, "problem", str(error))
     except OSError as error:  # the data folder's; those of the network are met where they arise
         return Finding(what, "problem", f"{error.filename or what}: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw must not hide the other findings
+        return Finding(what, "problem", _unforeseen(error))
+
+
+def _unforeseen(error: BaseException) -> str:
+    """Its kind and its place, but not its words: they may hold a secret."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f", {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    return (
+        f"the check itself failed ({type(error).__name__}{place}): look at the settings that it is "
+        "about; if they are right, report it with this line"
+    )
+
+
+async def _instance(name: str, settings: Settings) -> Finding:
+    where, folder = local_url(settings), settings.data_dir
+    running = await _ready(settings)
+    if running is None:
+        return Finding("instance", "ok", f"{name}; it does not run at {where}, data {folder}")
+    state = "" if running.ready else ", not ready yet"
+    return Finding("instance", "ok", f"{name}, at {where}{state}, data {folder}")
+
+
+async def _ready(settings: Settings) -> _Ready | None:
+    """What the running instance says of itself; None where none answers, or another program."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"{local_url(settings)}/readyz") as answer:
+                return msgspec.json.decode(await answer.read(), type=_Ready)
+        except (aiohttp.ClientError, ValueError):
+            return None
 
 
 async def _settings(settings: Settings) -> Finding:
@@ -112,16 +200,27 @@ async def _settings(settings: Settings) -> Finding:
         check(settings)
     except ConfigProblem as problem:
         return Finding("settings", "problem", str(problem))
+    if "ingress" in settings.roles:  # with any credentials: whether answers can be made is asked
+        sources(settings, sip_credentials(bytes(32)), SystemClock())
     return Finding("settings", "ok", f"roles {', '.join(settings.roles)}")
 
 
 async def _data_folder(settings: Settings) -> Finding:
+    return await asyncio.to_thread(_look_at_data_folder, settings)  # a dead mount answers never
+
+
+def _look_at_data_folder(settings: Settings) -> Finding:
     folder = settings.data_dir
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(folder)
     load_key(settings.secret_key.get_secret_value(), folder)
     free = shutil.disk_usage(folder).free
     if free < settings.journal.min_free_bytes:
-        return Finding("data folder", "problem", f"{folder}: disk full, events are refused")
+        words = f"{folder}: disk full, events are refused; free some space"
+        return Finding("data folder", "problem", words)
+    open_to_others = [path.name for path in folder.iterdir() if path.stat().st_mode & 0o077]
+    if open_to_others and folder.stat().st_mode & 0o077:
+        words = f"{folder}: others may read {', '.join(sorted(open_to_others)[:5])}: chmod go= them"
+        return Finding("data folder", "warning", words)
     return Finding("data folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free")
 
 
@@ -131,13 +230,23 @@ async def _clock(settings: Settings) -> Finding:
         return Finding("clock", "warning", "nothing to compare with: livekit.url is not set")
     async with aiohttp.ClientSession() as session:
         try:
-            async with session.get(_http(settings.livekit.url)) as answer:
-                theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-        except (aiohttp.ClientError, KeyError, ValueError):
+            url = _http(settings.livekit.url)
+            async with session.get(url, allow_redirects=False) as answer:
+                theirs = parsedate_to_datetime(answer.headers["Date"])
+        except aiohttp.ClientError as error:
+            words = f"nothing to compare with: LiveKit can't be reached: {_why(error)}"
+            return Finding("clock", "warning", words)
+        except (KeyError, ValueError):
             return Finding("clock", "warning", "LiveKit did not say what time it is")
-    skew = time.time() - theirs
-    level: Level = "ok" if abs(skew) < _SKEW else "problem"
-    return Finding("clock", level, f"{skew:+.0f} s against LiveKit")
+    theirs = theirs if theirs.tzinfo is not None else theirs.replace(tzinfo=UTC)
+    skew = time.time() - theirs.timestamp()
+    if abs(skew) < _SKEW:
+        return Finding("clock", "ok", f"{skew:+.0f} s against LiveKit")
+    words = (
+        f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} LiveKit's: tokens and "
+        "signatures are refused; set the clock by NTP (timedatectl set-ntp true)"
+    )
+    return Finding("clock", "problem", words)
 
 
 async def _database(settings: Settings) -> Finding:
@@ -153,47 +262,53 @@ async def _kafka(settings: Settings) -> Finding:
 
 
 async def _livekit(settings: Settings) -> Finding:
-    if not settings.livekit.url:
-        return Finding("LiveKit", "problem", "livekit.url is not set")
+    livekit = settings.livekit
+    missing = [key for key in ("url", "api_key", "api_secret") if not getattr(livekit, key)]
+    if missing:
+        return Finding("LiveKit", "problem", f"not set: livekit.{', livekit.'.join(missing)}")
     key = load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     try:
-        async with open_livekit(settings.livekit) as client:
+        async with open_livekit(livekit) as client:
             wrong = await setup.inspect(client, sip_credentials(key))
     except EffectError as error:
-        return Finding("LiveKit", "problem", str(error))
+        return Finding("LiveKit", "problem", f"{livekit.url}: {error}")
     if wrong:
         return Finding("LiveKit", "warning", "; ".join(wrong))
-    return Finding("LiveKit", "ok", f"{settings.livekit.url}, SIP trunk and rule in place")
+    return Finding("LiveKit", "ok", f"{livekit.url}, SIP trunk and rule in place")
 
 
 async def _public_url(settings: Settings) -> Finding:
     if not settings.public_url:
         return Finding("public URL", "problem", "public_url is not set")
+    parts = urlsplit(settings.public_url)  # a proxy's password may stand in it
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     async with aiohttp.ClientSession() as session:
         try:
             async with session.get(f"{settings.public_url}/healthz") as answer:
-                if answer.status == 200 and await answer.text() == "ok":
-                    return Finding("public URL", "ok", f"{settings.public_url} leads here")
-                words = (
-                    f"{settings.public_url}/healthz answered {answer.status}, not by Switchboard"
-                )
+                if answer.status == 200 and await answer.content.read(64) == b"ok":
+                    return Finding("public URL", "ok", f"{shown} leads here")
+                words = f"{shown}/healthz answered {answer.status}, not by Switchboard"
         except aiohttp.ClientError as error:
-            words = f"{settings.public_url} can't be reached: {type(error).__name__}"
+            words = f"{shown} can't be reached: {_why(error)}"
     return Finding("public URL", "warning", f"{words} (from here; is it running?)")
 
 
 async def _webhooks(settings: Settings) -> Finding:
     """What the running instance has learnt from webhooks that it had to refuse."""
-    async with aiohttp.ClientSession() as session:
-        try:
-            async with session.get(f"{local_url(settings)}/readyz") as answer:
-                facts = msgspec.json.decode(await answer.read(), type=_Refused)
-        except (aiohttp.ClientError, ValueError):  # or another program's
-            return Finding("webhooks", "ok", "no instance runs here that could say more")
-    if facts.refused:
-        words = "\n".join(f"{name}: {hint}" for name, hint in sorted(facts.refused.items()))
+    running = await _ready(settings)
+    if running is None:
+        return Finding("webhooks", "ok", "no instance runs here that could say more")
+    if running.refused:
+        words = "\n".join(f"{name}: {hint}" for name, hint in sorted(running.refused.items()))
         return Finding("webhooks", "problem", words)
     return Finding("webhooks", "ok", "none refused that a setting would let in")
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    """The system's words where it has some: the library's may repeat the URL."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
 
 
 def _http(url: str) -> str:

@@ -11,6 +11,7 @@ from router.cli.doctor import doctor
 from router.cli.render import console
 from router.cli.tail import tail
 from router.cli.up import up
+from router.files import make_data_folder
 from router.storage.migrate import migrate as migrate_schema
 
 _EPILOG = (
@@ -33,7 +34,7 @@ def migrate(config: ConfigOption = None) -> None:
     """Bring the database's schema up to date."""
     with reported():
         settings = settings_of(config)
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_data_folder(settings.data_dir)
         done = run(migrate_schema(settings))
         same = done.from_rev == done.to_rev
         console.print(

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from router import files
 from router.errors import ConfigError
 
 _FILE: Final = "sandbox.json"
@@ -46,10 +47,10 @@ def claimed(data_dir: Path) -> Generator[int]:
     """This data folder is our sandbox's inside the block; yields the descriptor for `write`.
 
     Raises:
-        ConfigError: another sandbox runs over it.
+        ConfigError: another sandbox runs over it, or it can't be made.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(data_dir / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    files.make_data_folder(data_dir)
+    descriptor = files.open_file(data_dir / _FILE, os.O_RDWR)
     try:
         for _ in range(_LOOKS):
             if _locks(descriptor, fcntl.LOCK_EX):

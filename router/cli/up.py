@@ -49,7 +49,7 @@ def up(
         if sandbox and roles:
             raise ConfigError("--roles: a sandbox plays all of them; leave it out")
         overrides: dict[str, object] = {
-            **({"roles": roles.split(",")} if roles else {}),
+            **({"roles": roles} if roles is not None else {}),
             **({"http": {"port": port}} if port is not None else {}),
         }
         settings = load(config, overrides)

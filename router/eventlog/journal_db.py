@@ -22,6 +22,7 @@ import apsw
 
 from router.errors import ConfigError, LogFailed, LogUnavailable
 from router.eventlog.topics import COMPACTED
+from router.files import make_sqlite_file
 
 Row = tuple[int, str, str, str, int, bytes, bytes | None]
 """(seq, topic, id, key, time in µs, headers as JSON, value)"""
@@ -84,11 +85,22 @@ def _translated() -> Iterator[None]:
         raise LogFailed(message) from error
 
 
+def _make_file(path: Path) -> None:
+    try:
+        make_sqlite_file(path)
+    except OSError as error:
+        raise LogUnavailable(
+            f"the journal {path} can't be made: {error.strerror}; free some space, or look at the "
+            "owner and mode of its folder (data_dir)"
+        ) from error
+
+
 class JournalDb:
     """The one writing connection. Used by one thread (the writer's)."""
 
     def __init__(self, folder: Path) -> None:
         self.wal_pages = 0
+        _make_file(folder / FILE_NAME)
         with _translated():
             self._db = apsw.Connection(str(folder / FILE_NAME))
             self._db.set_busy_timeout(5000)  # a reader that recovers the WAL holds the lock briefly

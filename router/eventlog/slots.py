@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from router import files
 from router.errors import ConfigError
 
 _PREFIX: Final = "journal-"
@@ -30,7 +31,7 @@ def slot_number(folder: Path) -> int:
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock; False when another process has it."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = files.open_file(folder / "lock", os.O_RDWR)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +57,7 @@ def take_slot(data_dir: Path, *, shared: bool) -> Iterator[Path]:
     """
     for number in range(_MOST if shared else 1):
         folder = data_dir / f"{_PREFIX}{number}"
-        _make(folder)
+        files.make_folder(folder)
         with locked(folder) as mine:
             if mine:
                 yield folder
@@ -67,18 +68,6 @@ def take_slot(data_dir: Path, *, shared: bool) -> Iterator[Path]:
         "(kafka.bootstrap_servers)",
         key="data_dir",
     )
-
-
-def _make(folder: Path) -> None:
-    """Make the folder and what leads to it durable: a lost folder entry loses the journal."""
-    for path in reversed([folder, *folder.parents]):
-        if not path.exists():
-            path.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _owner(data_dir: Path) -> str:

@@ -20,6 +20,7 @@ from router.clock import Clock
 from router.errors import LogUnavailable
 from router.eventlog.base import EventLog, Follower, Record
 from router.events.types import ROUTES_TOPIC
+from router.files import open_file
 from router.observability import log
 from router.observability.metrics import ROUTES, ROUTES_VERSION
 from router.routing.table import Route, RouteTable
@@ -157,7 +158,8 @@ class RouteFollower:
     def _save(self, routes: Sequence[Route], removed: dict[str, int]) -> bool:
         fresh = self._path.with_suffix(".new")
         try:
-            with self._saving, fresh.open("wb") as file:
+            opened = os.O_WRONLY | os.O_TRUNC
+            with self._saving, os.fdopen(open_file(fresh, opened), "wb") as file:
                 for line in _lines(routes, removed):
                     file.write(msgspec.json.encode(line) + b"\n")
                 file.flush()

@@ -12,7 +12,7 @@ import fcntl
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, cast
 
@@ -20,6 +20,7 @@ from sqlalchemy import AdaptedConnection, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from router import files
 from router.errors import StorageError, StorageUnavailable
 
 WRITES: Final = "switchboard_writes"
@@ -43,7 +44,7 @@ class Gate:
         self._path = path
         self._limit = limit  # seconds to wait
         self._local = asyncio.Lock()  # the file lock belongs to the descriptor, not to a task
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = files.open_file(path, os.O_RDWR)
 
     def close(self) -> None:
         """Give the descriptor back, and with it the lock."""
@@ -93,12 +94,10 @@ class Gate:
 
 def prepare_folder(path: Path) -> None:
     """Make the database's folder, readable by its owner only: it holds who called whom."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Only a new file is opened: a close would drop the locks that this process's other connections
-    # have on it (https://www.sqlite.org/howtocorrupt.html §2.2), and the next process to leave
-    # would then delete the log that they write.
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    files.make_folder(path.parent)
+    # It opens only a new file: a close would drop the locks that this process's other connections
+    # have on it, and the next process to leave would then delete the log that they write.
+    files.make_sqlite_file(path)
 
 
 def install(engine: AsyncEngine) -> None:

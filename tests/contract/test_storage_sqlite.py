@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text, update
 
-from config import Settings, load
+from config import ConfigProblem, Settings, load
 from router.errors import ConfigError, StorageUnavailable
 from router.storage import sqlite
 from router.storage.engine import open_database
@@ -138,7 +138,12 @@ async def test_a_queue_of_writers_is_served_one_after_the_other(tmp_path: Path) 
     "url", ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "mysql://u:hush@h/d", "hush"]
 )
 async def test_a_database_that_can_not_be_used_is_refused(tmp_path: Path, url: str) -> None:
-    settings = load(overrides={"data_dir": str(tmp_path), "database": {"url": url}})
+    with pytest.raises(ConfigProblem, match=r"database\.url: must start with") as refused:
+        load(overrides={"database": {"url": url}})
+    assert "hush" not in str(refused.value)
+    settings = load(overrides={"data_dir": str(tmp_path)})
+    unchecked = settings.database.model_copy(update={"url": url})
+    settings = settings.model_copy(update={"database": unchecked})
     with pytest.raises(ConfigError) as caught:
         async with open_database(settings):
             pytest.fail("opened")

@@ -40,24 +40,27 @@ numbers:
 """
 _SETTINGS: Final = b"""\
 public_url = "https://calls.example.com"
-secret_key = "6b657920666f7220746865206578616d706c65732c203332206279746573212121"
+secret_key = "6b657920666f7220746865206578616d706c65732c2033322062797465732121"
 roles = ["ingress"]
 [livekit]
 url = "wss://x.livekit.cloud"
+api_key = "APIcase"
+api_secret = "a-secret-of-thirty-two-characters"
 sip_host = "x.sip.livekit.cloud"
 webhook_keys = {APIother = "another-secret-of-the-project-0123456789"}
 [kafka]
 bootstrap_servers = "a:9092,b:9092"
 [providers.twilio]
 account_sid = "ACa1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1"
-auth_tokens = ["6d61696e", "746f6b656e"]
+auth_tokens = ["6d61696e2d746f6b656e2d6f6e65", "746f6b656e2d746865206f74686572"]
 [providers.twilio.accounts]
-ACb2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2 = ["sub"]
+ACb2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2 = ["the-subaccounts-token"]
 [providers.telnyx]
-public_keys = ["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
+api_key = "KEY0123456789ABCDEF"
+public_keys = ["11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
 [providers.vocode]
 secrets = ["a-secret-for-the-path-of-vocode"]
-action_secrets = ["c2VjcmV0"]
+action_secrets = ["c2VjcmV0LW9mLWFuLWFjdGlvbg=="]
 """
 
 

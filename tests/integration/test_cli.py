@@ -58,7 +58,16 @@ def test_wrong_settings_are_a_line_each(shell: Shell) -> None:
     assert ran.code == 2
     assert [line.partition(":")[0] for line in ran.err.splitlines()] == ["http.port", "log.level"]
     ran = shell.invoke("up", "--roles", "ingress,cook")
-    assert (ran.code, ran.err.partition(":")[0]) == (2, "roles.1")
+    assert (ran.code, ran.err.partition(":")[0]) == (2, "roles[1]")
+    for option, value, words in (
+        ("--roles", "ingress, cook", "roles[1]: "),
+        ("--roles", "ingress,ingress", "roles: names something twice"),
+        ("--roles", "", "roles: there must be at least one"),
+        ("--port", "99999", "http.port: "),
+        ("--port", "-1", "http.port: "),
+    ):
+        ran = shell.invoke("up", option, value)
+        assert (ran.code, words in ran.err) == (2, True), ran
     ran = shell.invoke("up", env={"SWITCHBOARD_LIVEKIT__API_KY": "x"})
     assert ran.code == 2
     assert "livekit.api_ky: there is no such setting" in ran.err
@@ -103,7 +112,7 @@ def test_a_call_with_nothing_running(shell: Shell) -> None:
     mine = {
         "SWITCHBOARD_PUBLIC_URL": "https://calls.example.com",
         "SWITCHBOARD_PROVIDERS__TWILIO__ACCOUNT_SID": "AC" + "a1" * 16,
-        "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": "token",
+        "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": "a-test-auth-token",
         "SWITCHBOARD_HTTP__PORT": "1",
     }
     ran = shell.invoke("call", "+14155550100", env=mine)

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from multidict import CIMultiDict
+from pydantic import SecretStr
 from twilio.request_validator import RequestValidator
 
 from config.settings import TwilioSettings
@@ -24,7 +25,7 @@ NOW = 1_780_000_000_000_000
 SUBACCOUNT = "AC" + "b2" * 16
 SUBTOKEN = "the-subaccounts-token"
 SHARED_KEY = "webhooks_sharedkey_01"
-SHARED_SECRET = "a-shared-secret"
+SHARED_SECRET = "a-shared-secret-of-tests"
 
 
 def new_sid() -> str:
@@ -134,7 +135,7 @@ def source(
     settings = TwilioSettings.model_validate(
         {
             "account_sid": ACCOUNT,
-            "auth_tokens": list(tokens),
+            "auth_tokens": [],
             "accounts": {},
             "shared_keys": {},
             "api_url": "https://api.twilio.com",
@@ -143,7 +144,7 @@ def source(
             "voice_language": "en-US",
         }
         | more
-    )
+    ).model_copy(update={"auth_tokens": tuple(map(SecretStr, tokens))})  # Twilio's example: short
     answers = Answers(
         public_url=public_url,
         target=SipTarget("sip.example.com", "tcp", "user", "pass"),

@@ -25,7 +25,7 @@ VALUES: Final = {
     "SWITCHBOARD_PUBLIC_URL": "https://calls.example.com",
     "SWITCHBOARD_SECRET_KEY": "ab" * 32,
     "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
-    "TWILIO_AUTH_TOKENS": "new,old",
+    "TWILIO_AUTH_TOKENS": "the-new-auth-token,the-old-auth-token",
     "LIVEKIT_API_KEY": "0123456789abcdef",
     "LIVEKIT_API_SECRET": "c" * 64,
     "PUBLIC_IP": "203.0.113.7",
@@ -181,8 +181,8 @@ class TestSwitchboardsEnvironment:
         check(settings)
         assert settings.replicated
         assert [token.get_secret_value() for token in settings.providers.twilio.auth_tokens] == [
-            "new",
-            "old",
+            "the-new-auth-token",
+            "the-old-auth-token",
         ]
 
     def test_it_stops_no_sooner_than_it_can(self, services: dict[str, dict[str, Any]]) -> None:
@@ -343,8 +343,8 @@ class TestExamples:
             "SWITCHBOARD_DATABASE__URL": "postgresql+psycopg://switchboard:secret@db/switchboard",
             "SWITCHBOARD_KAFKA__SASL_PASSWORD": "secret",
             "SWITCHBOARD_LIVEKIT__API_KEY": "key",
-            "SWITCHBOARD_LIVEKIT__API_SECRET": "secret",
-            "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": "token",
+            "SWITCHBOARD_LIVEKIT__API_SECRET": "c" * 64,
+            "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": "0" * 32,
         }
         named = set(re.findall(r"SWITCHBOARD_\w+", path.read_text()))
         assert named

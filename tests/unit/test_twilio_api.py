@@ -41,8 +41,8 @@ async def asking(url: str) -> AsyncIterator[Ask]:
     """Twilio at `url`, with a subaccount, and with an account that has no token."""
     twilio = {
         "account_sid": ACCOUNT,
-        "auth_tokens": [TOKEN, "the-next-token"],
-        "accounts": {SUBACCOUNT: [ITS_TOKEN], TOKENLESS: [], ACCOUNT: ["one-more-token"]},
+        "auth_tokens": [TOKEN, "the-next-auth-token"],
+        "accounts": {SUBACCOUNT: [ITS_TOKEN], TOKENLESS: [], ACCOUNT: ["one-more-auth-token"]},
         "api_url": url,
     }
     settings = load(overrides={"providers": {"twilio": twilio}})

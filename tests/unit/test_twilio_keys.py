@@ -35,7 +35,9 @@ from tests.support.twilio_requests import (
 )
 
 TWO: dict[str, Any] = {"accounts": {SUBACCOUNT: [SUBTOKEN]}}
-SHARED: dict[str, Any] = {"shared_keys": {SHARED_KEY: SHARED_SECRET, "other": "another-secret"}}
+SHARED: dict[str, Any] = {
+    "shared_keys": {SHARED_KEY: SHARED_SECRET, "other": "another-shared-secret"}
+}
 STRANGER = "AC" + "c3" * 16
 ALERT = {"Sid": "NO" + "0a" * 16, "Level": "ERROR", "Payload": "{}"}
 
@@ -64,9 +66,9 @@ class TestAccounts:
             parsed(request(fields=form(AccountSid=STRANGER)), **TWO)
 
     def test_two_tokens_of_a_subaccount_while_they_are_rotated(self) -> None:
-        settings = {"accounts": {SUBACCOUNT: ["new", SUBTOKEN]}}
+        settings = {"accounts": {SUBACCOUNT: ["the-newest-of-its-tokens", SUBTOKEN]}}
         fields = form(AccountSid=SUBACCOUNT)
-        for token in ("new", SUBTOKEN):
+        for token in ("the-newest-of-its-tokens", SUBTOKEN):
             parsed(request(fields=fields, token=token), **settings)
 
     def test_an_account_named_twice_is_refused(self) -> None:
@@ -126,8 +128,8 @@ class TestSharedKeys:
         assert parsed(shared_key_request(), **SHARED)[0].data.account == ACCOUNT
 
     def test_any_of_the_configured_keys_but_each_with_its_own_secret(self) -> None:
-        parsed(shared_key_request(key="other", secret="another-secret"), **SHARED)
-        for key, secret in ((SHARED_KEY, "another-secret"), ("other", SHARED_SECRET)):
+        parsed(shared_key_request(key="other", secret="another-shared-secret"), **SHARED)
+        for key, secret in ((SHARED_KEY, "another-shared-secret"), ("other", SHARED_SECRET)):
             with pytest.raises(BadSignature, match="does not match"):
                 source(**SHARED).verify(shared_key_request(key=key, secret=secret))
 

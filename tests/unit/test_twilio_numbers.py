@@ -132,9 +132,11 @@ def test_a_subaccounts_bundle_may_come_without_an_account_too() -> None:
 
 
 def test_however_many_accounts_there_are_a_bundle_may_name_none() -> None:
-    accounts = {f"AC{n:032x}": [f"token-{n}"] for n in range(9)}
+    accounts = {f"AC{n:032x}": [f"the-token-of-account-{n}"] for n in range(9)}
     for n, account in enumerate(accounts):
-        signed = request("bundle", {"Sid": BUNDLE, "Status": "draft"}, token=f"token-{n}")
+        signed = request(
+            "bundle", {"Sid": BUNDLE, "Status": "draft"}, token=f"the-token-of-account-{n}"
+        )
         assert parsed(signed, accounts=accounts)[0].data.account == account
 
 

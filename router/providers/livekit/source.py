@@ -24,6 +24,7 @@ from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.livekit.events import from_webhook
 from router.providers.livekit.message import read
 from router.providers.livekit.rooms import PROVIDER
+from router.secrets import verifying_key
 
 _OK: Final = Reply(200)
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -107,16 +108,18 @@ class _Prepared(HMACAlgorithm):
 
 
 def _key(secret: str) -> jwt.PyJWK:
+    key = verifying_key(secret, "livekit.webhook_keys")
     try:
-        prepared = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+        prepared = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(key)
     except jwt.InvalidKeyError as error:
         raise ConfigError(
-            "livekit.api_secret and livekit.webhook_keys: a secret is empty, or it is a public key",
+            "livekit.api_secret or livekit.webhook_keys: a secret is a public key; copy the "
+            "project's API secret",
             key="livekit.webhook_keys",
         ) from error
-    key = jwt.PyJWK(HMACAlgorithm.to_jwk(prepared, as_dict=True), "HS256")
-    key.Algorithm = _Prepared(HMACAlgorithm.SHA256)
-    return key
+    jwk = jwt.PyJWK(HMACAlgorithm.to_jwk(prepared, as_dict=True), "HS256")
+    jwk.Algorithm = _Prepared(HMACAlgorithm.SHA256)
+    return jwk
 
 
 def _check_time(claims: Mapping[str, Any], now: float) -> None:

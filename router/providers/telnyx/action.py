@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple, cast
 
 from router.errors import BadPayload
 from router.events.phone import is_e164
+from router.secrets import verifying_key
 
 DialStage = Literal["agent", "fallback"]
 
@@ -42,7 +43,7 @@ class Actions:
     """
 
     def __init__(self, secret: str) -> None:
-        self._key = secret.encode()
+        self._key = verifying_key(secret, "secret_key")
 
     def path(self, stage: DialStage, called: str) -> str:
         """Behind /webhooks/telnyx; letters, digits and slashes."""

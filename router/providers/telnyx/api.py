@@ -56,7 +56,7 @@ Command = tuple[str, dict[str, Any]]
 async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
     """Telnyx as it can be told and asked, until the block ends."""
     settings = context.settings.providers.telnyx
-    key = settings.api_key.get_secret_value().strip()  # one from a file ends with its line
+    key = settings.api_key.get_secret_value()
     async with open_rest(
         name="Telnyx",
         url=settings.api_url,

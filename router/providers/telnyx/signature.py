@@ -14,6 +14,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from config.fields import read_public_key
 from router.errors import BadSignature, ConfigError
 
 SIGNATURE: Final = "telnyx-signature-ed25519"
@@ -21,7 +22,6 @@ TIMESTAMP: Final = "telnyx-timestamp"
 TOLERANCE: Final = 300  # seconds, in both directions; as Telnyx's own SDKs have it
 
 _SETTING: Final = "providers.telnyx.public_keys"
-_KEY_SIZE: Final = 32  # bytes
 _SIGNATURE_SIZE: Final = 64  # bytes
 _MICROS: Final = 1_000_000
 _UNIX_TIME: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -31,20 +31,13 @@ def read_keys(texts: Iterable[str]) -> tuple[Ed25519PublicKey, ...]:
     """The keys of `providers.telnyx.public_keys`: each is base64 of 32 raw bytes.
 
     Raises:
-        ConfigError: one is something else (a PEM file, an API key).
+        ConfigError: one is something else (a PEM file, an API key), or a key that fits everything.
     """
     try:
-        return tuple(_key(text) for text in texts)
+        raw = [read_public_key(text) for text in texts]
     except ValueError as error:
-        raise ConfigError(
-            f"{_SETTING}: a key is not the base64 of 32 bytes; copy it from Mission Control, "
-            "Keys & Credentials, Public Key",
-            key=_SETTING,
-        ) from error
-
-
-def _key(text: str) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(_decoded(text.strip(), _KEY_SIZE))
+        raise ConfigError(f"{_SETTING}: a key {error}", key=_SETTING) from error
+    return tuple(Ed25519PublicKey.from_public_bytes(each) for each in raw)
 
 
 def verify(

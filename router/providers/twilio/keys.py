@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from config.settings import TwilioSettings
 from router.errors import BadPayload, BadSignature
+from router.secrets import verifying_key
 
 SETTINGS_HEADER: Final = "X-Twilio-Webhooks-Signature-Settings"
 _SETTINGS: Final = re.compile(r"key=([\w.-]{1,128}), ?algorithm=HMAC_SHA256", re.ASCII)
@@ -66,7 +67,7 @@ def auth_tokens(settings: TwilioSettings) -> Mapping[str, Sequence[str]]:
 
 
 class Keyring:
-    """The keys of all configured accounts."""
+    """The keys of all configured accounts. Raises ConfigError where one is empty."""
 
     def __init__(self, settings: TwilioSettings) -> None:
         main = settings.account_sid
@@ -76,7 +77,7 @@ class Keyring:
         self._tokens: Mapping[str, Sequence[Key]] = {
             account: [
                 Key(
-                    token.encode(),
+                    verifying_key(token, "providers.twilio.auth_tokens"),
                     "sha1",
                     Signer(account, known if account == main else frozenset({account}), known),
                 )
@@ -85,7 +86,11 @@ class Keyring:
             for account, own in tokens.items()
         }
         self._shared = {
-            name: Key(secret.get_secret_value().encode(), "sha256", Signer(main, known, known))
+            name: Key(
+                verifying_key(secret.get_secret_value(), "providers.twilio.shared_keys"),
+                "sha256",
+                Signer(main, known, known),
+            )
             for name, secret in settings.shared_keys.items()
         }
         self._single = len(tokens) == 1

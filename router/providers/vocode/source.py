@@ -10,6 +10,7 @@ from router.events.model import Event
 from router.events.types import EventType
 from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.vocode import events, message, signature
+from router.secrets import verifying_key
 
 _OK: Final = Reply(200)
 # The agent waits for a result and goes by it, so it must not be told that anything was done.
@@ -17,14 +18,23 @@ _RESULT: Final = Reply(200, b'{"result":{"recorded":true}}', "application/json")
 
 
 class VocodeSource:
-    """See `router.provider.WebhookSource`. `action_keys` empty: actions need no signature."""
+    """See `router.provider.WebhookSource`. `action_keys` empty: actions need no signature.
+
+    Raises:
+        ConfigError: a secret or a key is empty.
+    """
 
     name = events.PROVIDER
     endpoints = (Endpoint("", "/{secret}", ("POST", "GET")),)
 
     def __init__(self, secrets: Sequence[str], action_keys: Sequence[bytes]) -> None:
-        self._paths = tuple(f"/webhooks/{self.name}/{secret}".encode() for secret in secrets)
-        self._action_keys = tuple(action_keys)
+        self._paths = tuple(
+            f"/webhooks/{self.name}/".encode() + verifying_key(secret, "providers.vocode.secrets")
+            for secret in secrets
+        )
+        self._action_keys = tuple(
+            verifying_key(key, "providers.vocode.action_secrets") for key in action_keys
+        )
         self._unmentionable = (*secrets, *(b64encode(key).decode() for key in action_keys))
 
     def verify(self, request: WebhookRequest) -> Verified:
