@@ -27,6 +27,7 @@ import msgspec
 
 from router.events.ids import call_id, event_id
 from router.events.model import Disposition, Event, EventData
+from router.events.phone import party
 from router.events.types import EventType
 from router.providers.livekit.client import Participant
 
@@ -81,7 +82,10 @@ def phone_call(room: str, who: Participant) -> EventData:
     """What a SIP participant says of its call."""
     attributes = who.attributes
     carrier, account, own_id = _origin(who)
-    far, ours = attributes.get("sip.phoneNumber", ""), attributes.get("sip.trunkPhoneNumber", "")
+    far, ours = (
+        party(attributes.get(name, "")).address
+        for name in ("sip.phoneNumber", "sip.trunkPhoneNumber")
+    )
     inbound = bool(attributes.get("sip.ruleID"))
     return EventData(
         call_id=call_id(carrier, account, own_id),

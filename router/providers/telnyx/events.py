@@ -10,6 +10,7 @@ from typing import Any, Final
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Direction, Event, EventData, Stage
+from router.events.phone import channel_of, party
 from router.events.types import EventType
 from router.providers.telnyx import kinds
 from router.providers.telnyx.envelope import PROVIDER, Notice, Payload, read_notice, text
@@ -78,10 +79,12 @@ def _kind(notice: Notice) -> EventType:
 
 
 def _of_caller(payload: Payload) -> dict[str, Any]:
+    from_, to = party(text(payload, "from")), party(text(payload, "to"))
     return {
         "direction": _DIRECTIONS.get(text(payload, "direction")),
-        "from_number": text(payload, "from"),
-        "to_number": text(payload, "to"),
+        "from_number": from_.address,
+        "to_number": to.address,
+        "channel": channel_of(from_, to),
         "control_id": text(payload, "call_control_id"),
     }
 
