@@ -18,7 +18,7 @@ from router.events.types import EventType
 _MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "EventData": {
         "call_id": "Switchboard's id of the call, a UUID; empty in events that are about none",
-        "provider_call_id": "the provider's id of the call: CallSid, call_session_id, …",
+        "provider_call_id": "the provider's id of the call: CallSid, call_control_id, …",
         "account": "the provider's id of the account",
         "direction": "as seen from the provider",
         "from_number": "E.164 where the carrier names a number, else as it was sent: `anonymous`",

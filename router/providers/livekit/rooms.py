@@ -36,6 +36,8 @@ PROVIDER: Final = "livekit"
 _TALKING: Final = ("active", "automation")  # the latter: it is answered, and keys are being sent
 _HUNG_UP: Final = "hangup"
 _NORMAL: Final = ("", "UNKNOWN_REASON", "CLIENT_INITIATED")
+# The call is `sip.callID`: the same caller is there anew, under a new participant.
+_REPLACED: Final = ("DUPLICATE_IDENTITY", "MIGRATION")
 _UNANSWERED: Final[Mapping[str, Disposition]] = {  # by DisconnectReason; the others: failed
     "USER_UNAVAILABLE": "no_answer",
     "USER_REJECTED": "busy",
@@ -112,9 +114,12 @@ def joined(
 
 
 def left(room: str, who: Participant, *, time: int, raw: Mapping[str, Any]) -> Sequence[Event]:
-    """A SIP participant is gone: its call is over."""
+    """A SIP participant is gone: its call is over, unless another one took its place."""
     data = phone_call(room, who)
     why = who.disconnect_reason
+    if why in _REPLACED:
+        data = msgspec.structs.replace(data, reason=f"LiveKit: {why}", raw=raw)
+        return [_event(EventType.LEG_ENDED, data, time)]
     data = msgspec.structs.replace(
         data,
         disposition=_disposition(data.status, why),

@@ -68,11 +68,11 @@ def read_form(body: bytes) -> Fields:
 def incoming_call(request: WebhookRequest, fields: Fields) -> Event:
     """The request for a document: a call came in, and Telnyx has answered it already.
 
-    A status callback is refused: sent here, by mistake or by somebody who recorded it, it would
-    start a call.
+    A status callback that is sent here, by mistake or by somebody who recorded it, is what it says:
+    it must not start a call.
     """
-    if fields.get("CallbackSource") in _CALLBACKS:
-        raise BadPayload("CallbackSource: status callbacks belong to /webhooks/telnyx/texml/status")
+    if fields.get("CallbackSource") in _CALLBACKS or fields.get("CallStatus") in _ENDINGS:
+        return call_status(request, fields)
     direction = _direction(fields) or "inbound"
     return Event(
         id=event_id(PROVIDER, fields["CallSid"], "incoming"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from router.errors import BadPayload
 from router.events.codec import from_rfc3339
@@ -204,7 +204,7 @@ def attestation(fields: Fields) -> Literal["", "A", "B", "C"]:
     """
     match fields.get("StirVerstat", "").removesuffix("-Diverted").rpartition("-"):
         case ("TN-Validation-Passed", _, "A" | "B" | "C" as level):
-            return cast('Literal["A", "B", "C"]', level)
+            return level
         case _:
             return ""
 
