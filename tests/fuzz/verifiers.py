@@ -66,5 +66,5 @@ def _mark() -> Target:
         for state in (b64encode(data).decode(), text(data)):
             mark_of({"client_state": state, "to": text(data)})
 
-    mark = b'{"switchboard":"agent","control_id":"v3:x","from":"+1212","to":"sip:6ba7b810-9dad-51d1-80b4-00c04fd430c8@x"}'
+    mark = b'{"switchboard":"agent","control_id":"v3:x","from":"+1212","to":"sip:id@x"}'
     return Target("telnyx-mark", run, [mark, b64encode(mark), *nasty()])
