@@ -183,6 +183,14 @@ _ROWS: Final[Mapping[EventType, tuple[str, EventData, Mapping[str, Any]]]] = {
         _OF_NUMBER,
         {"to_number": _NUMBER, "agent": "anna-v2", "reason": "mapped to agent anna"},
     ),
+    EventType.NUMBER_MISMATCHED: (
+        "telnyx",
+        _OF_NUMBER,
+        {
+            "status": "telnyx",
+            "reason": "a call to it came from telnyx, but it is mapped at twilio",
+        },
+    ),
     EventType.NUMBER_UNMAPPED: (
         "switchboard",
         _OF_NUMBER,

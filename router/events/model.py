@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from router.events.phone import Channel
 from router.events.types import EventType
 
 Direction = Literal["inbound", "outbound"]
@@ -36,8 +37,13 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     provider_call_id: str = ""
     account: str = ""  # the provider's account id
     direction: Direction | None = None
-    from_number: str = ""  # as the carrier sent it: E.164, `anonymous`, or a SIP user
+    from_number: str = ""  # E.164 wherever the carrier names a number, else as it was sent
     to_number: str = ""
+    channel: Channel = ""  # how the caller came, of events that name both ends
+    caller_name: str = ""  # as the carrier looked it up; the caller may have chosen it
+    forwarded_from: str = ""  # the number that was called first, where the call was forwarded
+    attestation: Literal["", "A", "B", "C"] = ""  # STIR/SHAKEN level (ATIS-1000074 §5.2.3)
+    sip_headers: Mapping[str, str] = {}  # X- and User-to-User headers; a caller chooses them freely
     control_id: str = ""  # what commands name the call by, at a carrier that takes commands
     leg_id: str = ""  # the provider's id of a child leg, a participant's sid
     room: str = ""  # the LiveKit room, where it is not named by the call_id

@@ -65,6 +65,7 @@ class EventType(StrEnum):
     ROOM_ENDED = "room.ended", "LiveKit closed the room"
     NUMBER_MAPPED = "number.mapped", "a number was linked to an agent, or its route changed"
     NUMBER_UNMAPPED = "number.unmapped", "a number leads nowhere any more"
+    NUMBER_MISMATCHED = "number.mismatched", "a call came by another carrier than the mapping names"
     NUMBER_CHANGED = "number.changed", "the carrier changed something about a number: `status`"
     ORDER_CHANGED = "order.changed", "an order of numbers is under way: `status`"
     ORDER_COMPLETED = "order.completed", "the ordered number is ours"

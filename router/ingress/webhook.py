@@ -41,7 +41,7 @@ from router.events.types import EventType, topic_of
 from router.observability import log
 from router.observability.metrics import ALERTS, DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
-from router.routing.decide import decide
+from router.routing.decide import decide, mapping_behind
 from router.routing.table import RouteTable
 
 logger = log.get(__name__)
@@ -129,6 +129,9 @@ class Webhooks:
         if not self._ready() and any(event.data.decision is not None for event in events):
             raise LogUnavailable("the route table is not here yet: nothing can be decided")
         timing = {"verified": _micros(checked - read), "decided": _micros(decided - read)}
+        # The first event decides the reply: what is told of its number comes behind it.
+        behind = (mapping_behind(event, self._routes) for event in tuple(events))
+        events += [told for told in behind if told is not None]
         return source.reply(kind, await self._append(events, timing))
 
     def _verified(self, source: WebhookSource, request: WebhookRequest) -> Verified:
@@ -182,6 +185,8 @@ class Webhooks:
             return codec.decode(stored.key, stored.headers, stored.value)
         if decision is not None:
             DECISIONS.labels(decision.action).inc()
+        if event.type is EventType.NUMBER_MISMATCHED:
+            logger.warning("number.mismatched", event_id=event.id, why=event.data.reason)
         if event.type is EventType.PROVIDER_ALERTED:
             ALERTS.labels(event.source).inc()
         return event

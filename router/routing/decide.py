@@ -6,7 +6,8 @@ dispatch and `explain` all follow from the same value.
 
 import msgspec
 
-from router.events.model import Decision, Direction, Event
+from router.events.ids import event_id
+from router.events.model import Decision, Direction, Event, EventData
 from router.events.types import EventType
 from router.routing.table import Route, RouteTable
 
@@ -68,18 +69,52 @@ def _after_failure(decision: Decision) -> Decision:
 
 
 def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:
-    """The decision for a call to `to_number` that arrived through `provider`."""
+    """The decision for a call to `to_number` that arrived through `provider`.
+
+    A number that is mapped at another carrier is ours all the same: it may be moving between the
+    two, and the call is signed. `mapping_behind` tells of it.
+    """
     route = table.get(to_number)
     if route is None:
         reason = "number is not mapped" if to_number else f"{provider} named no number"
         return Decision(action="reject", reason=reason, table_version=table.version)
-    if route.provider != provider:
-        return Decision(
-            action="reject",
-            reason=f"number is mapped at {route.provider}, but the call came from {provider}",
-            table_version=table.version,
-        )
-    return _along(route, table.version)
+    decision = _along(route, table.version)
+    if route.provider == provider:
+        return decision
+    behind = f"mapped at {route.provider}, but the call came from {provider}"
+    return msgspec.structs.replace(decision, reason=f"{decision.reason} ({behind})")
+
+
+def mapping_behind(event: Event, table: RouteTable) -> Event | None:
+    """What a call by another carrier than the mapping names says of its number, None for others.
+
+    One event per call, so a repeated webhook adds none. Vocode and LiveKit carry calls of numbers
+    that are at a carrier: theirs say nothing.
+    """
+    data = event.data
+    if data.decision is None or data.stage != "route" or data.media != "sip":
+        return None
+    number = data.from_number if data.direction == "outbound" else data.to_number
+    route = table.get(number)
+    if route is None or route.provider == event.source:
+        return None
+    return Event(
+        id=event_id(event.source, event.call_id, "number", number, route.provider),
+        type=EventType.NUMBER_MISMATCHED,
+        source=event.source,
+        time=event.time,
+        key=number,
+        data=EventData(
+            number=number,
+            provider_call_id=data.provider_call_id,
+            account=data.account,
+            status=event.source,
+            reason=(
+                f"a call to it came from {event.source}, but it is mapped at {route.provider}: "
+                f"where it has moved, map it at {event.source}"
+            ),
+        ),
+    )
 
 
 def _along(route: Route, version: int) -> Decision:

@@ -78,7 +78,7 @@ async def test_a_call_is_placed_commanded_and_followed(
     sid = await ordered(control)
     await eventually(lambda: bool(web.at(PATH)))
     payload = web.at(PATH)[0].payload
-    assert payload["call_session_id"] == sid
+    assert payload["call_control_id"] == sid
     async with client(standin.url) as telnyx:
         await telnyx.calls.actions.transfer(
             payload["call_control_id"], to=URI, sip_auth_username="u", sip_auth_password="Hidden-1"

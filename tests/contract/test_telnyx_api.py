@@ -52,7 +52,7 @@ async def test_a_dispatched_call_is_transferred_to_its_room(world: World) -> Non
     call, event = await world.calls(custom_headers={"X-Tenant": "7", "x-call_session_id": "forged"})
     await world.carry_out(event, DISPATCH)
     (invite,) = world.switch.invites
-    assert invite.to_user == event.call_id == call_id("telnyx", "", call.session_id)
+    assert invite.to_user == event.call_id == call_id("telnyx", "", call.caller.control_id)
     assert (invite.from_user, invite.transport) == (CALLER, "tls")
     assert (invite.username, invite.password) == (TARGET.username, TARGET.password)
     assert invite.headers == {

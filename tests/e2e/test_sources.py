@@ -124,7 +124,7 @@ async def test_a_call_at_telnyx_is_transferred_to_the_agent_and_livekit_knows_wh
         keys = {"api_key": API_KEY, "public_keys": [telnyx.public_key], "api_url": telnyx.url}
         async with node(telephony, tmp_path, telnyx=keys) as settings:
             call = telnyx.place_call(NUMBER, CALLER)
-            wanted = call_id("telnyx", "", call.session_id)
+            wanted = call_id("telnyx", "", call.caller.control_id)
             found, told = await record(settings, wanted, until=T.CALL_ENDED)
     [result] = legs.results
     assert result.status == 200, result

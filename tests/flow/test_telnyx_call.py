@@ -114,14 +114,14 @@ async def test_the_right_agent_is_heard_and_the_end_is_recorded(tmp_path: Path) 
         w.livekit.register_worker("anna")
         call = w.telnyx.place_call(ANNA, CALLER, hold_seconds=0.5, custom_headers={"X-Tenant": "7"})
         assert await call.answered()
-        room = w.livekit.rooms.get(call_id("telnyx", "", call.session_id))
+        room = w.livekit.rooms.get(call_id("telnyx", "", call.caller.control_id))
         assert room is not None
         caller = room.participants[f"sip_{CALLER}"]
         assert caller.attributes["sip.telnyx.callSessionID"] == call.session_id
         assert caller.attributes["sip.telnyx.callLegID"] == call.caller.leg_id
         record, events = await w.ended(call)
         assert (record.agent, record.disposition, record.state) == ("anna", "answered", "ended")
-        assert (record.provider, record.provider_call_id) == ("telnyx", call.session_id)
+        assert (record.provider, record.provider_call_id) == ("telnyx", call.caller.control_id)
         assert (record.from_number, record.to_number) == (CALLER, ANNA)
         assert [job.agent_name for job in w.livekit.jobs] == ["anna"]
         assert commands(call) == ["transfer"]

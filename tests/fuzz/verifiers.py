@@ -64,7 +64,7 @@ def _mark() -> Target:
 
     def run(data: bytes) -> None:
         for state in (b64encode(data).decode(), text(data)):
-            mark_of({"client_state": state, "to": text(data)}, "id")
+            mark_of({"client_state": state, "to": text(data)})
 
     mark = b'{"switchboard":"agent","control_id":"v3:x","from":"+1212","to":"sip:id@x"}'
     return Target("telnyx-mark", run, [mark, b64encode(mark), *nasty()])

@@ -8,6 +8,7 @@ from google.protobuf.json_format import MessageToDict
 from livekit.protocol.models import ParticipantInfo, TrackInfo, TrackType
 from livekit.protocol.webhook import WebhookEvent
 
+from consumers.calls.plan import fold
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType as T
@@ -249,3 +250,21 @@ def test_whom_an_agent_dials_into_a_calls_room_is_a_leg_and_not_the_caller(
     found = [*told("participant_joined", who, room), *told("participant_left", who, room)]
     assert [event.type for event in found] == kinds
     assert {event.call_id for event in found} == {room}
+
+
+def test_a_caller_who_joins_anew_is_still_in_the_call() -> None:
+    """The old participant's end comes behind the new one's beginning, and is not the call's."""
+    active = {**INBOUND, "sip.callStatus": "active"}
+    first, second = caller(active, sid="PA_1"), caller(active, sid="PA_2")
+    gone = caller(active, sid="PA_1", reason="DUPLICATE_IDENTITY")
+    events = [
+        *told("participant_joined", first),
+        *told("participant_joined", second),
+        *told("participant_left", gone),
+    ]
+    record = fold(events)
+    assert record is not None
+    assert (record.state, len({event.call_id for event in events})) == ("answered", 1)
+    record = fold([*events, *told("participant_left", second)])
+    assert record is not None
+    assert record.state == "ended"

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.events.model import Direction, Disposition, Event
-from router.routing.decide import decide, decide_call
+from router.events.types import EventType
+from router.routing.decide import decide, decide_call, mapping_behind
 from router.routing.explain import explain
 from router.routing.spec import AgentSpec, NumberSpec, route_of
 from router.routing.table import Route, RouteTable, Target
@@ -84,12 +85,30 @@ def test_equal_targets_are_kept_once() -> None:
     assert len(targets) == 1
 
 
-def test_a_call_through_another_provider_is_rejected() -> None:
+def test_a_call_to_a_number_of_ours_is_ours_whatever_carrier_brings_it() -> None:
     table = RouteTable()
     table.put(route(1))
     decision = decide_call(NUMBER, "telnyx", table)
-    assert decision.action == "reject"
-    assert "mapped at twilio" in decision.reason
+    assert (decision.action, decision.agent) == ("dispatch", "anna")
+    assert "mapped at twilio, but the call came from telnyx" in decision.reason
+
+
+def test_that_the_mapping_is_behind_is_told_once_per_call() -> None:
+    table = RouteTable()
+    table.put(route(1))
+    call = msgspec.structs.replace(
+        incoming(OTHER, NUMBER, direction="inbound"), source="telnyx", id="any"
+    )
+    decided = decide(call, table)
+    told, again = mapping_behind(decided, table), mapping_behind(decided, table)
+    assert told is not None
+    assert told == again
+    assert (told.type, told.key) == (EventType.NUMBER_MISMATCHED, NUMBER)
+    assert "mapped at twilio" in told.data.reason
+    at_home = decide(incoming(OTHER, NUMBER, direction="inbound"), table)
+    assert mapping_behind(at_home, table) is None
+    vocode = msgspec.structs.replace(decided.data, media="provider")
+    assert mapping_behind(msgspec.structs.replace(decided, data=vocode), table) is None
 
 
 def test_explain_says_what_was_ruled_out() -> None:

@@ -108,11 +108,11 @@ def test_an_incoming_call_asks_where_it_goes() -> None:
     found = parsed(event("call.initiated", direction="incoming", state="parked"))
     assert found.type is EventType.CALL_INITIATED
     assert found.id == event_id("telnyx", "b97d4d5e-6fe7-4432-911f-79637bf6ebb7")
-    assert found.key == found.call_id == call_id("telnyx", "", SESSION)
+    assert found.key == found.call_id == call_id("telnyx", "", CONTROL_ID)
     data = found.data
     assert (data.stage, data.direction) == ("route", "inbound")
     assert (data.from_number, data.to_number) == (CALLER, CALLED)
-    assert (data.provider_call_id, data.control_id) == (SESSION, CONTROL_ID)
+    assert (data.provider_call_id, data.control_id) == (CONTROL_ID, CONTROL_ID)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +209,42 @@ def test_what_an_event_says_is_read(
 def test_an_event_that_nobody_heard_of_is_kept_with_its_payload() -> None:
     found = parsed(event("call.teleported", destination="the moon"))
     assert found.type is EventType.PROVIDER_UNKNOWN
-    assert found.call_id == call_id("telnyx", "", SESSION)
+    assert found.call_id == call_id("telnyx", "", CONTROL_ID)
     assert found.data.raw["payload"]["destination"] == "the moon"
 
 
+def test_two_legs_that_came_in_are_two_calls_though_their_session_is_one() -> None:
+    """A number of ours that was called by way of another: two callers must not share a room."""
+    first = parsed(event("call.initiated", direction="incoming", event_id="1"))
+    second = parsed(
+        event("call.initiated", direction="incoming", event_id="2", call_control_id="v3:another")
+    )
+    sessions = {each.data.raw["payload"]["call_session_id"] for each in (first, second)}
+    assert sessions == {SESSION}
+    assert first.call_id != second.call_id
+
+
+@pytest.mark.parametrize("to", ["14155550102", "sip:+14155550102@acme.sip.telnyx.com"])
+def test_a_number_of_ours_is_known_in_every_form(to: str) -> None:
+    assert parsed(event("call.initiated", to=to)).data.to_number == "+14155550102"
+
+
+def test_what_a_call_says_of_its_caller_is_kept() -> None:
+    headers = [{"name": "X-Ticket", "value": "77"}, "odd", {"name": 1}]
+    data = parsed(
+        event(
+            "call.initiated",
+            caller_id_name="JANE DOE",
+            shaken_stir_attestation="a",
+            custom_headers=headers,
+        )
+    ).data
+    assert (data.caller_name, data.attestation) == ("JANE DOE", "A")
+    assert data.sip_headers == {"X-Ticket": "77"}
+
+
 def test_an_event_of_no_call_has_a_key_too() -> None:
-    found = parsed(event("fax.received", call_session_id=None))
+    found = parsed(event("fax.received", call_session_id=None, call_control_id=None))
     assert (found.call_id, found.key) == ("", found.id)
 
 
@@ -248,8 +278,8 @@ def test_api_v1_is_refused_and_how_to_switch_is_told() -> None:
         (b'{"data":{"id":"a\\u0000"}}', "data.id"),
         (b'{"data":{"id":"a","event_type":["call.answered"]}}', "data.event_type"),
         (b'{"data":{"id":"a","event_type":"call.answered","payload":"p"}}', "data.payload"),
-        (event("call.hangup", call_session_id=None), "call_session_id"),
-        (event("call.initiated", call_session_id=7), "call_session_id"),
+        (event("call.hangup", call_control_id=None), "call_control_id"),
+        (event("call.initiated", call_control_id=7), "call_control_id"),
     ],
 )
 def test_what_can_not_be_read_is_refused_by_the_name_of_its_field(body: bytes, field: str) -> None:

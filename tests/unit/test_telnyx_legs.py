@@ -15,11 +15,11 @@ from router.provider import SipTarget
 from router.providers.telnyx.api import leg_state
 from router.routing.decide import decide
 from router.routing.table import Route, RouteTable, Target
-from tests.support.telnyx_requests import CALLED, CALLER, CONTROL_ID, SESSION, event, parsed
+from tests.support.telnyx_requests import CALLED, CALLER, CONTROL_ID, event, parsed
 
 FALLBACK = "+14155550199"
 LEG, LEG_CONTROL_ID = "88c15b1e-8f0b-11f0-9d0f-02420a1f0b69", "v3:the-leg-that-we-made"
-AGENT_URI = SipTarget("sip.example.com", "tcp", "u", "p").uri(call_id("telnyx", "", SESSION))
+AGENT_URI = SipTarget("sip.example.com", "tcp", "u", "p").uri(call_id("telnyx", "", CONTROL_ID))
 
 
 def routes(fallback: str = FALLBACK) -> RouteTable:
@@ -63,7 +63,7 @@ def ended(cause: str, source: str = "callee", sip: str = "unspecified", **more: 
 )
 def test_events_of_our_leg_are_about_the_callers_call(kind: str, becomes: EventType) -> None:
     found = parsed(of_leg(kind, direction="outgoing", state="bridging"))
-    assert (found.type, found.call_id) == (becomes, call_id("telnyx", "", SESSION))
+    assert (found.type, found.call_id) == (becomes, call_id("telnyx", "", CONTROL_ID))
     data = found.data
     assert (data.direction, data.from_number, data.to_number) == ("inbound", CALLER, CALLED)
     assert (data.control_id, data.leg_id) == (CONTROL_ID, LEG)

@@ -9,6 +9,8 @@ from router.errors import BadPayload
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType
+from router.routing.decide import decide
+from router.routing.table import RouteTable
 from tests.support.twilio_requests import ACCOUNT, NOW, form, request, source
 
 SID = form()["CallSid"]
@@ -135,11 +137,6 @@ def test_a_dial_of_no_known_stage(query: str) -> None:
         ("AccountSid", "AC" + "b2" * 16),
         ("AccountSid", "x"),
         ("ParentCallSid", "CAx"),
-        ("To", "+1415555 0100"),
-        ("To", "+464"),
-        ("To", "<script>"),
-        ("To", "sip:a b@c"),
-        ("To", "\x00"),
     ],
 )
 def test_malformed_fields_are_named_without_their_value(field: str, value: str) -> None:
@@ -198,3 +195,120 @@ def test_no_signed_form_is_more_than_a_bad_payload(kind: str, fields: dict[str, 
 @pytest.mark.parametrize("name", ["TrackName", "TrackSid", "TimestampHint"])
 def test_a_new_field_of_twilios_is_no_moved_boundary(name: str) -> None:
     assert parsed("voice", **{name: "x"}).data.raw[name] == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("TrackingId", "c-77"), ("Timestamps", "1"), ("PayloadId", "7"), ("Finally", "yes")),
+        *(
+            ("CallStatusNote", "x"),
+            ("CallerNameHint", "x"),
+            ("ErrorCodes", "none"),
+            ("FailureReasonText", "no"),
+        ),
+        *(("ParentCallSidHint", "CA1"), ("Tomorrow", "1"), ("Fromage", "brie"), ("", "x")),
+    ],
+)
+def test_a_parameter_of_an_app_that_begins_like_a_field_costs_no_call(
+    name: str, value: str
+) -> None:
+    """The Voice SDK sends what the app gives it beside Twilio's own fields."""
+    event = parsed("voice", **{name: value})
+    assert (event.data.stage, event.data.raw[name]) == ("route", value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("status", "SequenceNumbe", "r2"),
+        ("status", "SequenceNumber2", ""),
+        ("status", "CallDuratio", "n0"),
+        ("status", "TimestampFri, ", "27 Nov 2026 10:00:00 +0000"),
+        ("voice", "ParentCallSidCA", "bb" * 16),
+        ("transcription", "Fina", "lfalse"),
+    ],
+)
+def test_what_may_be_a_moved_boundary_is_refused(kind: str, name: str, value: str) -> None:
+    with pytest.raises(BadPayload, match="is malformed"):
+        parsed(kind, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("to", "channel"),
+    [
+        ("+14155550100", "pstn"),
+        ("14155550100", "pstn"),
+        (" 14155550100", "pstn"),
+        ("tel:+14155550100", "pstn"),
+        ("sip:+14155550100@acme.sip.twilio.com", "sip"),
+        ("sips:14155550100@acme.sip.twilio.com;user=phone", "sip"),
+        ("sip:%2B14155550100@acme.sip.twilio.com", "sip"),
+        ("whatsapp:+14155550100", "whatsapp"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["voice", "fallback", "dial", "status"])
+def test_a_number_of_ours_is_known_in_every_form(kind: str, to: str, channel: str) -> None:
+    query = "?stage=agent" if kind == "dial" else ""
+    data = parsed(kind, query, To=to, CallStatus="in-progress", DialCallStatus="no-answer").data
+    assert (data.to_number, data.channel, data.raw["To"]) == ("+14155550100", channel, to)
+
+
+@pytest.mark.parametrize("to", ["+1415555 0100", "<script>", "sip:a b@c", "\x00", "é", ""])
+def test_who_calls_nobody_we_know_hears_the_apology(to: str) -> None:
+    twilio = source()
+    event = decide(parsed("voice", To=to), RouteTable())
+    assert event.data.to_number == ""
+    assert b"<Say" in twilio.reply("voice", event).body
+
+
+def test_the_caller_is_known_in_every_form() -> None:
+    assert parsed("voice", From=" 12125550123").data.from_number == "+12125550123"
+    whatsapp = parsed("voice", From="whatsapp:+12125550123").data
+    assert (whatsapp.from_number, whatsapp.channel) == ("+12125550123", "whatsapp")
+    assert parsed("voice", From="client:alice").data.channel == "client"
+
+
+def test_what_a_call_says_of_its_caller_is_kept() -> None:
+    data = parsed(
+        "voice",
+        CallerName="JANE DOE",
+        ForwardedFrom="14155550177",
+        StirVerstat="TN-Validation-Passed-B-Diverted",
+        **{"SipHeader_X-Ticket": "77", "SipHeader_Via": "secret", "SipHeader_User-to-User": "a"},
+    ).data
+    assert (data.caller_name, data.forwarded_from) == ("JANE DOE", "+14155550177")
+    assert (data.attestation, data.sip_headers) == ("B", {"X-Ticket": "77", "User-to-User": "a"})
+
+
+@pytest.mark.parametrize("verstat", ["TN-Validation-Failed-A", "No-TN-Validation", "A", "", "x-A"])
+def test_a_number_that_was_not_verified_has_no_attestation(verstat: str) -> None:
+    assert parsed("voice", StirVerstat=verstat).data.attestation == ""
+
+
+@pytest.mark.parametrize("kind", ["voice", "fallback", "disaster"])
+@pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
+def test_a_call_that_is_over_is_not_one_more_call(kind: str, status: str) -> None:
+    """A status callback that is sent to the voice URL: an agent would come to an empty room."""
+    event = parsed(kind, CallStatus=status, SequenceNumber="0")
+    assert (event.type, event.data.stage) == (EventType.CALL_ENDED, "")
+    assert event.id == parsed("status", CallStatus=status, SequenceNumber="0").id
+    assert b"<Hangup" in source().reply(kind, event).body
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        *(("status", "CallSid"), ("status", "CallStatus"), ("recording", "CallSid")),
+        *(("amd", "CallSid"), ("transcription", "CallSid")),
+    ],
+)
+def test_what_is_signed_but_tells_of_no_call_is_kept(kind: str, missing: str) -> None:
+    fields = form(ConferenceSid="CF" + "1" * 32, RecordingSid="RE" + "2" * 32, AnsweredBy="human")
+    del fields[missing]
+    twilio = source()
+    event = twilio.parse(twilio.verify(request(kind, fields)))[0]
+    assert event.type is EventType.PROVIDER_UNKNOWN
+    assert event.data.raw["ConferenceSid"] == fields["ConferenceSid"]
+    assert event.call_id == (CALL if missing != "CallSid" else "")
+    assert twilio.reply(kind, event).status == 204

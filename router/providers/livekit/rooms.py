@@ -27,6 +27,7 @@ import msgspec
 
 from router.events.ids import call_id, event_id
 from router.events.model import Disposition, Event, EventData
+from router.events.phone import party
 from router.events.types import EventType
 from router.providers.livekit.client import Participant
 
@@ -35,6 +36,8 @@ PROVIDER: Final = "livekit"
 _TALKING: Final = ("active", "automation")  # the latter: it is answered, and keys are being sent
 _HUNG_UP: Final = "hangup"
 _NORMAL: Final = ("", "UNKNOWN_REASON", "CLIENT_INITIATED")
+# The call is `sip.callID`: the same caller is there anew, under a new participant.
+_REPLACED: Final = ("DUPLICATE_IDENTITY", "MIGRATION")
 _UNANSWERED: Final[Mapping[str, Disposition]] = {  # by DisconnectReason; the others: failed
     "USER_UNAVAILABLE": "no_answer",
     "USER_REJECTED": "busy",
@@ -81,7 +84,10 @@ def phone_call(room: str, who: Participant) -> EventData:
     """What a SIP participant says of its call."""
     attributes = who.attributes
     carrier, account, own_id = _origin(who)
-    far, ours = attributes.get("sip.phoneNumber", ""), attributes.get("sip.trunkPhoneNumber", "")
+    far, ours = (
+        party(attributes.get(name, "")).address
+        for name in ("sip.phoneNumber", "sip.trunkPhoneNumber")
+    )
     inbound = bool(attributes.get("sip.ruleID"))
     return EventData(
         call_id=call_id(carrier, account, own_id),
@@ -108,9 +114,12 @@ def joined(
 
 
 def left(room: str, who: Participant, *, time: int, raw: Mapping[str, Any]) -> Sequence[Event]:
-    """A SIP participant is gone: its call is over."""
+    """A SIP participant is gone: its call is over, unless another one took its place."""
     data = phone_call(room, who)
     why = who.disconnect_reason
+    if why in _REPLACED:
+        data = msgspec.structs.replace(data, reason=f"LiveKit: {why}", raw=raw)
+        return [_event(EventType.LEG_ENDED, data, time)]
     data = msgspec.structs.replace(
         data,
         disposition=_disposition(data.status, why),

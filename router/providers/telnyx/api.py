@@ -18,7 +18,7 @@ event: repeating an event is safe for as long as anybody is on the line.
 """
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -34,7 +34,7 @@ from router.events.phone import is_e164
 from router.events.types import EventType
 from router.observability import log
 from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
-from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER
+from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER, text
 from router.providers.telnyx.missed import missed
 from router.rest import Rest, open_rest
 
@@ -205,29 +205,14 @@ def leg_state(event: Event, stage: str) -> str:
 def _headers(event: Event) -> list[dict[str, str]]:
     """The call's own custom headers and Telnyx's ids of it, for the INVITE to LiveKit."""
     data = event.data
-    ids = {_SESSION_HEADER: data.provider_call_id, _LEG_HEADER: data.leg_id}
-    headers = [*_custom_headers(data.raw.get("payload")), *ids.items()]
-    return [{"name": name, "value": value} for name, value in headers if value]
-
-
-def _custom_headers(payload: Any) -> Iterator[tuple[str, str]]:
-    """Those of the INVITE that the call came with; a caller chooses them freely."""
-    try:
-        headers = msgspec.convert(payload, _Payload).custom_headers
-    except msgspec.ValidationError:
-        return  # not worth a caller's call
-    for header in headers or ():
-        if not header.name.lower().startswith(_RESERVED):
-            yield header.name, header.value
-
-
-class _Header(msgspec.Struct):
-    name: str
-    value: str
-
-
-class _Payload(msgspec.Struct):
-    custom_headers: list[_Header] | None = None
+    payload = data.raw.get("payload")
+    session = text(payload, "call_session_id") if isinstance(payload, Mapping) else ""
+    headers = {
+        **{n: v for n, v in data.sip_headers.items() if not n.lower().startswith(_RESERVED)},
+        _SESSION_HEADER: session,
+        _LEG_HEADER: data.leg_id,
+    }
+    return [{"name": name, "value": value} for name, value in headers.items() if value]
 
 
 def _code(found: Any) -> str:

@@ -1,7 +1,7 @@
 """Events of Telnyx's API v2 → ours: Call Control's, and those about numbers.
 
-`call_session_id` groups all legs of a call, also after transfers, so `call_id` follows from it; an
-event's id follows from `data.id`, which a redelivery repeats.
+`call_id` follows from the caller's leg, which the legs of our transfers name (`legs`); an event's
+id follows from `data.id`, which a redelivery repeats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,12 @@ from typing import Any, Final
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Direction, Event, EventData, Stage
+from router.events.phone import channel_of, party
 from router.events.types import EventType
 from router.providers.telnyx import kinds
 from router.providers.telnyx.envelope import PROVIDER, Notice, Payload, read_notice, text
 from router.providers.telnyx.facts import facts_of
-from router.providers.telnyx.legs import Mark, disposition_of, mark_of, waits_for_more
+from router.providers.telnyx.legs import Mark, disposition_of, mark_of, room_of, waits_for_more
 from router.providers.telnyx.numbers import number_events
 
 _DIRECTIONS: Final[Mapping[str, Direction]] = {"incoming": "inbound", "outgoing": "outbound"}
@@ -43,12 +44,15 @@ def parse_event(
 
 def _call_event(notice: Notice) -> Event:
     payload = notice.payload
-    session = text(payload, "call_session_id", "creator_call_session_id")
     kind = _kind(notice)
-    if not session and kind in kinds.LEGS:
-        raise BadPayload("data.payload.call_session_id is missing or not text")
-    ours = call_id(PROVIDER, "", session) if session else ""
-    mark = mark_of(payload, ours)
+    mark = mark_of(payload)
+    theirs = mark.control_id if mark is not None else text(payload, "call_control_id")
+    if kind in kinds.LEGS and not (theirs or mark):
+        raise BadPayload("data.payload.call_control_id is missing or not text")
+    room = "" if theirs else room_of(payload)
+    # A conference's own events name the session of whoever began it, and no leg.
+    theirs = theirs or text(payload, "call_session_id", "creator_call_session_id")
+    ours = room or (call_id(PROVIDER, "", theirs) if theirs else "")
     if mark is not None:
         kind = kinds.LEGS.get(kind, kind)
     about = _of_leg(mark) if mark is not None else _of_caller(payload)
@@ -61,7 +65,7 @@ def _call_event(notice: Notice) -> Event:
         key=ours or identity,
         data=EventData(
             call_id=ours,
-            provider_call_id=session,
+            provider_call_id=theirs,
             leg_id=text(payload, "call_leg_id"),
             stage=_stage(kind, payload, mark),
             raw=notice.raw,
@@ -78,10 +82,12 @@ def _kind(notice: Notice) -> EventType:
 
 
 def _of_caller(payload: Payload) -> dict[str, Any]:
+    from_, to = party(text(payload, "from")), party(text(payload, "to"))
     return {
         "direction": _DIRECTIONS.get(text(payload, "direction")),
-        "from_number": text(payload, "from"),
-        "to_number": text(payload, "to"),
+        "from_number": from_.address,
+        "to_number": to.address,
+        "channel": channel_of(from_, to),
         "control_id": text(payload, "call_control_id"),
     }
 

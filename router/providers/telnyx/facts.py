@@ -1,6 +1,7 @@
 """What an event of a type says besides which call it is about: fields of `EventData`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from router.events.types import EventType
@@ -30,6 +31,8 @@ _VOICES: Final = {
     "fax_detected": "fax",
 }
 
+_HEADERS: Final = 20  # of a call's custom headers; a stranger may send any number
+
 Facts = Mapping[str, Any]
 
 
@@ -44,6 +47,20 @@ def facts_of(kind: EventType, payload: Payload) -> Facts:
     }
     own = _OWN.get(kind)
     return common if own is None else {**common, **own(payload)}
+
+
+def _came_in(payload: Payload) -> Facts:
+    level = text(payload, "shaken_stir_attestation").upper()
+    headers = ((text(each, "name"), text(each, "value")) for each in _tables(payload))
+    return {
+        "caller_name": text(payload, "caller_id_name"),
+        "attestation": level if level in ("A", "B", "C") else "",
+        "sip_headers": dict(islice(((name, value) for name, value in headers if name), _HEADERS)),
+    }
+
+
+def _tables(payload: Payload) -> Iterator[Payload]:
+    return (each for each in items(payload, "custom_headers") if isinstance(each, Mapping))
 
 
 def _end(payload: Payload) -> Facts:
@@ -98,6 +115,7 @@ def _summed_up(payload: Payload) -> Facts:
 
 
 _OWN: Final[Mapping[EventType, Callable[[Payload], Facts]]] = {
+    EventType.CALL_INITIATED: _came_in,
     EventType.CALL_ENDED: _end,
     EventType.LEG_ENDED: _leg_end,
     EventType.CALL_CLASSIFIED: _classified,

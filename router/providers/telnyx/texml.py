@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Direction, Disposition, Event, EventData
+from router.events.phone import channel_of, party
 from router.events.types import EventType
 from router.provider import WebhookRequest, happened_at
 from router.providers.telnyx.action import Dialled
@@ -67,11 +68,11 @@ def read_form(body: bytes) -> Fields:
 def incoming_call(request: WebhookRequest, fields: Fields) -> Event:
     """The request for a document: a call came in, and Telnyx has answered it already.
 
-    A status callback is refused: sent here, by mistake or by somebody who recorded it, it would
-    start a call.
+    A status callback that is sent here, by mistake or by somebody who recorded it, is what it says:
+    it must not start a call.
     """
-    if fields.get("CallbackSource") in _CALLBACKS:
-        raise BadPayload("CallbackSource: status callbacks belong to /webhooks/telnyx/texml/status")
+    if fields.get("CallbackSource") in _CALLBACKS or fields.get("CallStatus") in _ENDINGS:
+        return call_status(request, fields)
     direction = _direction(fields) or "inbound"
     return Event(
         id=event_id(PROVIDER, fields["CallSid"], "incoming"),
@@ -125,7 +126,7 @@ def dial_ended(request: WebhookRequest, fields: Fields, dialled: Dialled) -> Eve
         data=_data(
             fields,
             direction=_direction(fields) or "inbound",
-            to_number=dialled.called or fields.get("To", ""),
+            to_number=dialled.called or party(fields.get("To", "")).address,
             leg_id=leg,
             stage=dialled.stage,
             status=status,
@@ -157,13 +158,15 @@ def _status_type(fields: Fields, status: str, source: str) -> EventType:
 
 def _data(fields: Fields, **more: Any) -> EventData:
     parent = fields.get("ParentCallSid")
+    from_, to = party(fields.get("From", "")), party(fields.get("To", ""))
     return EventData(
         **{
             "call_id": _call_id(fields),
             "provider_call_id": parent or fields["CallSid"],
             "account": fields.get("AccountSid", ""),
-            "from_number": fields.get("From", ""),
-            "to_number": fields.get("To", ""),
+            "from_number": from_.address,
+            "to_number": to.address,
+            "channel": channel_of(from_, to),
             "leg_id": fields["CallSid"] if parent else "",
             "raw": fields,
             **more,

@@ -6,6 +6,7 @@ and `received_at` (µs since epoch), and raises BadPayload. Event Streams tells 
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Disposition, Event, EventData
+from router.events.phone import channel_of, party
 from router.events.types import EventType
 from router.provider import happened_at
 from router.providers.twilio.fields import (
@@ -21,6 +23,7 @@ from router.providers.twilio.fields import (
     WORD,
     Fields,
     answerer,
+    attestation,
     called,
     caller,
     kept,
@@ -28,6 +31,7 @@ from router.providers.twilio.fields import (
     moment,
     optional,
     seconds,
+    sip_headers,
 )
 
 PROVIDER: Final = "twilio"
@@ -61,7 +65,13 @@ _INBOUND: Final = frozenset({"inbound", "trunking-originating"})
 
 
 def incoming_call(fields: Fields, account: str, received_at: int) -> Event:
-    """The voice webhook: a call came in, and Twilio waits for TwiML."""
+    """The voice webhook: a call came in, and Twilio waits for TwiML.
+
+    With a status that is over it is a status callback that was sent here by mistake: the call's
+    end, not one more call.
+    """
+    if fields.get("CallStatus") in _ENDINGS:
+        return call_status(fields, account, received_at)
     return _asking(fields, account, received_at, "incoming")
 
 
@@ -71,6 +81,8 @@ def disaster_call(fields: Fields, account: str, received_at: int) -> Event:
     Twilio asks for TwiML as for a call that has just come in. `disposition` tells this call from
     one whose agent was not tried yet: see `TwilioSource.reply` for what its caller gets.
     """
+    if fields.get("CallStatus") in _ENDINGS:
+        return call_status(fields, account, received_at)
     event = _asking(fields, account, received_at, "disaster")
     data = msgspec.structs.replace(event.data, disposition="failed")
     return msgspec.structs.replace(event, data=data)
@@ -148,6 +160,23 @@ def action_failed(fields: Fields, account: str, received_at: int, stage: str) ->
     )
 
 
+def unknown(fields: Fields, account: str, received_at: int, kind: str) -> Event:
+    """A signed request that tells of no call of ours: of a conference, say. Kept as it came."""
+    told = sha256(repr(sorted(fields.items())).encode("utf-8", "replace")).hexdigest()
+    identity = event_id(PROVIDER, account, kind, told)
+    is_of_call = CALL_SID.fullmatch(fields.get("CallSid", "")) is not None
+    about = about_call(fields, account) if is_of_call else EventData(raw=kept(fields))
+    data = msgspec.structs.replace(about, account=account, status=kind)
+    return Event(
+        id=identity,
+        type=EventType.PROVIDER_UNKNOWN,
+        source=PROVIDER,
+        time=happened_at(moment(fields.get("Timestamp")), received_at),
+        key=data.call_id or identity,
+        data=data,
+    )
+
+
 def about_call(fields: Fields, account: str) -> EventData:
     """What every request that names a call says of it; it may be of a leg of that call."""
     sid = matching(fields, "CallSid", CALL_SID)
@@ -162,7 +191,13 @@ def about_call(fields: Fields, account: str) -> EventData:
 
 
 def _asking(fields: Fields, account: str, received_at: int, what: str) -> Event:
-    data = _data(fields, account)
+    data = msgspec.structs.replace(
+        _data(fields, account),
+        caller_name=fields.get("CallerName", ""),
+        forwarded_from=party(fields.get("ForwardedFrom", "")).address,
+        attestation=attestation(fields),
+        sip_headers=sip_headers(fields),
+    )
     if data.direction == "inbound":
         data = msgspec.structs.replace(data, stage="route")
     return Event(
@@ -180,11 +215,13 @@ def _data(fields: Fields, account: str, **more: Any) -> EventData:
     sip_status = fields.get("DialSipResponseCode") or fields.get("SipResponseCode") or "0"
     dialled = optional(fields, "DialCallSid", CALL_SID)
     known = about_call(fields, account)
+    from_, to = caller(fields), called(fields)
     return msgspec.structs.replace(
         known,
         direction="inbound" if fields.get("Direction", "inbound") in _INBOUND else "outbound",
-        from_number=caller(fields),
-        to_number=called(fields),
+        from_number=from_.address,
+        to_number=to.address,
+        channel=channel_of(from_, to),
         leg_id=known.leg_id or dialled,
         sip_status=int(sip_status) if NUMBER.fullmatch(sip_status) else 0,
         duration=seconds(fields.get("CallDuration") or fields.get("DialCallDuration")),

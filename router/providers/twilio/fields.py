@@ -7,14 +7,15 @@ Unknown fields are kept: Twilio adds some without notice.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import Any, Final, Literal
 
 from router.errors import BadPayload
 from router.events.codec import from_rfc3339
-from router.events.phone import is_e164
+from router.events.phone import Party, is_e164, party
 from router.providers.twilio.keys import Form
 
 Fields = Mapping[str, str]
@@ -36,45 +37,92 @@ _SECRET_NAMES: Final = frozenset(
     {"calltoken", "stirpassporttoken", "twiml", "responsebody", "xtwiliosignature"}
     | {"authorization", "authtoken", "password", "pin"}
 )
-# What is used and may be missing: see `read`.
-_OPTIONAL: Final = (
-    *("AccountSid", "AnsweredBy", "CallDuration", "CallStatus", "DialCallDuration", "DialCallSid"),
-    *("DialCallStatus", "DialSipResponseCode", "Direction", "ErrorCode", "ErrorUrl"),
-    *("FailureReason", "Final"),
-    *("ParentAccountSid", "ParentCallSid", "Payload", "RecordingDuration", "RecordingUrl"),
-    *("RejectionReason", "SequenceId", "SequenceNumber", "SipResponseCode", "Timestamp", "Track"),
-    *("TranscriptionData", "TranscriptionError", "TranscriptionErrorCode"),
-)
 _SIP_HEADERS: Final = ("SipHeader_", "DialSipHeader_")  # strangers choose their names
-_LONGEST: Final = max(map(len, _OPTIONAL))
-_BEGINS_OPTIONAL: Final = re.compile("|".join(sorted(_OPTIONAL, key=len, reverse=True)))
-# The rest of a longer name, as Twilio writes names; of the values only a weekday looks like it.
-_OWN_WORDS: Final = re.compile(
-    r"(?!(?:Mon?|Tue?|Wed?|Thu?|Fri?|Sat?|Sun?)$)[A-Z][a-z][A-Za-z]*[0-9]?"
+_CUSTOM_HEADER: Final = re.compile(r"SipHeader_(X-[\w-]{1,60}|User-to-User)", re.ASCII | re.I)
+_KEPT_HEADERS: Final = 20  # of a call's custom headers; a stranger may send any number
+
+# What is used and may be missing, with what it looks like where Twilio sends it: see `read`.
+_SID: Final = r"[A-Z]{2}[0-9a-f]{32}"
+_DIGITS_OR_NONE: Final = r"[0-9]{0,9}"
+_OBJECT: Final = r"\s*\{.*"  # JSON as text
+_DAY: Final = r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]|[0-9]{4}-).*"
+_STATUS: Final = (
+    "queued|initiated|ringing|in-progress|answered|completed|busy|no-answer|failed|canceled"
 )
+_SHAPES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("AccountSid", "ParentAccountSid", "CallSid"), _SID),
+    **dict.fromkeys(("DialCallSid", "ParentCallSid"), _SID),
+    **dict.fromkeys(("CallStatus", "DialCallStatus"), _STATUS),
+    **dict.fromkeys(("CallDuration", "DialCallDuration", "RecordingDuration"), _DIGITS_OR_NONE),
+    **dict.fromkeys(("DialSipResponseCode", "SipResponseCode"), _DIGITS_OR_NONE),
+    **dict.fromkeys(("ErrorCode", "TranscriptionErrorCode"), _DIGITS_OR_NONE),
+    **dict.fromkeys(("SequenceId", "SequenceNumber"), _DIGITS_OR_NONE),
+    **dict.fromkeys(("Payload", "TranscriptionData"), _OBJECT),
+    **dict.fromkeys(("ErrorUrl", "RecordingUrl"), r"https?://.*"),
+    **dict.fromkeys(("From", "To"), r"\+[0-9*#]*|(?:sips?|client|whatsapp|tel):.*"),
+    **dict.fromkeys(("RecordingSid", "TranscriptionSid"), _SID),
+    "AnsweredBy": r"(?:human|machine|fax|unknown)[a-z_]*",
+    "Direction": r"(?:inbound|outbound|trunking)[a-z-]*",
+    "Final": "true|false",
+    "ForwardedFrom": r"\+?[0-9]+|sips?:.*",
+    "StirVerstat": r"(?:No-)?TN-Validation.*",
+    "RecordingStatus": "in-progress|completed|absent|failed",
+    "Timestamp": _DAY,
+    "Track": r"[a-z]+_tracks?",
+    "TranscriptionEvent": r"transcription-[a-z]+",
+}
+_ASKING: Final = ("voice", "fallback", "disaster")
+_FREE_TEXT: Final[Mapping[str, Sequence[str]]] = {  # looks like anything, so only where it is read
+    "CallerName": _ASKING,
+    "FailureReason": ("bundle",),
+    "RejectionReason": ("bundle",),
+    "TranscriptionError": ("transcription",),
+}
+# The rest of a longer name, as Twilio writes names.
+_OWN_WORDS: Final = re.compile(r"[A-Z][a-z][A-Za-z]*[0-9]?")
+_LONGEST: Final = max(map(len, (*_SHAPES, *_FREE_TEXT))) + 64  # of a name with a bit of its value
+_BY_LETTER: Final = {
+    letter: [
+        (name, re.compile(shape, re.DOTALL))
+        for name, shape in _SHAPES.items()
+        if name.startswith(letter)
+    ]
+    for letter in {name[0] for name in _SHAPES}
+}
 _FOLDED: Final = frozenset({"data", "payload"})  # JSON as text
 _DEPTH: Final = 24  # of JSON that is kept; what lies deeper is cut off
 _DIGITS: Final = 18  # of an integer; a longer one stays text
 
 
-def read(form: Form) -> dict[str, str]:
-    """The form as a mapping.
+def read(form: Form, kind: str) -> dict[str, str]:
+    """The form of a webhook of this kind as a mapping.
 
     Raises:
-        BadPayload: a field has two values; or one that may be missing is, and the text of another
-            begins with its name: somebody moved a boundary in a request that Twilio signed, to be
-            told less, or the same once more (`SequenceNumber=2` → `SequenceNumbe=r2`).
+        BadPayload: a field has two values; or one that may be missing is, and another, name and
+            value together, can be read as it: somebody moved a boundary in a request that Twilio
+            signed, to be told less, or the same once more (`SequenceNumber=2` →
+            `SequenceNumbe=r2`). `TrackingId=c-77` can't: no `Track` has the value `ingIdc-77`.
     """
     fields = dict(form)
     if len(fields) != len(form):
         fields = _merged(form)
     for name, value in form:
-        found = _BEGINS_OPTIONAL.match(name + value[:_LONGEST])
-        if found is None or found[0] in fields:
-            continue
-        if not _OWN_WORDS.fullmatch(name[found.end() :]):  # TrackName may be a new field
-            raise BadPayload(f"{found[0]} is malformed")
+        if moved := _hidden(name, value, kind, fields):
+            raise BadPayload(f"{moved} is malformed")
     return fields
+
+
+def _hidden(name: str, value: str, kind: str, fields: Fields) -> str:
+    """The missing field that a name with its value can be read as, "" for none."""
+    text = name + value if len(name) <= _LONGEST else name
+    for known, shape in _BY_LETTER.get(text[:1], ()):
+        if known not in fields and text.startswith(known) and shape.fullmatch(text[len(known) :]):
+            return known
+    for known, kinds in _FREE_TEXT.items():
+        if kind in kinds and known not in fields and text.startswith(known):
+            # RejectionReasonCode is a field of its own.
+            return "" if _OWN_WORDS.fullmatch(name[len(known) :]) else known
+    return ""
 
 
 def _merged(form: Form) -> dict[str, str]:
@@ -100,16 +148,20 @@ def optional(fields: Fields, name: str, pattern: re.Pattern[str]) -> str:
     return matching(fields, name, pattern) if fields.get(name) else ""
 
 
-def called(fields: Fields) -> str:
-    """Who is called: a number, a SIP URI, a client or nobody known. Raises BadPayload."""
+def called(fields: Fields) -> Party:
+    """Who is called; without an address where it is nothing of the kind, which gets the apology.
+
+    Raises:
+        BadPayload: there is no To.
+    """
     value = fields.get("To")
-    if value is None or not _is_party(value):
-        raise BadPayload("To is missing or malformed")
-    return value
+    if value is None:
+        raise BadPayload("To is missing")
+    return _known(value)
 
 
-def caller(fields: Fields) -> str:
-    """Who calls, "" where it is nothing of the kind.
+def caller(fields: Fields) -> Party:
+    """Who calls; without an address where it is nothing of the kind.
 
     Carriers pass on whatever the caller claims to be (twilio.com/docs/api/errors/13214), and
     nothing is decided by it: it must not cost anybody the call.
@@ -120,13 +172,41 @@ def caller(fields: Fields) -> str:
     value = fields.get("From")
     if value is None:
         raise BadPayload("From is missing")
-    return value if _is_party(value) or _CLAIMED.fullmatch(value) else ""
+    return _known(value)
 
 
-def _is_party(value: str) -> bool:
-    if is_e164(value) or value.lower() in _ANONYMOUS:
-        return True
-    return bool(_SIP_URI.fullmatch(value) or _IDENTITY.fullmatch(value))
+def _known(value: str) -> Party:
+    found = party(value)
+    address = found.address
+    if is_e164(address) or address.lower() in _ANONYMOUS:
+        return found
+    patterns = (_SIP_URI, _IDENTITY, _CLAIMED)
+    if any(pattern.fullmatch(address) is not None for pattern in patterns):
+        return found
+    return found._replace(address="")
+
+
+def sip_headers(fields: Fields) -> dict[str, str]:
+    """The custom headers of the INVITE that a call over SIP came with, by their names."""
+    found = (
+        (header[1], value)
+        for name, value in fields.items()
+        if (header := _CUSTOM_HEADER.fullmatch(name)) is not None
+    )
+    return dict(islice(found, _KEPT_HEADERS))
+
+
+def attestation(fields: Fields) -> Literal["", "A", "B", "C"]:
+    """How sure the caller's provider is of the caller's number, where Twilio verified it.
+
+    `TN-Validation-Passed-A`, also with `-Diverted` (twilio.com/docs/voice/trusted-calling-with-
+    shakenstir). A failed validation says nothing of the caller.
+    """
+    match fields.get("StirVerstat", "").removesuffix("-Diverted").rpartition("-"):
+        case ("TN-Validation-Passed", _, "A" | "B" | "C" as level):
+            return level
+        case _:
+            return ""
 
 
 def seconds(text: str | None) -> float | None:

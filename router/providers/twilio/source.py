@@ -31,6 +31,13 @@ _BUILDERS: Final[Mapping[str, Callable[[Fields, str, int], Event]]] = {
     "transcription": media.transcription,
     "debugger": alerts.logged,
 }
+# Without these it is about something else: a conference, one of its members, its recording.
+_TELLS_OF_A_CALL: Final[Mapping[str, Sequence[str]]] = {
+    "status": ("CallSid", "CallStatus", "From", "To"),
+    "recording": ("CallSid", "RecordingSid", "RecordingStatus"),
+    "amd": ("CallSid", "AnsweredBy"),
+    "transcription": ("CallSid", "TranscriptionEvent", "TranscriptionSid", "SequenceId"),
+}
 
 
 class Signed(NamedTuple):
@@ -91,7 +98,7 @@ class TwilioSource:
         kind, signer = request.kind, signed.signer
         if kind == "porting":
             return numbers.porting(request, signer)
-        fields = read(signed.form)
+        fields = read(signed.form, kind)
         if kind == "bundle":  # it may come without an account
             account = signer.account_of(optional(fields, "AccountSid", ACCOUNT_SID))
             return numbers.bundle_status(fields, account, request.received_at)
@@ -103,6 +110,8 @@ class TwilioSource:
             return events.dial_ended(fields, account, request.received_at, stage)
         if kind == "fallback" and (stage := _failed_action(fields)):
             return events.action_failed(fields, account, request.received_at, stage)
+        if any(name not in fields for name in _TELLS_OF_A_CALL.get(kind, ())):
+            return events.unknown(fields, account, request.received_at, kind)
         build = _BUILDERS.get(kind)
         if build is None:
             raise BadPayload(f"there is no webhook {kind}")
@@ -140,8 +149,10 @@ class TwilioSource:
             return self._answers.apology if unasked else self._answers.hang_up
         degraded = kind in ("fallback", "disaster")
         if decision.fallback and (degraded or decision.action == "forward"):
-            caller, called = event.data.from_number, event.data.to_number
-            return self._answers.to_number(decision.fallback, caller=caller, called=called)
+            data = event.data
+            # Who came by SIP or WhatsApp has no number that Twilio would show to a telephone.
+            caller = data.from_number if data.channel in ("", "pstn") else ""
+            return self._answers.to_number(decision.fallback, caller=caller, called=data.to_number)
         if decision.action == "dispatch" and kind != "fallback":
             return self._answers.to_agent(event.call_id)
         return self._answers.apology

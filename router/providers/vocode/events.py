@@ -17,6 +17,7 @@ import msgspec
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Disposition, Event, EventData
+from router.events.phone import party
 from router.events.types import EventType
 from router.provider import happened_at
 from router.providers.vocode.message import Message
@@ -24,7 +25,6 @@ from router.providers.vocode.message import Message
 PROVIDER: Final = "vocode"
 
 _Fields = Mapping[str, Any]
-_DIGITS: Final = re.compile(r"[1-9][0-9]{6,14}")  # the hosted service writes E.164 without its +
 _NAME: Final = re.compile(r"[\w.-]{1,64}")
 _MAX_PARTY: Final = 255
 _TIMES: Final = (1e9, 4e9)  # seconds since the epoch: others count from the call's start, or in ms
@@ -171,8 +171,7 @@ def _party(fields: _Fields, *names: str) -> str:
         text = str(value) if isinstance(value, int) else value
         if not isinstance(text, str) or not text.isprintable() or len(text) > _MAX_PARTY:
             raise BadPayload(f"{name} is malformed")
-        text = text.strip()  # in a query, a + that was not escaped is a space
-        return f"+{text}" if _DIGITS.fullmatch(text) else text
+        return party(text).address  # the hosted service writes E.164 without its +
     return ""
 
 

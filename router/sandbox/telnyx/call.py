@@ -80,8 +80,8 @@ class Call:
 
     @property
     def sid(self) -> str:
-        """What its webhooks name it by: Call Control's session, or TeXML's `CallSid`."""
-        return self.caller.control_id if self.is_texml else self.session_id
+        """What its webhooks name it by: the control id of the caller's leg, TeXML's `CallSid`."""
+        return self.caller.control_id
 
     @property
     def status(self) -> State:
