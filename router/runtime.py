@@ -180,6 +180,8 @@ class _Roles:
 
     async def run(self, started: Callable[[Node], Awaitable[None]] | None) -> None:
         drain = asyncio.Event()
+        # Found by name: the router does not know the consumers, they know the router.
+        importlib.import_module("consumers.host").declare_metrics(self._node.settings)
         async with asyncio.TaskGroup() as tasks:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
@@ -230,7 +232,6 @@ class _Roles:
                 work = publish.run(resources.database, resources.log, resources.clock)
                 endless.append(tasks.create_task(work))
                 endless.append(tasks.create_task(catchup.run(resources, resources.clock)))
-            # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
             await drain.wait()  # the role relay has no consumer: that one came back at once
