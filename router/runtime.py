@@ -268,7 +268,8 @@ class _Roles:
                     RELAY_LAG.set(log.relay.lag.events)
                     RELAY_LAG_SECONDS.set(log.relay.lag.age)
                 continue
-            raise LogFailed("the journal's disk failed; nothing more can be taken")
+            folder = self._node.settings.data_dir
+            raise LogFailed(f"the journal's disk failed ({folder}); nothing more can be taken")
 
 
 def documents(settings: Settings) -> Mapping[str, Reply]:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -82,12 +82,11 @@ def describe(event: Event, decided: Decision | None = None) -> str:
 
 def _word_of(event: Event) -> str:
     """The provider's own word for what our vocabulary has none for: `track_published`."""
-    data = event.data
-    named = (data.raw.get(name) for name in ("event_type", "event", "type"))
-    word = next((each for each in named if isinstance(each, str) and each), data.status)
-    return ", ".join(
-        part for part in (word, data.reason) if part and (part is word or word not in part)
-    )
+    raw = event.data.raw
+    places = [place for place in (raw, raw.get("data")) if isinstance(place, Mapping)]
+    found = [place.get(name) for place in places for name in ("event_type", "event", "type")]
+    words = [word for word in found if isinstance(word, str) and word]
+    return words[0] if words else event.data.reason or event.data.status
 
 
 def timeline(events: Iterable[Event]) -> Table:

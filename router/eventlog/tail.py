@@ -74,12 +74,12 @@ class JournalTail:
             with self._told(number):
                 reader = JournalReader(folder)
                 try:
-                    # A journal that appears later is new from its first record on.
-                    after = 0 if self._begun else reader.before_last(self._last, self._topics)
+                    before_last = reader.before_last(self._last, self._topics)
                 except LogError:
                     reader.close()
                     raise
-                self._open[number] = (reader, after)
+                # A journal that appears later is new from its first record on.
+                self._open[number] = (reader, 0 if self._begun else before_last)
 
     @contextmanager
     def _told(self, number: int) -> Iterator[None]:
