@@ -115,12 +115,17 @@ def _real_settings(config: Path | None, sandbox: StandIns) -> list[str]:
     Variables of a database or a broker alone are no installation; whoever has them set and starts
     a sandbox means it. Given to a command that the sandbox's environment did not have, they count.
     """
-    if config is not None:
-        return ["--config"]
-    names = _variables(("CONFIG", "PUBLIC_URL", "LIVEKIT", "PROVIDERS"))
+    names = installation_named(config)
     if not names and environment_fingerprint() != sandbox.started_under:
         names = _variables(_STORES)
     return names
+
+
+def installation_named(config: Path | None) -> list[str]:
+    """What names a real installation: a settings file, variables of its URL and its accounts."""
+    if config is not None:
+        return ["--config"]
+    return _variables(("CONFIG", "PUBLIC_URL", "LIVEKIT", "PROVIDERS"))
 
 
 _STORES: Final = ("DATABASE", "KAFKA", "SECRET_KEY")

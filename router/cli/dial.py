@@ -89,7 +89,7 @@ class WebhookDialler:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotReachable(
-                f"no instance answers on {self._url} ({error or type(error).__name__}): start one "
+                f"no instance answers on {self._url} ({str(error) or type(error).__name__}): start one "
                 "with `switchboard up`, or set http.port to where it listens"
             ) from error
         return [sent, Step(_now(), "answered", f"HTTP {answer.status}")]
@@ -127,7 +127,7 @@ class SandboxDialler:
             url = self._sandbox.carriers[self._provider]
             raise NotReachable(
                 f"the sandbox's {self._provider.title()} on {url} does not answer "
-                f"({error or type(error).__name__}): stop the sandbox and start it anew, "
+                f"({str(error) or type(error).__name__}): stop the sandbox and start it anew, "
                 "`switchboard up --sandbox`"
             ) from error
 

@@ -87,18 +87,18 @@ class _Group(TyperGroup):
         self.commands = _Loaded()  # type: ignore[assignment]  # nothing is added to it
 
     @override
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     @override
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | TyperGroup | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:
         if cmd_name not in COMMANDS:
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name].help)  # enough for a list
 
     @override
     def resolve_command(
-        self, ctx: typer.Context, args: list[str]
+        self, ctx: Any, args: list[str]
     ) -> tuple[str | None, TyperCommand | TyperGroup | None, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
         return name, self.commands[name] if name is not None else None, rest  # type: ignore[return-value]

@@ -22,7 +22,8 @@ from prometheus_client import (
 
 from router.events.model import Decision
 
-disable_created_metrics()  # a second series for each counter, of which no alert makes use
+# A second series for each counter, of which no alert makes use.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # process_*: CPU, memory, open files, start time

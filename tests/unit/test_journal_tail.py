@@ -91,7 +91,8 @@ async def test_one_unreadable_journal_hides_no_other(
 
 
 def test_a_folder_that_is_not_there_has_no_journals(tmp_path: Path) -> None:
-    assert slot_folders(tmp_path / "none") == foreign_names(tmp_path / "none") == []
+    assert slot_folders(tmp_path / "none") == []
+    assert foreign_names(tmp_path / "none") == []
     (tmp_path / "file").write_text("")
     assert slot_folders(tmp_path / "file") == []
 

@@ -160,8 +160,8 @@ class LiveKitClient:
         except api.TwirpError as error:
             raise _translate(error) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            # The one kind names the address, the other does not.
-            at = f"{error.host}:{error.port}" if hasattr(error, "host") else "livekit.url"
+            known = isinstance(error, aiohttp.ClientConnectorError)  # the other kind does not say
+            at = f"{error.host}:{error.port}" if known else "livekit.url"
             raise Transient(
                 f"LiveKit at {at} can't be reached ({type(error).__name__}): does it run, and is "
                 "livekit.url right?"
