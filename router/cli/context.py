@@ -92,7 +92,7 @@ _unsaid: Final[list[str]] = []
 
 def _node(settings: Settings, config: Path | None, running: Sequence[Instance]) -> Target:
     file = config or os.environ.get(FILE_VARIABLE)
-    source = f"settings {file}" if file else "settings of the environment"
+    source = f"settings {file}" if file else "no settings file"
     where = f"({source}, data folder {settings.data_dir.resolve()})"
     if not running:
         return Target(settings, None, f"no instance runs here {where}")
@@ -220,7 +220,7 @@ def _reported(error: SwitchboardError) -> typer.Exit:
     return fail(
         message if not key or key in message else f"{key}: {message}",
         error.exit_code,
-        remedy=error.remedy,
+        remedy="" if "switchboard " in message else error.remedy,  # it names the command already
     )
 
 

@@ -332,7 +332,7 @@ def test_a_call_at_an_instance_with_accounts(
     found = steps(ran)
     assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found
     assert f"switchboard explain {ANNA}" in ran.err
-    assert f"instance on http://127.0.0.1:{port} (settings of the environment, data" in ran.err
+    assert f"instance on http://127.0.0.1:{port} (no settings file, data" in ran.err
 
 
 def test_a_killed_sandbox_is_not_taken_for_a_running_one(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def aim(config: Path | None = None) -> Target:
 
 
 def test_a_node_is_found_on_the_port_where_it_listens(folder: Path) -> None:
-    source = f"(settings of the environment, data folder {folder})"
+    source = f"(no settings file, data folder {folder})"
     assert aim().words == f"no instance runs here {source}"
     with node(folder, 8123):
         target = aim()
