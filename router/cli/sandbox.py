@@ -82,7 +82,7 @@ class Sandbox:
             return []
         folder = self.settings.data_dir.parent.resolve()
         return [
-            f"They speak to it without {', '.join(self.unheeded)}, which would mean a real installation:",
+            f"They speak to it without {', '.join(self.unheeded)}: those name an installation.",
             f"  SWITCHBOARD_DATA_DIR={folder} switchboard call +14155550100",
         ]
 
