@@ -70,6 +70,8 @@ def target_of(config: Path | None) -> Target:
     """The instance that is meant; `run` names it on stderr. Raises ConfigProblem."""
     settings = load(config)
     log.configure(settings.log)  # to stderr: what is asked for is alone on stdout
+    if not installation_named(config):
+        instance.wait_for_sandbox(settings.data_dir)
     running = instance.running(settings.data_dir)
     sandbox = next((each for each in running if each.stand_ins is not None), None)
     if sandbox is None or sandbox.stand_ins is None:
@@ -82,11 +84,11 @@ def target_of(config: Path | None) -> Target:
         settings = load(config, sandbox.stand_ins.overrides)
         words = f"sandbox on {_url(sandbox)} (data folder {settings.data_dir.resolve()})"
         target = Target(settings, sandbox.stand_ins, words)
-    _unsaid[:] = [target.words]
+    _announcement[:] = [target.words]
     return target
 
 
-_unsaid: Final[list[str]] = []
+_announcement: Final[list[str]] = []
 """Which instance is meant, until the command begins to speak to it: see `run`."""
 
 
@@ -174,9 +176,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     The first Ctrl-C ends it, one more ends the process at once.
     """
-    for words in _unsaid:
+    for words in _announcement:
         problems.print(f"[dim]{escape(words)}[/dim]")
-    _unsaid.clear()
+    _announcement.clear()
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         # asyncio cancels the work on Ctrl-C only where Python's own handler is in place.

@@ -305,6 +305,7 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
             "SWITCHBOARD_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "SWITCHBOARD_ROLES": "ingress",
             "SWITCHBOARD_DURABILITY": "replicated",
+            "SWITCHBOARD_SECRET_KEY": "ab" * 32,
         },
     )
     with shell.start("up", "--sandbox", "--port", str(free_port()), until=UP) as started:
@@ -314,6 +315,7 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
         print(f"SIGTERM to exit: {time.monotonic() - began:.2f} s")
         assert time.monotonic() - began < 5
         assert started.out_file.read_text().endswith("Stopped.\n")
+        assert (tmp_path / "data" / "sandbox" / "secret.key").read_text().strip() != "ab" * 32
         assert shell.invoke("call", BOB).code == 3
 
 

@@ -169,6 +169,16 @@ def test_one_that_is_just_starting_counts(folder: Path) -> None:
         assert running(folder) == []  # it does not listen yet
 
 
+def test_a_command_waits_for_a_sandbox_that_is_just_starting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with claimed(folder, sandbox=True) as claim:
+        stand_ins = StandIns({}, {}, "token", environment_fingerprint())
+        begun = Instance(os.getpid(), *HERE, "0.1.0", ("ingress",), stand_ins)
+        monkeypatch.setattr("router.cli.instance.time.sleep", lambda _: claim.publish(begun))
+        assert aim().stand_ins is not None
+
+
 def test_a_killed_one_does_not_count(folder: Path) -> None:
     program = (
         "import os, signal, pathlib, sys\n"
