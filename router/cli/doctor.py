@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from config import ConfigProblem, Settings, UnreadableSettings, check, load
-from router.cli import marker
+from config import ConfigProblem, Settings, UnreadableSettings, check
 from router.cli.context import (
     NO,
     ConfigOption,
@@ -33,7 +32,7 @@ from router.cli.context import (
     print_json,
     reported,
     run,
-    settings_of,
+    target_of,
 )
 from router.cli.render import console, plain
 from router.clock import SystemClock
@@ -111,8 +110,7 @@ def _print(findings: list[Finding]) -> None:
 
 def _findings(config: Path | None) -> list[Finding]:
     try:
-        settings = settings_of(config)
-        name = _name(config)
+        target = target_of(config)
     except UnreadableSettings:  # there is nothing to look at
         raise
     except ConfigProblem as problem:
@@ -121,15 +119,7 @@ def _findings(config: Path | None) -> list[Finding]:
             Finding("settings", "problem", str(problem)),
             Finding("all else", "warning", rest),
         ]
-    return run(examine(settings, name=name))
-
-
-def _name(config: Path | None) -> str:
-    """Whose settings these are, as `settings_of` chose them."""
-    sandbox = marker.read(load(config).data_dir)
-    if sandbox is not None:
-        return f"the sandbox (pid {sandbox.pid})"
-    return f"the node of {config}" if config is not None else "the node of this environment"
+    return run(examine(target.settings, name=target.words))
 
 
 async def examine(settings: Settings, *, name: str = "the node") -> list[Finding]:
@@ -177,12 +167,11 @@ def _unforeseen(error: BaseException) -> str:
 
 
 async def _instance(name: str, settings: Settings) -> Finding:
-    where, folder = local_url(settings), settings.data_dir
     running = await _ready(settings)
     if running is None:
-        return Finding("instance", "ok", f"{name}; it does not run at {where}, data {folder}")
-    state = "" if running.ready else ", not ready yet"
-    return Finding("instance", "ok", f"{name}, at {where}{state}, data {folder}")
+        words = f"{name}; nothing answers at {local_url(settings)}"
+        return Finding("instance", "ok", words)
+    return Finding("instance", "ok", name if running.ready else f"{name}; it is not ready yet")
 
 
 async def _ready(settings: Settings) -> _Ready | None:

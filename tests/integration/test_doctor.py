@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from config import Settings
-from router.cli import doctor, marker
+from router.cli import doctor, instance
 from router.providers.livekit.client import open_livekit
 from router.providers.livekit.setup import ensure
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -237,10 +237,11 @@ def test_the_examples_without_their_secrets(shell: Shell, name: str) -> None:
 
 
 def test_a_sandbox_is_named(shell: Shell, tmp_path: Path) -> None:
-    assert "the node of this environment" in shell.invoke("doctor").out
-    with marker.claimed(tmp_path / "data") as claim:
-        marker.write(claim, marker.Marker(4711, {}, {}, ""))
-        assert "the sandbox (pid 4711)" in shell.invoke("doctor").out
+    assert "no instance runs here (no settings file" in shell.invoke("doctor").out
+    with instance.claimed(tmp_path / "data", sandbox=True) as claim:
+        stand_ins = instance.StandIns({}, {}, "", "")
+        claim.publish(instance.Instance(4711, "127.0.0.1", 1, stand_ins=stand_ins))
+        assert "sandbox on http://127.0.0.1:1" in shell.invoke("doctor").out
 
 
 def test_wrong_settings_are_findings_all_of_them(shell: Shell) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from config import load
 from router import files
-from router.cli import marker
+from router.cli import instance
 from router.eventlog.journal_db import JournalDb
 from router.secrets import load_key
 from router.storage.engine import open_database
@@ -50,7 +50,7 @@ async def test_every_file_of_a_run_is_its_owners_alone(foreign: Path, umask: int
     routes = await apply_text(settings)
     (foreign / "mapping.yaml").unlink()  # the test's own
     seen: dict[str, int] = {}
-    with marker.claimed(foreign):
+    with instance.claimed(foreign, sandbox=True):
         async with running(settings, routes=routes) as node:
             assert node.routes is not None
             seen |= modes(foreign)
@@ -89,7 +89,7 @@ async def test_files_of_an_earlier_version_are_closed_to_others(foreign: Path) -
     async with open_database(settings):
         pass
     JournalDb(foreign / "journal-0").close()
-    with marker.claimed(foreign):
+    with instance.claimed(foreign, sandbox=True):
         pass
     assert {mode(path) for path in files_in(foreign)} == {0o600}
 

@@ -1,7 +1,6 @@
 """The sandbox: Twilio, Telnyx and LiveKit as stand-ins in this process, agents and numbers."""
 
 import asyncio
-import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +12,8 @@ from typing import Any, Final
 
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
-from router.cli.marker import Marker
+from router.cli.context import environment_fingerprint, installation_named
+from router.cli.instance import StandIns, sandbox_folder
 from router.files import make_data_folder
 from router.numbers.file import read_mapping
 from router.runtime import Node
@@ -35,20 +35,22 @@ _AGENTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class Sandbox:
     """A started sandbox."""
 
     settings: Settings
-    marker: Marker
+    stand_ins: StandIns
     routes: int  # the fingerprint of its mapping
+    unheeded: tuple[str, ...]  # what would lead other commands away from it
 
-    async def ready(self, node: Node) -> None:
-        """Wait until the node decides by the mapping, and its SIP trunk is there."""
+    async def ready(self, node: Node, stop: asyncio.Event) -> None:
+        """Wait until the node decides by the mapping, and its SIP trunk is there; or for `stop`."""
         with suppress(
             TimeoutError
         ):  # the banner comes all the same, and /readyz says what is wrong
             async with asyncio.timeout(_PATIENCE):
-                while not self._is_ready(node):  # noqa: ASYNC110 - what is waited for has no event
+                # What is waited for has no event.
+                while not (self._is_ready(node) or stop.is_set()):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK)
 
     def _is_ready(self, node: Node) -> bool:
@@ -72,14 +74,24 @@ class Box:
             "  [bold]make call TO=+14155550100[/bold]       places a call and shows what happens",
             "  .venv/bin/switchboard explain +14155550100   why it goes where it goes",
             "  .venv/bin/switchboard calls list             what became of the calls",
+            *self._hint(),
             "Ctrl-C stops it.",
+        ]
+
+    def _hint(self) -> list[str]:
+        if not self.unheeded:
+            return []
+        folder = self.settings.data_dir.parent.resolve()
+        return [
+            f"They speak to it without {', '.join(self.unheeded)}: those name an installation.",
+            f"  SWITCHBOARD_DATA_DIR={folder} switchboard call +14155550100",
         ]
 
 
 @asynccontextmanager
-async def open_box(
+async def open_sandbox(
     settings: Settings, given: Mapping[str, Any], config: Path | None
-) -> AsyncIterator[Box]:
+) -> AsyncIterator[Sandbox]:
     """Start the stand-ins, and have the example mapping in the sandbox's own database.
 
     Raises:
@@ -116,7 +128,8 @@ async def open_box(
         overrides = {
             **given,
             "public_url": public_url,
-            "data_dir": str(settings.data_dir / "sandbox"),
+            "data_dir": str(sandbox_folder(settings.data_dir)),
+            "secret_key": "",
             "durability": "auto",
             "roles": list(ALL_ROLES),
             "http": {"port": port},
@@ -145,7 +158,8 @@ async def open_box(
         check(own)
         routes = await _apply_example(own)
         carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
-        yield Box(own, Marker(os.getpid(), overrides, carriers, control), routes)
+        stand_ins = StandIns(overrides, carriers, control, environment_fingerprint())
+        yield Sandbox(own, stand_ins, routes, tuple(installation_named(config)))
 
 
 async def _apply_example(settings: Settings) -> int:
