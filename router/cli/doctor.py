@@ -206,11 +206,19 @@ def _look_at_data_folder(settings: Settings) -> Finding:
     if free < settings.journal.min_free_bytes:
         words = f"{folder}: disk full, events are refused; free some space"
         return Finding("data folder", "problem", words)
-    open_to_others = [path.name for path in folder.iterdir() if path.stat().st_mode & 0o077]
-    if open_to_others and folder.stat().st_mode & 0o077:
-        words = f"{folder}: others may read {', '.join(sorted(open_to_others)[:5])}: chmod go= them"
+    open_to_others = sorted(path.name for path in folder.iterdir() if _is_open(path))
+    if open_to_others and _is_open(folder):
+        names = ", ".join(open_to_others[:5])
+        words = f"{folder}: others may read {names}: chmod go= them"
         return Finding("data folder", "warning", words)
     return Finding("data folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free")
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o077)
+    except FileNotFoundError:  # a running instance has just replaced it
+        return False
 
 
 async def _clock(settings: Settings) -> Finding:
