@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.events.model import Direction, Disposition, Event
+from router.events.model import Decision, Direction, Disposition, Event, Stage
 from router.events.types import EventType
 from router.routing.decide import decide, decide_call, mapping_behind
 from router.routing.explain import explain
 from router.routing.spec import AgentSpec, NumberSpec, route_of
-from router.routing.table import Route, RouteTable, Target
+from router.routing.table import Route, RouteTable, Target, mark
 from tests.support.fake_events import initiated, new_call
 
 NUMBER = "+14155550100"
@@ -111,6 +111,131 @@ def test_that_the_mapping_is_behind_is_told_once_per_call() -> None:
     assert mapping_behind(msgspec.structs.replace(decided, data=vocode), table) is None
 
 
+OTHER = "+12125550123"
+THIRD = "+14155550101"
+TABLE = RouteTable()
+TABLE.put(route(5, fallback=OTHER))
+TABLE.put(msgspec.structs.replace(route(6, fallback=OTHER), number=THIRD, targets=()))
+TABLE.put(msgspec.structs.replace(route(7), number="+14155550102", targets=()))
+
+
+@pytest.mark.parametrize(
+    ("number", "provider", "decision"),
+    [
+        (
+            NUMBER,
+            "twilio",
+            Decision(
+                action="dispatch",
+                reason="number is mapped to agent anna",
+                table_version=7,
+                agent="anna",
+                livekit_agent_name="lk-anna",
+                metadata={"a": 1},
+                fallback=OTHER,
+            ),
+        ),
+        (
+            THIRD,
+            "twilio",
+            Decision(
+                action="forward",
+                reason="no agent of this number takes calls now: to its fallback",
+                table_version=7,
+                fallback=OTHER,
+            ),
+        ),
+        (
+            "+14155550102",
+            "twilio",
+            Decision(
+                action="reject",
+                reason="no agent of this number takes calls now, and it has no fallback",
+                table_version=7,
+            ),
+        ),
+        (
+            NUMBER,
+            "telnyx",
+            Decision(
+                action="dispatch",
+                reason=(
+                    "number is mapped to agent anna (mapped at twilio, but the call came from "
+                    "telnyx)"
+                ),
+                table_version=7,
+                agent="anna",
+                livekit_agent_name="lk-anna",
+                metadata={"a": 1},
+                fallback=OTHER,
+            ),
+        ),
+        (
+            "+14155550103",
+            "twilio",
+            Decision(action="reject", reason="number is not mapped", table_version=7),
+        ),
+        (
+            "",
+            "twilio",
+            Decision(action="reject", reason="twilio named no number", table_version=7),
+        ),
+    ],
+)
+def test_the_whole_decision(number: str, provider: str, decision: Decision) -> None:
+    assert decide_call(number, provider, TABLE) == decision
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "decision"),
+    [
+        (
+            "agent",
+            NUMBER,
+            Decision(
+                action="forward",
+                reason="the agent's dial was not answered: to the fallback",
+                table_version=7,
+                fallback=OTHER,
+            ),
+        ),
+        (
+            "agent",
+            "+14155550102",
+            Decision(
+                action="reject",
+                reason="the agent's dial was not answered, and there is nothing after it",
+                table_version=7,
+            ),
+        ),
+        (
+            "fallback",
+            NUMBER,
+            Decision(
+                action="reject",
+                reason="the fallback's dial was not answered, and there is nothing after it",
+                table_version=7,
+            ),
+        ),
+    ],
+)
+def test_the_whole_decision_after_a_dial(stage: Stage, number: str, decision: Decision) -> None:
+    event = incoming(OTHER, number, direction="inbound", disposition="no_answer")
+    data = msgspec.structs.replace(event.data, stage=stage)
+    assert decide(msgspec.structs.replace(event, data=data), TABLE).data.decision == decision
+
+
+def test_an_empty_table_knows_nothing() -> None:
+    decision = Decision(action="reject", reason="number is not mapped", table_version=0)
+    assert decide_call(NUMBER, "twilio", RouteTable()) == decision
+
+
+def test_a_fingerprint_fits_a_signed_column_and_uses_it() -> None:
+    marks = [mark(NUMBER, rev) for rev in range(1, 100)]
+    assert all(0 < one < 1 << 63 for one in marks)
+    assert any(one >= 1 << 62 for one in marks)
+
+
 def test_explain_says_what_was_ruled_out() -> None:
     table = RouteTable()
     table.put(route(3, fallback="+14155550199"))
@@ -134,9 +259,6 @@ def test_explain_names_every_agent_that_a_call_does_not_get() -> None:
     elsewhere = explain(NUMBER, "telnyx", table)
     refused = ("agent a", "number is mapped at twilio, but the call came from telnyx")
     assert refused in elsewhere.ruled_out
-
-
-OTHER = "+12125550123"
 
 
 def incoming(
