@@ -23,6 +23,8 @@ Adapters translate the errors of their libraries (`raise … from`). A message n
 a phone number or a payload.
 """
 
+from collections.abc import Sequence
+
 
 class SwitchboardError(Exception):
     """Root of the tree above."""
@@ -65,7 +67,11 @@ class LogFailed(LogError):
 
 
 class PartitionLost(LogError):
-    """The partition belongs to another member of the group now; the commit was not taken."""
+    """`partitions` (topic, number) belong to another member of the group now: not committed."""
+
+    def __init__(self, message: str, *, partitions: Sequence[tuple[str, int]]) -> None:
+        super().__init__(message)
+        self.partitions = partitions
 
 
 class StorageError(SwitchboardError):

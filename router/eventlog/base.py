@@ -68,8 +68,10 @@ class Lag(NamedTuple):
     age: float  # seconds since the oldest of them was appended, 0.0 for none
 
 
-OnRevoke = Callable[[Sequence[tuple[str, int]]], Awaitable[None]]
-"""Called with (topic, partition) pairs before they go to another member; must return promptly."""
+OnRevoke = Callable[[Sequence[tuple[str, int]], float], Awaitable[None]]
+"""Called with (topic, partition) pairs before they go to another member, and with the seconds that
+there are for it: then it is cancelled, and the partitions go whatever it has done.
+"""
 
 
 class Reader(Protocol):
@@ -85,12 +87,12 @@ class Reader(Protocol):
             LogUnavailable: the log can't be read now; call again.
         """
 
-    async def commit(self, position: Position) -> None:
-        """Everything up to and including `position` in its partition is done.
+    async def commit(self, positions: Sequence[Position]) -> None:
+        """Everything up to and including each position in its partition is done; one request.
 
         Raises:
-            PartitionLost: it belongs to another member now.
-            LogUnavailable: not taken; call again.
+            PartitionLost: its `partitions` belong to another member now; the others are committed.
+            LogUnavailable: none was taken, or nobody knows; call again.
         """
 
 

@@ -107,7 +107,8 @@ class Journal:
                 first = existing.get(row[0])
                 outcome.set_result((row, False) if first is None else (first, True))
         for move in batch.moves:
-            self._positions[move.name] = max(move.seq, self._positions.get(move.name, 0))
+            for name, seq in move.positions.items():
+                self._positions[name] = max(seq, self._positions.get(name, 0))
             if not move.outcome.done():
                 move.outcome.set_result(None)
         if fresh:
@@ -178,10 +179,12 @@ class Journal:
         """A stored position, None where there never was one."""
         return self._positions.get(name)
 
-    async def move(self, name: str, seq: int) -> None:
-        """Store a position, durable on return; it never moves back. Raises as `append`."""
+    async def move(self, positions: Mapping[str, int]) -> None:
+        """Store positions (name → seq), durable on return; none moves back. Raises as `append`."""
+        if not positions:
+            return
         outcome: asyncio.Future[None] = self._loop.create_future()
-        self._submit(Move(outcome, name, seq))
+        self._submit(Move(outcome, positions))
         await outcome
 
     async def close(self) -> None:

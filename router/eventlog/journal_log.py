@@ -57,7 +57,7 @@ class JournalMember:
         """Register the group, so that retention keeps what it has not seen."""
         for name in self._names.values():
             if self._journal.position(name) is None:
-                await self._journal.move(name, 0)
+                await self._journal.move({name: 0})
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """As `Reader.fetch`; empty while another member of the group is active."""
@@ -84,12 +84,13 @@ class JournalMember:
         self._cursor = min(self._after.values())
         return True
 
-    async def commit(self, position: Position) -> None:
+    async def commit(self, positions: Sequence[Position]) -> None:
         """As `Reader.commit`."""
-        name = self._names.get(position.topic)
-        if name is None or not self._active:
-            raise PartitionLost("this member has no part of the topic now")
-        await self._journal.move(name, position.offset)
+        ours = [p for p in positions if self._active and p.topic in self._names]
+        await self._journal.move({self._names[p.topic]: p.offset for p in ours})
+        lost = [(p.topic, p.partition) for p in positions if p not in ours]
+        if lost:
+            raise PartitionLost("this member has no part of the topic now", partitions=lost)
 
     def leave(self) -> None:
         """Let the next member go on from what was committed."""

@@ -21,7 +21,7 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from asyncio import Future as LoopFuture
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -52,11 +52,10 @@ class Append(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Set the position `name` to `seq`, never back."""
+    """Set positions (name → seq), none of them back."""
 
     outcome: LoopFuture[None]
-    name: str
-    seq: int
+    positions: Mapping[str, int]
 
 
 Job = Append | Move
@@ -173,7 +172,9 @@ class JournalWriter:
 
     def _commit(self, db: JournalDb, appends: Sequence[Append], moves: Sequence[Move]) -> None:
         rows = [(seq, *job.draft) for seq, job in enumerate(appends, self._next_seq)]
-        positions = {move.name: move.seq for move in sorted(moves, key=lambda move: move.seq)}
+        positions: dict[str, int] = {}
+        for name, seq in (item for move in moves for item in move.positions.items()):
+            positions[name] = max(seq, positions.get(name, 0))
         try:
             existing = db.write(rows, positions)
         except LogUnavailable as error:

@@ -66,6 +66,7 @@ class KafkaReader:
         self._group = group
         self._on_revoke = on_revoke
         self._consumer: AIOKafkaConsumer | None = None
+        self._assigned: frozenset[TopicPartition] = frozenset()  # also when Kafka put us out
         self._attempts = 0
         self._not_before = 0.0
         self._moved_at = 0.0  # when a record came last, or the broker said that there is none
@@ -174,7 +175,7 @@ class KafkaReader:
         logger.warning("reader.rebuilds_consumer", group=self._group, why=why)
         self._pause()
         if consumer is not None:
-            await self.revoked(consumer.assignment())
+            await self.revoked(self._assigned)
             await end_consumer(consumer)
 
     def _pause(self) -> None:
@@ -184,34 +185,45 @@ class KafkaReader:
     async def revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Let the member bring its work to an end, for half of what the rebalance allows."""
         pairs = [(tp.topic, tp.partition) for tp in partitions]
+        seconds = self._settings.rebalance_timeout / 2
         if pairs and self._on_revoke is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.rebalance_timeout / 2):
-                    await self._on_revoke(pairs)
+                async with asyncio.timeout(seconds):
+                    await self._on_revoke(pairs, seconds)
 
-    def assigned(self) -> None:
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """A rebalance is over: give the new partitions time before silence means anything."""
+        self._assigned = frozenset(partitions)
         self._moved_at = self._loop.time()
 
-    async def commit(self, position: Position) -> None:
+    async def commit(self, positions: Sequence[Position]) -> None:
         """See `base.Reader`."""
         consumer = self._consumer
-        if consumer is None:
-            raise PartitionLost("the consumer was made anew; what was in hand comes again")
-        partition = TopicPartition(position.topic, position.partition)
-        try:
-            async with asyncio.timeout(_COMMIT):
-                await consumer.commit({partition: position.offset + 1})
-        except (CommitFailedError, IllegalStateError) as error:
-            raise PartitionLost("the partition belongs to another member now") from error
-        except CLIENT_ERRORS as error:
-            raise LogUnavailable(f"Kafka took no commit: {name_of(error)}") from error
+        owned = consumer.assignment() if consumer is not None else frozenset()
+        offsets = {TopicPartition(p.topic, p.partition): p.offset + 1 for p in positions}
+        lost = offsets.keys() - owned
+        kept = {partition: offsets[partition] for partition in offsets.keys() & owned}
+        if consumer is not None and kept:
+            try:
+                async with asyncio.timeout(_COMMIT):
+                    await consumer.commit(kept)
+            except (CommitFailedError, IllegalStateError) as error:
+                raise _lost(offsets) from error
+            except CLIENT_ERRORS as error:
+                raise LogUnavailable(f"Kafka took no commit: {name_of(error)}") from error
+        if lost:
+            raise _lost(lost)
 
     async def close(self) -> None:
         """Leave the group, so that others need not wait for the session to run out; bounded."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await end_consumer(consumer)
+
+
+def _lost(partitions: Iterable[TopicPartition]) -> PartitionLost:
+    pairs = [(tp.topic, tp.partition) for tp in partitions]
+    return PartitionLost("they belong to another member now", partitions=pairs)
 
 
 async def _has_unread(consumer: AIOKafkaConsumer) -> bool:
@@ -236,5 +248,4 @@ class _Listener(ConsumerRebalanceListener):
 
     @override
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        del assigned
-        self._reader.assigned()
+        self._reader.assigned(assigned)

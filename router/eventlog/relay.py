@@ -153,7 +153,7 @@ class Relay:
             if self._acked != stored:
                 acked = self._acked
                 with suppress(LogUnavailable):  # the next turn stores it
-                    await self._journal.move(RELAY, acked)
+                    await self._journal.move({RELAY: acked})
                     stored = acked
 
     async def flush(self) -> None:
@@ -163,7 +163,7 @@ class Relay:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_FLUSH):
                         await self.drained()
-            await self._journal.move(RELAY, self._acked)
+            await self._journal.move({RELAY: self._acked})
 
 
 def _told(error: Exception) -> str:
@@ -180,7 +180,7 @@ async def open_relay(
     Raises:
         LogUnavailable, LogFailed: the journal can't store the position.
     """
-    await journal.move(RELAY, journal.position(RELAY) or 0)  # holds retention back from now on
+    await journal.move({RELAY: journal.position(RELAY) or 0})  # holds retention back from now on
     relay = Relay(journal, connect, settings, clock=clock)
     tasks = [asyncio.create_task(relay.ship()), asyncio.create_task(relay.keep_position())]
     try:

@@ -172,7 +172,7 @@ async def test_reader_and_follower_go_on_when_the_broker_is_back(
     ):
         await append(log, topic, "key", "id-1")
         (first,) = await read(reader, 1)
-        await reader.commit(first.position)
+        await reader.commit([first.position])
         await read(follower, 1)
         await asyncio.to_thread(broker.kill)
         await append(log, topic, "key", "id-2")
@@ -193,7 +193,7 @@ async def test_members_come_and_go_and_no_record_is_lost(broker: Kafka, tmp_path
             for record in records:
                 handled.append(record.headers["ce_id"])
                 try:
-                    await reader.commit(record.position)
+                    await reader.commit([record.position])
                 except (PartitionLost, LogUnavailable):
                     break
 

@@ -155,7 +155,7 @@ async def test_a_consumer_that_ended_by_itself_is_made_anew(kafka: Kafka, tmp_pa
     topic = new_topic()
     revoked: list[tuple[str, int]] = []
 
-    async def on_revoke(partitions: Sequence[tuple[str, int]]) -> None:
+    async def on_revoke(partitions: Sequence[tuple[str, int]], _seconds: float) -> None:
         revoked.extend(partitions)
 
     async with (
@@ -165,7 +165,7 @@ async def test_a_consumer_that_ended_by_itself_is_made_anew(kafka: Kafka, tmp_pa
         assert isinstance(reader, KafkaReader)
         await append(log, topic, "key", "id-1")
         (first,) = await read(reader, 1)
-        await reader.commit(first.position)
+        await reader.commit([first.position])
         revoked.clear()
         assert reader._consumer is not None
         await reader._consumer.stop()

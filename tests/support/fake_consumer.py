@@ -17,7 +17,7 @@ from tests.support.fake_time import START, FakeClock
 Script = Callable[[Event], Awaitable[Outcome]]
 
 GROUP = "switchboard.test"
-LIMITS = Limits(in_flight=8, time_limit=20.0, drain=5.0, grace=3.0)
+LIMITS = Limits(in_flight=8, time_limit=20.0, grace=3.0)
 
 
 class FakeConsumer:

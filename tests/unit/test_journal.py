@@ -71,15 +71,15 @@ async def test_a_nearly_full_disk_refuses_and_recovers(
         monkeypatch.setattr(journal._writer, "_folder", full)
         with pytest.raises(LogUnavailable, match="nearly full"):
             await put(journal, "id-2")
-        await journal.move("group/g/t", 1)  # positions may use the reserve
+        await journal.move({"group/g/t": 1})  # positions may use the reserve
         monkeypatch.undo()
         assert await put(journal, "id-2") == 2
 
 
 async def test_positions_survive_and_never_move_back(tmp_path: Path) -> None:
     async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
-        await asyncio.gather(*(journal.move("group/g/t", seq) for seq in (3, 7, 5)))
-        await journal.move("group/g/t", 2)
+        await asyncio.gather(*(journal.move({"group/g/t": seq}) for seq in (3, 7, 5)))
+        await journal.move({"group/g/t": 2})
         assert journal.position("group/g/t") == 7
     async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
         assert journal.position("group/g/t") == 7
@@ -134,8 +134,8 @@ async def test_retention_keeps_what_a_group_has_not_read(tmp_path: Path) -> None
         for number in range(4):
             await put(journal, f"id-{number}")
         await put(journal, "id-other", topic="other")
-        await journal.move(f"group/g/{CALLS_TOPIC}", 2)
-        await journal.move("relay", 0)  # of a time with Kafka: holds nothing back now
+        await journal.move({f"group/g/{CALLS_TOPIC}": 2})
+        await journal.move({"relay": 0})  # of a time with Kafka: holds nothing back now
     assert len(await _turn_over(tmp_path, clock, retention_hours=1)) == 5
     clock.time += 2 * HOUR
     assert await _turn_over(tmp_path, clock, retention_hours=1) == ["id-2", "id-3"]

@@ -217,7 +217,7 @@ async def test_takeover_hands_out_what_the_relay_did_not_move_in_time(
         assert not await reader.fetch(limit=10, wait=0.1)
         records = await reader.fetch(limit=10, wait=5.0)
         assert ids(records) == ["id-1"]
-        await reader.commit(records[0].position)
+        await reader.commit([records[0].position])
         assert not await reader.fetch(limit=10, wait=0.5)  # each once
         assert not await reader.fetch(limit=0, wait=0.5)
 
