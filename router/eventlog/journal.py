@@ -142,15 +142,23 @@ class Journal:
     ) -> tuple[list[Record], int]:
         """Up to `limit` records after the seq `after` (of `topics`), and the seq to go on from.
 
-        A backlog is read about 8 MiB at a time. Raises LogFailed.
+        A backlog is read about 8 MiB at a time.
+
+        Raises:
+            LogUnavailable: the file can't be read now (no descriptor left, a disk that hiccups).
+            LogFailed: it is corrupt; `failed` is set.
         """
         upto = self.last_seq
         rows = self._recent.after(after, topics, limit)
         if rows is None:
             names = None if topics is None else tuple(topics)
-            rows = await self._loop.run_in_executor(
-                self._read_thread, self._read_file, after, upto, names, limit
-            )
+            try:
+                rows = await self._loop.run_in_executor(
+                    self._read_thread, self._read_file, after, upto, names, limit
+                )
+            except LogFailed as error:
+                self._failed([], error)
+                raise
         records = [to_record(row) for row in rows]
         return records, records[-1].position.offset if records else max(after, upto)
 
@@ -159,7 +167,12 @@ class Journal:
     ) -> list[Row]:
         if self._reader is None:
             self._reader = JournalReader(self._folder)
-        return self._reader.read(after, upto=upto, topics=topics, limit=limit)
+        try:
+            return self._reader.read(after, upto=upto, topics=topics, limit=limit)
+        except LogUnavailable:  # the next read opens the file anew
+            self._reader.close()
+            self._reader = None
+            raise
 
     async def wait(self, after: int, timeout: float) -> None:
         """Until something after the seq `after` was committed, or `timeout` seconds passed."""

@@ -7,6 +7,8 @@ back to the event loop in one call.
  - Below `min_free_bytes`, or when SQLite says that the disk is full, records are refused and
    nothing is written; the next batch tries again. Positions may use the reserve: without them
    retention could never give space back.
+ - While another process holds SQLite's lock for longer than its time-out (a backup, a VACUUM),
+   records are refused in the same way (`journal_db.meaning` has all codes).
  - A row that SQLite can't take is refused alone: its batch is committed again row by row.
  - An I/O error ends the thread. A failed fsync must not be repeated: the kernel may have dropped
    the pages and report success next time (wiki.postgresql.org/wiki/Fsync_Errors).
@@ -164,8 +166,8 @@ class JournalWriter:
     def _write(self, db: JournalDb, batch: Sequence[Job]) -> None:
         appends = [job for job in batch if isinstance(job, Append)]
         moves = [job for job in batch if isinstance(job, Move)]
-        if appends and not self._has_space(db):
-            self._refuse(appends, LogUnavailable("the journal's disk is nearly full; free some"))
+        if appends and (refusal := self._refusal(db)) is not None:
+            self._refuse(appends, refusal)
             appends = []
         if appends or moves:
             self._commit(db, appends, moves)
@@ -200,11 +202,19 @@ class JournalWriter:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _has_space(self, db: JournalDb) -> bool:
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize
-        least = self._settings.min_free_bytes
-        return free >= least or free + db.reusable_bytes() >= least
+    def _refusal(self, db: JournalDb) -> LogUnavailable | None:
+        """Why no record may be written now: there is too little space left for everything else."""
+        try:
+            disk = os.statvfs(self._folder)
+            free = disk.f_bavail * disk.f_frsize
+            least = self._settings.min_free_bytes
+            if free >= least or free + db.reusable_bytes() >= least:
+                return None
+        except LogUnavailable as error:
+            return error
+        except OSError as error:
+            return LogUnavailable(f"the journal's disk can't be asked for its space: {error}")
+        return LogUnavailable("the journal's disk is nearly full; free some")
 
     def _tend(self, db: JournalDb, *, idle: bool) -> None:
         try:
@@ -214,7 +224,7 @@ class JournalWriter:
                 self._checkpoint_at = db.wal_pages + _CHECKPOINT_PAGES
             if time.monotonic() >= self._retention_at and not self._delete_chunk(db):
                 self._retention_at = time.monotonic() + _RETENTION_EVERY
-        except LogUnavailable:  # no space for a checkpoint or a delete: appends will say so
+        except LogUnavailable:  # no space or no lock for it: appends will say so
             self._retention_at = time.monotonic() + _RETENTION_EVERY
 
     def _delete_chunk(self, db: JournalDb) -> bool:
