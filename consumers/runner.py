@@ -32,9 +32,9 @@ from typing import Final
 
 from config.settings import Settings
 from consumers.attempts import Attempts
-from consumers.backoff import backoff, jitter
 from consumers.consumer import Consumer, ConsumerSpec
 from consumers.progress import Progress
+from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import LogUnavailable, PartitionLost
 from router.eventlog.base import EventLog, OnRevoke, Position, Reader, Record

@@ -159,6 +159,13 @@ class RelayState(Protocol):
     def acked_seq(self) -> int:
         """Everything up to this offset of the journal is in Kafka."""
 
+    @property
+    def trouble(self) -> str:
+        """What keeps it from Kafka, for a person; "" once something was acknowledged again."""
+
+    def place(self, seq: int) -> Position | None:
+        """Where Kafka has the record at this offset of the journal; None when nobody knows."""
+
 
 class OpenLog(EventLog, Protocol):
     """What `router.eventlog.open.open_log` gives: the log, and what a runtime has to watch."""

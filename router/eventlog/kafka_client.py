@@ -11,29 +11,16 @@ from ssl import SSLContext
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    IllegalOperation,
-    KafkaError,
-    TopicAlreadyExistsError,
-)
+from aiokafka.errors import TopicAlreadyExistsError
 from aiokafka.helpers import create_ssl_context
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
-from router.eventlog.dead import MAX_DEAD_RECORD
+from router.eventlog.dead_letter import MAX_DEAD_RECORD
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
 from router.eventlog.topics import cleanup
 from router.events.types import DEAD_SUFFIX
 
-# aiokafka also asserts what a broker or a race can make untrue; that is no fault of the caller.
-CLIENT_ERRORS: Final = (
-    KafkaError,
-    ConsumerStoppedError,
-    IllegalOperation,
-    AssertionError,
-    OSError,
-    TimeoutError,
-)
 REQUEST_TIMEOUT: Final = 15.0  # seconds; longer than an election of a leader takes
 
 _BOOTSTRAP: Final = 1.0  # seconds; a broker that lives answers in milliseconds
@@ -42,10 +29,13 @@ _WEEK: Final = str(7 * 24 * 3600 * 1000)
 _DELETE: Final = {
     "cleanup.policy": "delete",
     "retention.ms": _WEEK,
-    "message.timestamp.type": "CreateTime",
+    # Not the sender's: one whose clock runs ahead would be refused (`after.max.ms`, an hour), and
+    # what one that runs behind sends would be deleted at once. The event has its own time.
+    "message.timestamp.type": "LogAppendTime",
 }
 _COMPACT: Final = {
     "cleanup.policy": "compact",
+    "message.timestamp.type": "LogAppendTime",
     "segment.ms": str(10 * 60 * 1000),
     "segment.bytes": str(16 << 20),
     "min.cleanable.dirty.ratio": "0.1",
@@ -136,8 +126,3 @@ def _new_topic(settings: KafkaSettings, name: str) -> Any:
     if name.endswith(DEAD_SUFFIX):
         configs["max.message.bytes"] = str(MAX_DEAD_RECORD + 100_000)
     return NewTopic(name, settings.partitions, settings.replication_factor, topic_configs=configs)
-
-
-def name_of(error: BaseException) -> str:
-    """For logs: the kind of an error. aiokafka's texts can hold keys, which are phone numbers."""
-    return type(error).__name__

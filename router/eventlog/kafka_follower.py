@@ -13,18 +13,12 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from config.settings import KafkaSettings
+from router.backoff import backoff, jitter
 from router.errors import LogUnavailable
-from router.eventlog.backoff import backoff
 from router.eventlog.base import Record
-from router.eventlog.kafka_client import (
-    CLIENT_ERRORS,
-    REQUEST_TIMEOUT,
-    connection,
-    ensure_topics,
-    name_of,
-    start,
-)
+from router.eventlog.kafka_client import REQUEST_TIMEOUT, connection, ensure_topics, start
 from router.eventlog.kafka_consumer import end_consumer, to_record
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
 from router.observability import log
 
 _QUIET: Final = 2.0  # seconds without a record before the broker is asked
@@ -135,7 +129,7 @@ class KafkaFollower:
     async def _drop(self, why: str) -> None:
         consumer, self._consumer = self._consumer, None
         self._attempts += 1
-        self._not_before = self._loop.time() + backoff(self._attempts)
+        self._not_before = self._loop.time() + jitter(backoff(self._attempts))
         logger.warning("follower.rebuilds_consumer", topics=self._topics, why=why)
         if consumer is not None:
             await end_consumer(consumer)

@@ -24,18 +24,12 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from typing_extensions import override
 
 from config.settings import KafkaSettings
+from router.backoff import backoff, jitter
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.backoff import backoff
 from router.eventlog.base import OnRevoke, Position, Record
-from router.eventlog.kafka_client import (
-    CLIENT_ERRORS,
-    REQUEST_TIMEOUT,
-    connection,
-    ensure_topics,
-    name_of,
-    start,
-)
+from router.eventlog.kafka_client import REQUEST_TIMEOUT, connection, ensure_topics, start
 from router.eventlog.kafka_consumer import end_consumer, to_record
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
 from router.observability import log
 
 _QUIET: Final = 5.0  # seconds without a record before the broker is asked
@@ -180,7 +174,7 @@ class KafkaReader:
 
     def _pause(self) -> None:
         self._attempts += 1
-        self._not_before = self._loop.time() + backoff(self._attempts)
+        self._not_before = self._loop.time() + jitter(backoff(self._attempts))
 
     async def revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Let the member bring its work to an end, for half of what the rebalance allows."""

@@ -61,6 +61,13 @@ ROUTES_VERSION: Final = Gauge(
 RELAY_LAG: Final = Gauge(
     "switchboard_relay_lag_events", "Journal events that Kafka has not taken", registry=REGISTRY
 )
+RELAY_REFUSED: Final = Counter(
+    "switchboard_relay_refused_total",
+    "Records that Kafka refused, by the form in which they were sent then: dead, without_value, "
+    "left_out",
+    ("form",),
+    registry=REGISTRY,
+)
 RELAY_LAG_SECONDS: Final = Gauge(
     "switchboard_relay_lag_seconds", "Age of the oldest of them", registry=REGISTRY
 )

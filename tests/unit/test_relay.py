@@ -6,11 +6,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiokafka import errors
 
-from router.eventlog.base import now_micros
-from router.eventlog.dead import MAX_DEAD_RECORD, MAX_RECORD
+from router.eventlog import kafka_errors
+from router.eventlog import relay as relay_module
+from router.eventlog.base import Clock, Record, now_micros
+from router.eventlog.dead_letter import MAX_DEAD_RECORD, MAX_RECORD
 from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_writer import RELAY
+from router.eventlog.kafka_errors import verdict
 from router.eventlog.relay import Relay, open_relay
 from router.eventlog.takeover import TakeoverReader
 from tests.support.kafka_producer import FakeBroker
@@ -27,13 +31,13 @@ def broker() -> FakeBroker:
 
 @asynccontextmanager
 async def relaying(
-    tmp_path: Path, broker: FakeBroker, **kafka: float
+    tmp_path: Path, broker: FakeBroker, *, clock: Clock = now_micros, **kafka: float
 ) -> AsyncIterator[tuple[Journal, Relay]]:
     short = {"stall_after": 0.5, "ack_deadline": 0.3}
     settings = log_settings(tmp_path, kafka=short | kafka)
     async with (
-        open_journal(tmp_path, settings.journal, pinned_by=RELAY) as journal,
-        open_relay(journal, broker.connect, settings.kafka) as relay,
+        open_journal(tmp_path, settings.journal, pinned_by=RELAY, clock=clock) as journal,
+        open_relay(journal, broker.connect, settings.kafka, clock=clock) as relay,
     ):
         yield journal, relay
 
@@ -241,3 +245,165 @@ async def test_a_stop_is_bounded_while_the_broker_is_mute(
         begun = loop.time()
     assert loop.time() - begun < 5
     assert broker.producers[0].ended
+
+
+def _errors_of_aiokafka() -> list[type[Exception]]:
+    return [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+
+
+def test_every_error_of_aiokafka_has_a_verdict_of_its_own() -> None:
+    kinds = _errors_of_aiokafka()
+    assert len(kinds) > 90
+    assert [kind.__name__ for kind in kinds if kind not in kafka_errors._VERDICTS] == []
+    lists = (*kafka_errors._AGAIN, *kafka_errors._RECORD, *kafka_errors._TIME)
+    lists += (*kafka_errors._DOUBTFUL, *kafka_errors._CLIENT)
+    assert len(lists) == len(set(lists))
+    for kind in kinds:  # what Kafka says may be tried again says nothing about a record
+        if getattr(kind, "retriable", False):
+            assert verdict(kind()) == "again", kind.__name__
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k for k in dict.fromkeys(_errors_of_aiokafka()) if verdict(k()) in ("record", "doubtful")],
+)
+async def test_no_refusal_of_a_record_blocks_the_relay(
+    tmp_path: Path,
+    broker: FakeBroker,
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever Kafka says to one record, for good: what is behind it arrives."""
+    monkeypatch.setattr("router.eventlog.relay.jitter", lambda seconds: seconds / 20)
+    broker.refuse = lambda record: kind() if record.headers["ce_id"] == "id-2" else None
+    async with relaying(tmp_path, broker) as (journal, relay):
+        await fill(journal, 1, 2, 3)
+        async with asyncio.timeout(20):
+            await relay.drained()
+        assert relay.trouble == ""
+    assert broker.ids(TOPIC) == expected(1, 3)
+    assert broker.ids(TOPIC + ".dead") == []  # refused there as well, also without its value
+
+
+async def test_a_record_that_is_refused_by_policy_is_dead_with_the_reason(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    def refuse(record: Record) -> Exception | None:
+        refused = record.headers["ce_id"] == "id-2" and record.position.topic == TOPIC
+        return errors.PolicyViolationError() if refused else None
+
+    broker.refuse = refuse
+    async with relaying(tmp_path, broker) as (journal, relay):
+        await fill(journal, 1, 2, 3)
+        async with asyncio.timeout(20):
+            await relay.drained()
+    (dead,) = [r for r in broker.taken if r.position.topic == TOPIC + ".dead"]
+    assert dead.headers["dlq.reason"] == "refused: PolicyViolationError"
+    assert dead.value == b"x" * 10
+
+
+async def test_a_record_that_is_refused_for_a_moment_is_not_dead(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    left = [errors.UnknownError(), errors.UnknownError()]
+    broker.refuse = lambda record: left.pop() if left else None
+    async with relaying(tmp_path, broker) as (journal, relay):
+        await fill(journal, 1)
+        async with asyncio.timeout(20):
+            await relay.drained()
+    assert broker.ids(TOPIC) == expected(1)
+
+
+HOUR = 3_600_000_000
+
+
+class _Clock:
+    """This machine's, and so many µs off."""
+
+    def __init__(self, off: int) -> None:
+        self.off = off
+
+    def __call__(self) -> int:
+        return now_micros() + self.off
+
+
+def _takes_at_most_an_hour_ahead(record: Record) -> Exception | None:
+    return errors.InvalidTimestampError() if record.time > now_micros() + HOUR else None
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_a_clock_that_runs_ahead_does_not_stop_the_relay(
+    tmp_path: Path, broker: FakeBroker, mended: bool
+) -> None:
+    broker.refuse = _takes_at_most_an_hour_ahead
+    clock = _Clock(5 * HOUR)
+    async with relaying(tmp_path, broker, clock=clock) as (journal, relay):
+        broker.away = True
+        await fill(journal, 1, 2, 3)
+        if mended:
+            clock.off = 0
+        await fill(journal, 4)
+        broker.away = False
+        async with asyncio.timeout(20):
+            await relay.drained()
+    assert broker.ids(TOPIC) == expected(1, 2, 3, 4)
+    assert all(abs(record.time - now_micros()) < 8 * HOUR for record in broker.taken)
+
+
+async def test_times_that_are_too_old_are_sent_as_now(tmp_path: Path, broker: FakeBroker) -> None:
+    def refuse(record: Record) -> Exception | None:
+        return errors.InvalidTimestampError() if record.time < now_micros() - HOUR else None
+
+    broker.refuse = refuse
+    clock = _Clock(-30 * HOUR)
+    async with relaying(tmp_path, broker, clock=clock) as (journal, relay):
+        broker.away = True
+        await fill(journal, 1)
+        clock.off = 0
+        broker.away = False
+        async with asyncio.timeout(20):
+            await relay.drained()
+    assert broker.ids(TOPIC) == expected(1)
+
+
+@pytest.mark.parametrize("off", [-24 * HOUR, 24 * HOUR])
+async def test_no_clock_makes_a_backlog_young(tmp_path: Path, broker: FakeBroker, off: int) -> None:
+    clock = _Clock(off)
+    async with relaying(tmp_path, broker, clock=clock) as (journal, relay):
+        broker.mute = True
+        await fill(journal, 1)
+        clock.off = 0
+        assert relay.lag.age < 0.3
+        await asyncio.sleep(0.5)
+        assert relay.lag.age >= 0.3
+        assert not relay.healthy
+        await fill(journal, 2)
+        await asyncio.sleep(0.1)
+        assert relay.lag.age >= 0.4
+
+
+async def test_what_a_life_before_left_is_as_old_as_it_is(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    broker.away = True
+    async with relaying(tmp_path, broker) as (journal, _):
+        await fill(journal, 1)
+    await asyncio.sleep(0.5)
+    async with relaying(tmp_path, broker) as (_, relay):
+        assert relay.lag.events == 1
+        assert relay.lag.age >= 0.5
+        assert not relay.healthy
+
+
+def test_the_marks_of_a_backlog_are_bounded_and_know_its_age() -> None:
+    backlog = relay_module._Backlog()
+    for second in range(100_000):
+        age = backlog.look(0, second + 1, float(second))
+    assert age == 99_999.0
+    assert len(backlog._marks) <= relay_module._MARKS
+    assert backlog.look(50_000, 100_000, 100_000.0) == pytest.approx(50_000, abs=1000)
+    assert backlog.look(100_000, 100_000, 100_000.0) == 0.0
