@@ -37,8 +37,17 @@ from consumers.progress import Progress
 from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.base import EventLog, OnRevoke, Position, Reader, Record
+from router.eventlog.base import (
+    Behind,
+    EventLog,
+    OnRevoke,
+    Position,
+    Reader,
+    Record,
+    Takeover,
+)
 from router.observability import log as logs
+from router.supervisor import GroupState
 
 log = logs.get(__name__)
 
@@ -94,7 +103,10 @@ class Runner:
         clock: Clock,
         limits: Limits,
         random: Random | None = None,
+        takeover: Takeover | None = None,
     ) -> None:
+        """`takeover` learns what is handled here, so that it need not hand it out."""
+        self._takeover = takeover
         self._group = spec.group
         self._open = open_reader
         self._clock = clock
@@ -114,6 +126,7 @@ class Runner:
         self._chains: dict[tuple[str, int, str], _Chain] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._in_flight = 0
+        self._begun: dict[int, float] = {}  # when the handling of each record began, in order
         self._failed_fetches = 0
         self._moved = asyncio.Event()  # a record came to its end
 
@@ -135,6 +148,17 @@ class Runner:
                     worker.cancel()
             finally:
                 self._partitions.clear()  # cancelled: leaving the group must not drain first
+
+    def state(self) -> GroupState:
+        """How far this member has come."""
+        behind = self._reader.behind if self._reader is not None else Behind(0, 0.0)
+        oldest = next(iter(self._begun.values()), None)
+        return GroupState(
+            unread=behind.events,
+            silent=behind.silent,
+            in_flight=self._in_flight,
+            oldest=0.0 if oldest is None else self._clock.monotonic() - oldest,
+        )
 
     async def revoke(self, partitions: Sequence[tuple[str, int]], seconds: float) -> None:
         """The reader's `on_revoke`: bring what is under way to its end, commit, forget."""
@@ -190,10 +214,18 @@ class Runner:
 
     async def _finish(self, partition: _Partition, record: Record) -> None:
         partition.running += 1
+        begun, done = self._clock.monotonic(), False
+        self._begun[id(record)] = begun
+        if self._takeover is not None:
+            self._takeover.begun(record)
         try:
-            if await self._attempts.finish(record, partition.closing):
+            done = await self._attempts.finish(record, partition.closing)
+            if done:
                 partition.progress.done(record.position.offset)
         finally:
+            del self._begun[id(record)]
+            if self._takeover is not None:
+                self._takeover.ended(record, done=done)
             partition.running -= 1
             self._in_flight -= 1
             self._moved.set()

@@ -61,6 +61,13 @@ class Appended(NamedTuple):
     existing: Record | None
 
 
+class Behind(NamedTuple):
+    """What a reader knows of the records that it has not handed out yet."""
+
+    events: int  # at the log's last word
+    silent: float  # seconds since the log last said anything: records, or that there are none
+
+
 class Lag(NamedTuple):
     """What the relay has not moved into Kafka yet."""
 
@@ -76,6 +83,10 @@ there are for it: then it is cancelled, and the partitions go whatever it has do
 
 class Reader(Protocol):
     """One member of a group."""
+
+    @property
+    def behind(self) -> Behind:
+        """How far it has come; asks nobody."""
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """Up to `limit` records, waiting at most `wait` seconds for the first.
@@ -167,6 +178,26 @@ class RelayState(Protocol):
         """Where Kafka has the record at this offset of the journal; None when nobody knows."""
 
 
+class Takeover(Protocol):
+    """Records of this process that nobody handled within `kafka.takeover_after` seconds.
+
+    Whether Kafka has not taken them, or no consumer can read them there. The consumer says what its
+    own members of the group handle, so that nothing is asked about the calls that came in time.
+    """
+
+    def begun(self, record: Record) -> None:
+        """A member in this process handles the record."""
+
+    def ended(self, record: Record, *, done: bool) -> None:
+        """It does no more; `done`: it never comes again."""
+
+    def reader(self) -> AbstractAsyncContextManager[Reader]:
+        """Hands out what is left over, each record once.
+
+        Its `commit` does nothing: the same records come once more through Kafka.
+        """
+
+
 class OpenLog(EventLog, Protocol):
     """What `router.eventlog.open.open_log` gives: the log, and what a runtime has to watch."""
 
@@ -178,9 +209,8 @@ class OpenLog(EventLog, Protocol):
     def relay(self) -> RelayState | None:
         """None where the log is the journal alone."""
 
-    def takeover(self, topics: Sequence[str]) -> AbstractAsyncContextManager[Reader] | None:
-        """Records of this process that Kafka has not taken for `kafka.takeover_after` seconds.
+    def takeover(self, topics: Sequence[str], *, group: str) -> "Takeover | None":
+        """For the one consumer (`group`) that must not wait for Kafka.
 
-        For the one consumer that must not wait for Kafka. Its `commit` does nothing: the same
-        records come once more through Kafka. None where the log is the journal alone.
+        None where the log is the journal alone.
         """

@@ -7,17 +7,19 @@ stored in the journal, under `group/<group>/<topic>`, and holds retention back.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from router.errors import PartitionLost
 from router.eventlog.base import (
     Appended,
+    Behind,
     Follower,
     OnRevoke,
     Position,
     Reader,
     Record,
     RelayState,
+    Takeover,
 )
 from router.eventlog.journal import Journal
 from router.eventlog.journal_writer import GROUP
@@ -58,6 +60,11 @@ class JournalMember:
         for name in self._names.values():
             if self._journal.position(name) is None:
                 await self._journal.move({name: 0})
+
+    @property
+    def behind(self) -> Behind:
+        """As `Reader.behind`; an upper bound: other topics' records count too."""
+        return Behind(max(0, self._journal.last_seq - self._cursor) if self._active else 0, 0.0)
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """As `Reader.fetch`; empty while another member of the group is active."""
@@ -166,7 +173,7 @@ class JournalLog:
         """As `EventLog.follow`."""
         yield JournalFollower(self._journal, topics, after)
 
-    def takeover(self, topics: Sequence[str]) -> AbstractAsyncContextManager[Reader] | None:
+    def takeover(self, topics: Sequence[str], *, group: str) -> Takeover | None:
         """None: there is no Kafka to take over from."""
-        del topics
+        del topics, group
         return None

@@ -23,6 +23,7 @@ from router.events.types import DEAD_SUFFIX
 
 REQUEST_TIMEOUT: Final = 15.0  # seconds; longer than an election of a leader takes
 
+_ANSWER: Final = 1.0  # seconds for a question that a caller waits for
 _BOOTSTRAP: Final = 1.0  # seconds; a broker that lives answers in milliseconds
 
 _WEEK: Final = str(7 * 24 * 3600 * 1000)
@@ -104,6 +105,18 @@ async def ensure_topics(settings: KafkaSettings, topics: Sequence[str]) -> None:
                     raise LogUnavailable(f"Kafka refused to create topics (error {refused[0]})")
     except CLIENT_ERRORS as error:
         raise LogUnavailable(f"Kafka can't be asked for its topics: {name_of(error)}") from error
+
+
+async def committed_offsets(
+    settings: KafkaSettings, group: str
+) -> dict[tuple[str, int], int] | None:
+    """(topic, partition) → the offset that `group` handles next; None when Kafka does not say."""
+    try:
+        async with asyncio.timeout(_ANSWER), _admin(settings) as admin:
+            found = await admin.list_consumer_group_offsets(group)
+    except CLIENT_ERRORS:
+        return None
+    return {(tp.topic, tp.partition): offsets.offset for tp, offsets in found.items()}
 
 
 _CREATED_OR_THERE: Final = (0, TopicAlreadyExistsError.errno)

@@ -26,7 +26,7 @@ from typing_extensions import override
 from config.settings import KafkaSettings
 from router.backoff import backoff, jitter
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.base import OnRevoke, Position, Record
+from router.eventlog.base import Behind, OnRevoke, Position, Record
 from router.eventlog.kafka_client import REQUEST_TIMEOUT, connection, ensure_topics, start
 from router.eventlog.kafka_consumer import end_consumer, to_record
 from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
@@ -66,6 +66,13 @@ class KafkaReader:
         self._moved_at = 0.0  # when a record came last, or the broker said that there is none
         self._polled_at = 0.0
         self._strikes = 0
+        self._heard_at = self._loop.time()
+        self._unread = 0
+
+    @property
+    def behind(self) -> Behind:
+        """See `base.Reader`."""
+        return Behind(self._unread, self._loop.time() - self._heard_at)
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """See `base.Reader`."""
@@ -76,8 +83,9 @@ class KafkaReader:
         consumer.resume(*consumer.paused())
         records = await self._poll(consumer, limit=limit, wait=wait)
         if records:
-            self._moved_at = self._loop.time()
+            self._moved_at = self._heard_at = self._loop.time()
             self._strikes = self._attempts = 0
+            self._unread = _unread_behind(consumer, records)
         elif self._loop.time() - self._moved_at > _QUIET:
             await self._probe(consumer)
         return records
@@ -85,6 +93,8 @@ class KafkaReader:
     async def _keep_alive(self) -> None:
         # A poll of paused partitions drops what was fetched ahead, so it is done seldom.
         consumer = self._consumer
+        if consumer is not None:
+            self._heard_at = self._loop.time()  # silence means nothing where nothing is asked
         if consumer is not None and self._loop.time() - self._polled_at > _KEEPALIVE:
             consumer.pause(*consumer.assignment())
             await self._poll(consumer, limit=1, wait=0.0)
@@ -147,14 +157,18 @@ class KafkaReader:
     async def _probe(self, consumer: AIOKafkaConsumer) -> None:
         try:
             async with asyncio.timeout(_PROBE):
-                waiting = await _has_unread(consumer)
+                self._unread = await _count_unread(consumer)
         except CLIENT_ERRORS as error:
             await self._strike(f"no answer to a probe: {name_of(error)}")
         else:
-            if waiting:
+            if self._unread > 0:
                 await self._strike("records are there and do not come")
+            elif self._unread < 0:
+                await self._drop("the topic was made anew")
+                raise LogUnavailable("Kafka's consumer is made anew")
             else:
                 self._strikes = 0
+                self._heard_at = self._loop.time()
         self._moved_at = self._loop.time()
 
     async def _strike(self, why: str) -> None:
@@ -220,16 +234,22 @@ def _lost(partitions: Iterable[TopicPartition]) -> PartitionLost:
     return PartitionLost("they belong to another member now", partitions=pairs)
 
 
-async def _has_unread(consumer: AIOKafkaConsumer) -> bool:
+def _unread_behind(consumer: AIOKafkaConsumer, records: Sequence[Record]) -> int:
+    """Records behind these, as the answers say that brought them."""
+    last = {(r.position.topic, r.position.partition): r.position.offset for r in records}
+    ends = {pair: consumer.highwater(TopicPartition(*pair)) or 0 for pair in last}
+    return sum(max(0, ends[pair] - offset - 1) for pair, offset in last.items())
+
+
+async def _count_unread(consumer: AIOKafkaConsumer) -> int:
+    """Records that are there and did not come; negative where a topic ends before our place."""
     partitions = list(consumer.assignment())
     if not partitions:
         await consumer.topics()  # a member without partitions still wants to know its broker
-        return False
+        return 0
     ends = await consumer.end_offsets(partitions)
-    for partition, end in ends.items():
-        if end > await consumer.position(partition):
-            return True
-    return False
+    gaps = [end - await consumer.position(partition) for partition, end in ends.items()]
+    return min(gaps) if min(gaps) < 0 else sum(gaps)
 
 
 class _Listener(ConsumerRebalanceListener):

@@ -12,10 +12,13 @@ from router.eventlog.kafka_log import KafkaLog, connector
 from router.eventlog.orphans import drain_orphans
 from router.eventlog.relay import open_relay
 from router.eventlog.slots import take_slot
+from router.supervisor import Supervisor
 
 
 @asynccontextmanager
-async def open_log(settings: Settings, *, clock: Clock = now_micros) -> AsyncIterator[OpenLog]:
+async def open_log(
+    settings: Settings, *, clock: Clock = now_micros, supervisor: Supervisor | None = None
+) -> AsyncIterator[OpenLog]:
     """The log that `settings` asks for, until the block is left; leaving is bounded.
 
     A broker that is away is no error: the journal takes the events, relay and readers keep trying.
@@ -35,8 +38,9 @@ async def open_log(settings: Settings, *, clock: Clock = now_micros) -> AsyncIte
             yield JournalLog(journal)
             return
         connect = connector(settings.kafka)
-        relay = await enter(open_relay(journal, connect, settings.kafka, clock=clock))
-        await enter(drain_orphans(settings, folder, connect, clock))
+        supervisor = supervisor or Supervisor()
+        relay = await enter(open_relay(journal, connect, settings.kafka, supervisor, clock=clock))
+        await enter(drain_orphans(settings, folder, connect, clock, supervisor))
         yield KafkaLog(
             journal, relay, settings.kafka, wait_for_kafka=settings.replicated, clock=clock
         )

@@ -31,6 +31,7 @@ from router.eventlog.journal_writer import RELAY
 from router.eventlog.shipment import Connect, Producer, Refused, Shipment, ShipmentBroken
 from router.observability import log
 from router.observability.metrics import RELAY_REFUSED
+from router.supervisor import Supervisor
 
 _STORE_EVERY: Final = 0.2  # seconds between writes of the position
 _FLUSH: Final = 3.0  # seconds that a stop waits for what is not acknowledged yet
@@ -58,7 +59,7 @@ def kafka_time(own: int, now: int, refusals: int) -> int:
         return min(own, now)
     if refusals == 1:
         return now
-    return now - _HOUR * 2 ** (min(refusals, _FURTHEST) - 2)
+    return now - (_HOUR << (min(refusals, _FURTHEST) - 2))
 
 
 class _Backlog:
@@ -176,7 +177,7 @@ class Relay:
             try:
                 await self._ship_with(await self._connect())
             except LogFailed:
-                return  # the journal has set `failed`: the process is ending
+                raise  # the journal has set `failed`: the process is ending
             except Exception as error:  # noqa: BLE001 aiokafka raises what it does not document
                 self.trouble = self.trouble or _told(error)
                 logger.warning("relay.interrupted", why=_told(error), waiting=self.lag.events)
@@ -276,9 +277,15 @@ def _told(error: Exception) -> str:
 
 @asynccontextmanager
 async def open_relay(
-    journal: Journal, connect: Connect, settings: KafkaSettings, *, clock: Clock = now_micros
+    journal: Journal,
+    connect: Connect,
+    settings: KafkaSettings,
+    supervisor: Supervisor,
+    *,
+    clock: Clock = now_micros,
+    name: str = "relay",
 ) -> AsyncIterator[Relay]:
-    """A relay that runs until the block is left; leaving takes at most `_FLUSH + _END` seconds.
+    """A relay, its tasks called `name`, that runs until the block is left; leaving takes at most `_FLUSH + _END` seconds.
 
     Raises:
         LogUnavailable, LogFailed: the journal can't store the position.
@@ -287,11 +294,9 @@ async def open_relay(
     relay = Relay(journal, connect, settings, clock=clock)
     with suppress(LogUnavailable):
         await relay.look_back()
-    tasks = [asyncio.create_task(relay.ship()), asyncio.create_task(relay.keep_position())]
-    try:
-        yield relay
-    finally:
-        await relay.flush()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=_END)
+    works = {name: relay.ship, f"{name}_position": relay.keep_position}
+    async with supervisor.running(works, end_within=_END):
+        try:
+            yield relay
+        finally:
+            await relay.flush()

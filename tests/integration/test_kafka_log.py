@@ -103,12 +103,12 @@ async def test_a_broker_that_is_away_at_start_is_no_error(tmp_path: Path) -> Non
     loop = asyncio.get_running_loop()
     async with open_log(settings) as log:
         assert log.relay is not None
-        takeover = log.takeover(["t"])
+        takeover = log.takeover(["t"], group="g")
         assert takeover is not None
         async with (
             log.reader(["t"], group="g") as reader,
             log.follow(["t"], after={}) as follower,
-            takeover as local,
+            takeover.reader() as local,
         ):
             await append(log, "t", "key", "id-1")
             assert not await fetch(reader)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.base import Appended, OnRevoke, Position, Record
+from router.eventlog.base import Appended, Behind, OnRevoke, Position, Record
 from router.events.codec import decode, encode
 from router.events.model import Event
 
@@ -173,6 +173,11 @@ class FakeReader:
         self.topics = topics
         self.owned: dict[Pair, int] = {}  # → the last offset handed out
         self.keepalives = 0
+
+    @property
+    def behind(self) -> Behind:
+        last = {pair: entries[-1].position.offset for pair, entries in self._log.records.items()}
+        return Behind(sum(last.get(pair, -1) > at for pair, at in self.owned.items()), 0.0)
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         if limit == 0:

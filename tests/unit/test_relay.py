@@ -16,9 +16,9 @@ from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_writer import RELAY
 from router.eventlog.kafka_errors import verdict
 from router.eventlog.relay import Relay, open_relay
-from router.eventlog.takeover import TakeoverReader
+from router.supervisor import Supervisor
 from tests.support.kafka_producer import FakeBroker
-from tests.support.kafka_records import headers, ids
+from tests.support.kafka_records import headers
 from tests.support.kafka_settings import log_settings
 
 TOPIC = "telephony.calls"
@@ -37,7 +37,7 @@ async def relaying(
     settings = log_settings(tmp_path, kafka=short | kafka)
     async with (
         open_journal(tmp_path, settings.journal, pinned_by=RELAY, clock=clock) as journal,
-        open_relay(journal, broker.connect, settings.kafka, clock=clock) as relay,
+        open_relay(journal, broker.connect, settings.kafka, Supervisor(), clock=clock) as relay,
     ):
         yield journal, relay
 
@@ -208,31 +208,6 @@ async def test_retention_waits_for_the_relay(tmp_path: Path, broker: FakeBroker)
     broker.away = True
     async with relaying(tmp_path, broker) as (journal, _):
         assert journal.position(RELAY) == 0
-
-
-async def test_takeover_hands_out_what_the_relay_did_not_move_in_time(
-    tmp_path: Path, broker: FakeBroker
-) -> None:
-    broker.away = True
-    async with relaying(tmp_path, broker) as (journal, relay):
-        reader = TakeoverReader(journal, relay, [TOPIC], after_seconds=0.3, clock=now_micros)
-        await journal.append("other", "key", b"", headers("id-other"))
-        await fill(journal, 1)
-        assert not await reader.fetch(limit=10, wait=0.1)
-        records = await reader.fetch(limit=10, wait=5.0)
-        assert ids(records) == ["id-1"]
-        await reader.commit([records[0].position])
-        assert not await reader.fetch(limit=10, wait=0.5)  # each once
-        assert not await reader.fetch(limit=0, wait=0.5)
-
-
-async def test_takeover_leaves_alone_what_the_relay_moves(
-    tmp_path: Path, broker: FakeBroker
-) -> None:
-    async with relaying(tmp_path, broker) as (journal, relay):
-        reader = TakeoverReader(journal, relay, [TOPIC], after_seconds=0.3, clock=now_micros)
-        await fill(journal, 1)
-        assert not await reader.fetch(limit=10, wait=0.8)
 
 
 async def test_a_stop_is_bounded_while_the_broker_is_mute(
