@@ -285,7 +285,9 @@ async def open_relay(
     clock: Clock = now_micros,
     name: str = "relay",
 ) -> AsyncIterator[Relay]:
-    """A relay, its tasks called `name`, that runs until the block is left; leaving takes at most `_FLUSH + _END` seconds.
+    """A relay that runs until the block is left; leaving takes at most `_FLUSH + _END` seconds.
+
+    `name` is what its tasks are called.
 
     Raises:
         LogUnavailable, LogFailed: the journal can't store the position.
