@@ -39,18 +39,19 @@ async def run(resources: Resources, stop: asyncio.Event) -> None:
             ]
             async with asyncio.TaskGroup() as readers:
                 for spec, consumer in consumers:
-                    _start(spec, consumer, resources, stop, readers)
+                    start(spec, consumer, resources, stop, readers)
             for task in own:
                 task.cancel()
 
 
-def _start(
+def start(
     spec: ConsumerSpec,
     consumer: Consumer,
     resources: Resources,
     stop: asyncio.Event,
     tasks: asyncio.TaskGroup,
 ) -> None:
+    """Read for one consumer, in `tasks`, until `stop` is set."""
     log, supervisor = resources.log, resources.supervisor
     takeover = log.takeover(spec.topics, group=spec.group) if spec.takeover else None
 

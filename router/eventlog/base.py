@@ -19,20 +19,11 @@ Not promised: order across keys, exactly once (consumers fence their effects), o
 The conformance suite (tests/contract/test_eventlog.py) has one test for each line.
 """
 
-import time
 from asyncio import Event
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-
-Clock = Callable[[], int]
-"""µs since the epoch, UTC."""
-
-
-def now_micros() -> int:
-    """The clock of this machine."""
-    return time.time_ns() // 1000
 
 
 class Position(NamedTuple):

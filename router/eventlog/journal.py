@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 
 from config.settings import JournalSettings
+from router.clock import SYSTEM, Clock
 from router.errors import LogFailed, LogUnavailable
-from router.eventlog.base import Appended, Clock, Position, Record, now_micros
+from router.eventlog.base import Appended, Position, Record
 from router.eventlog.journal_db import JournalReader, Row
 from router.eventlog.journal_writer import Append, Committed, Job, JournalWriter, Move
 from router.eventlog.recent import Recent
@@ -80,7 +81,7 @@ class Journal:
         if not identity:
             raise ValueError("the record has no ce_id header")
         outcome: asyncio.Future[tuple[Row, bool]] = self._loop.create_future()
-        draft = (topic, identity, key, self._clock(), _encode(headers), value)
+        draft = (topic, identity, key, self._clock.now(), _encode(headers), value)
         self._submit(Append(outcome, draft))
         row, repeated = await outcome
         return Appended(Position(topic, 0, row[0]), to_record(row) if repeated else None)
@@ -216,7 +217,7 @@ class Journal:
 
 @asynccontextmanager
 async def open_journal(
-    folder: Path, settings: JournalSettings, *, pinned_by: str, clock: Clock = now_micros
+    folder: Path, settings: JournalSettings, *, pinned_by: str, clock: Clock = SYSTEM
 ) -> AsyncIterator[Journal]:
     """The journal in `folder`, which must be this process's own (`router.eventlog.slots`).
 

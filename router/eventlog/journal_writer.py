@@ -30,8 +30,8 @@ from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 from config.settings import JournalSettings
+from router.clock import Clock
 from router.errors import LogFailed, LogUnavailable
-from router.eventlog.base import Clock
 from router.eventlog.journal_db import JournalDb, Row
 
 GROUP: Final = "group/"
@@ -229,7 +229,7 @@ class JournalWriter:
 
     def _delete_chunk(self, db: JournalDb) -> bool:
         """Delete up to one chunk; whether there may be more."""
-        before = self._clock() - int(self._settings.retention_hours * 3_600_000_000)
+        before = self._clock.now() - int(self._settings.retention_hours * 3_600_000_000)
         for topic in db.topics():
             upto = self._floor(topic)
             if db.delete(topic, upto=upto, before=before, limit=_RETENTION_CHUNK):

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from config.settings import KafkaSettings
-from router.eventlog.base import Appended, Clock, Follower, OnRevoke, Reader, Takeover
+from router.clock import Clock
+from router.eventlog.base import Appended, Follower, OnRevoke, Reader, Takeover
 from router.eventlog.journal import Journal
 from router.eventlog.kafka_client import committed_offsets
 from router.eventlog.kafka_follower import KafkaFollower

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from config.settings import Settings
-from router.eventlog.base import Clock, OpenLog, now_micros
+from router.clock import SYSTEM, Clock
+from router.eventlog.base import OpenLog
 from router.eventlog.journal import open_journal
 from router.eventlog.journal_log import JournalLog
 from router.eventlog.journal_writer import GROUP, RELAY
@@ -17,7 +18,7 @@ from router.supervisor import Supervisor
 
 @asynccontextmanager
 async def open_log(
-    settings: Settings, *, clock: Clock = now_micros, supervisor: Supervisor | None = None
+    settings: Settings, *, clock: Clock = SYSTEM, supervisor: Supervisor | None = None
 ) -> AsyncIterator[OpenLog]:
     """The log that `settings` asks for, until the block is left; leaving is bounded.
 

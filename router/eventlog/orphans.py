@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from config.settings import Settings
+from router.clock import Clock
 from router.errors import SwitchboardError
-from router.eventlog.base import Clock
 from router.eventlog.journal import open_journal
 from router.eventlog.journal_db import FILE_NAME, JournalReader
 from router.eventlog.journal_writer import RELAY

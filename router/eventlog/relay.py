@@ -23,8 +23,9 @@ from typing import Final
 
 from config.settings import KafkaSettings
 from router.backoff import backoff, jitter
+from router.clock import SYSTEM, Clock
 from router.errors import LogError, LogFailed, LogUnavailable
-from router.eventlog.base import Clock, Lag, Position, Record, now_micros
+from router.eventlog.base import Lag, Position, Record
 from router.eventlog.dead_letter import TOO_LARGE, Refusal, prepare
 from router.eventlog.journal import Journal
 from router.eventlog.journal_writer import RELAY
@@ -208,7 +209,7 @@ class Relay:
             await producer.end()
 
     def _prepare(self, record: Record) -> Record | None:
-        time = kafka_time(record.time, self._clock(), self._time_refusals)
+        time = kafka_time(record.time, self._clock.now(), self._time_refusals)
         return prepare(replace(record, time=time), self._refusals)
 
     def _judge(self, refused: Refused) -> None:
@@ -245,7 +246,7 @@ class Relay:
         """At start: how long what is left from the life before has waited. Raises LogError."""
         records, _ = await self._journal.read(self._acked, limit=1)
         if records:
-            waited = max(0.0, (self._clock() - records[0].time) / 1_000_000)
+            waited = max(0.0, (self._clock.now() - records[0].time) / 1_000_000)
             self._backlog.look(self._acked, self._journal.last_seq, self._loop.time() - waited)
 
     async def keep_position(self) -> None:
@@ -282,7 +283,7 @@ async def open_relay(
     settings: KafkaSettings,
     supervisor: Supervisor,
     *,
-    clock: Clock = now_micros,
+    clock: Clock = SYSTEM,
     name: str = "relay",
 ) -> AsyncIterator[Relay]:
     """A relay that runs until the block is left; leaving takes at most `_FLUSH + _END` seconds.

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
-from router.eventlog.base import Behind, Clock, Position, Reader, Record, RelayState
+from router.clock import Clock
+from router.eventlog.base import Behind, Position, Reader, Record, RelayState
 from router.eventlog.journal import Journal
 from router.observability.metrics import TAKEN_OVER
 
@@ -111,7 +112,7 @@ class KafkaTakeover:
         records, self._cursor = await self._journal.read(
             self._cursor, limit=room, topics=self._topics
         )
-        now, wall = self._loop.time(), self._clock()
+        now, wall = self._loop.time(), self._clock.now()
         for record in records:
             # Whatever the wall clock did meanwhile: not before now, not after a whole patience.
             left = (record.time - wall) / 1_000_000 + self._after

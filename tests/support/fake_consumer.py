@@ -63,12 +63,12 @@ def call_event(key: str, number: int) -> Event:
     )
 
 
-def spec(retry_for: float = 30.0) -> ConsumerSpec:
+def spec(retry_for: float = 30.0, *, takeover: bool = False) -> ConsumerSpec:
     return ConsumerSpec(
         name="test",
         role="calls",
         topics=(CALLS_TOPIC,),
-        takeover=False,
+        takeover=takeover,
         retry_for=retry_for,
         open=_open,
     )

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import apsw
 import pytest
+from typing_extensions import override
 
 from config.settings import JournalSettings
+from router.clock import SystemClock
 from router.errors import ConfigError, LogFailed, LogUnavailable
 from router.eventlog import journal_db
 from router.eventlog.journal import Journal, open_journal
@@ -24,11 +26,12 @@ from tests.support.kafka_settings import log_settings
 HOUR = 3_600_000_000  # µs
 
 
-class Clock:
+class Clock(SystemClock):
     def __init__(self) -> None:
         self.time = 1_700_000_000_000_000
 
-    def __call__(self) -> int:
+    @override
+    def now(self) -> int:
         return self.time
 
 

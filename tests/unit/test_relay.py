@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from aiokafka import errors
+from typing_extensions import override
 
+from router.clock import SYSTEM, Clock, SystemClock
 from router.eventlog import kafka_errors
 from router.eventlog import relay as relay_module
-from router.eventlog.base import Clock, Record, now_micros
+from router.eventlog.base import Record
 from router.eventlog.dead_letter import MAX_DEAD_RECORD, MAX_RECORD
 from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_writer import RELAY
@@ -31,7 +33,7 @@ def broker() -> FakeBroker:
 
 @asynccontextmanager
 async def relaying(
-    tmp_path: Path, broker: FakeBroker, *, clock: Clock = now_micros, **kafka: float
+    tmp_path: Path, broker: FakeBroker, *, clock: Clock = SYSTEM, **kafka: float
 ) -> AsyncIterator[tuple[Journal, Relay]]:
     short = {"stall_after": 0.5, "ack_deadline": 0.3}
     settings = log_settings(tmp_path, kafka=short | kafka)
@@ -234,8 +236,8 @@ def test_every_error_of_aiokafka_has_a_verdict_of_its_own() -> None:
     kinds = _errors_of_aiokafka()
     assert len(kinds) > 90
     assert [kind.__name__ for kind in kinds if kind not in kafka_errors._VERDICTS] == []
-    lists = (*kafka_errors._AGAIN, *kafka_errors._RECORD, *kafka_errors._TIME)
-    lists += (*kafka_errors._DOUBTFUL, *kafka_errors._CLIENT)
+    lists: list[object] = [*kafka_errors._AGAIN, *kafka_errors._RECORD, *kafka_errors._TIME]
+    lists += [*kafka_errors._DOUBTFUL, *kafka_errors._CLIENT]
     assert len(lists) == len(set(lists))
     for kind in kinds:  # what Kafka says may be tried again says nothing about a record
         if getattr(kind, "retriable", False):
@@ -296,18 +298,19 @@ async def test_a_record_that_is_refused_for_a_moment_is_not_dead(
 HOUR = 3_600_000_000
 
 
-class _Clock:
+class _Clock(SystemClock):
     """This machine's, and so many µs off."""
 
     def __init__(self, off: int) -> None:
         self.off = off
 
-    def __call__(self) -> int:
-        return now_micros() + self.off
+    @override
+    def now(self) -> int:
+        return super().now() + self.off
 
 
 def _takes_at_most_an_hour_ahead(record: Record) -> Exception | None:
-    return errors.InvalidTimestampError() if record.time > now_micros() + HOUR else None
+    return errors.InvalidTimestampError() if record.time > SYSTEM.now() + HOUR else None
 
 
 @pytest.mark.parametrize("mended", [True, False])
@@ -326,12 +329,12 @@ async def test_a_clock_that_runs_ahead_does_not_stop_the_relay(
         async with asyncio.timeout(20):
             await relay.drained()
     assert broker.ids(TOPIC) == expected(1, 2, 3, 4)
-    assert all(abs(record.time - now_micros()) < 8 * HOUR for record in broker.taken)
+    assert all(abs(record.time - SYSTEM.now()) < 8 * HOUR for record in broker.taken)
 
 
 async def test_times_that_are_too_old_are_sent_as_now(tmp_path: Path, broker: FakeBroker) -> None:
     def refuse(record: Record) -> Exception | None:
-        return errors.InvalidTimestampError() if record.time < now_micros() - HOUR else None
+        return errors.InvalidTimestampError() if record.time < SYSTEM.now() - HOUR else None
 
     broker.refuse = refuse
     clock = _Clock(-30 * HOUR)
@@ -376,6 +379,7 @@ async def test_what_a_life_before_left_is_as_old_as_it_is(
 
 def test_the_marks_of_a_backlog_are_bounded_and_know_its_age() -> None:
     backlog = relay_module._Backlog()
+    age = 0.0
     for second in range(100_000):
         age = backlog.look(0, second + 1, float(second))
     assert age == 99_999.0

@@ -5,7 +5,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from router.eventlog.base import Position, Record, now_micros
+from typing_extensions import override
+
+from router.clock import SYSTEM, SystemClock
+from router.eventlog.base import Lag, Position, Record
 from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_writer import RELAY
 from router.eventlog.takeover import KafkaTakeover
@@ -19,6 +22,7 @@ class Kafka:
     """What relay and group know; `RelayState` and the group's offsets."""
 
     healthy = True
+    lag = Lag(0, 0.0)
     trouble = ""
 
     def __init__(self) -> None:
@@ -55,7 +59,7 @@ async def world(tmp_path: Path) -> AsyncIterator[tuple[Journal, Kafka, KafkaTake
                 [TOPIC],
                 after_seconds=0.2,
                 committed=kafka.committed,
-                clock=now_micros,
+                clock=SYSTEM,
             ),
         )
 
@@ -67,7 +71,7 @@ async def fill(journal: Journal, *numbers: int) -> None:
 
 def record(number: int) -> Record:
     return Record(
-        Position(TOPIC, 1, number), f"call-{number}", b"", headers(f"id-{number}"), now_micros()
+        Position(TOPIC, 1, number), f"call-{number}", b"", headers(f"id-{number}"), SYSTEM.now()
     )
 
 
@@ -135,11 +139,14 @@ async def test_what_is_in_hand_waits_and_is_taken_over_when_it_was_let_go(tmp_pa
 
 
 async def test_a_clock_that_jumps_delays_nothing(tmp_path: Path) -> None:
-    off = [7200 * 1_000_000]
-    settings = log_settings(tmp_path)
+    class Ahead(SystemClock):
+        off = 7200 * 1_000_000
 
-    def clock() -> int:
-        return now_micros() + off[0]
+        @override
+        def now(self) -> int:
+            return super().now() + self.off
+
+    settings, clock = log_settings(tmp_path), Ahead()
 
     async with open_journal(tmp_path, settings.journal, pinned_by=RELAY, clock=clock) as journal:
         kafka = Kafka()
@@ -147,7 +154,7 @@ async def test_a_clock_that_jumps_delays_nothing(tmp_path: Path) -> None:
             journal, kafka, [TOPIC], after_seconds=0.2, committed=kafka.committed, clock=clock
         )
         await fill(journal, 1)
-        off[0] = 0
+        clock.off = 0
         assert await over(takeover) == ["id-1"]
 
 
