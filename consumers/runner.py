@@ -1,6 +1,6 @@
 """Runs a consumer: fetch → chain per key → handle → commit.
 
-The story of a record
+A record
 1. The poll loop fetches it and hangs it onto the chain of its key; it never waits for a handler. A
    chain is worked off in order by one task, many chains at once, `Limits.in_flight` records in all.
    When that many are in hand the loop fetches nothing but still calls the reader, because a member
@@ -10,7 +10,7 @@ The story of a record
    request, beside the poll loop: a slow coordinator holds up no fetch. A crash therefore repeats
    records, it never skips one.
 
-The story of a partition
+A partition
 - It begins with its first record. It *closes* when it is revoked or the runner stops: nothing new
   is started, pauses between attempts end, and handlers under way get the time that the reader gives
   less what a commit may take; then what is done is committed. Whatever became of that (cut off,

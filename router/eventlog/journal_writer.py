@@ -147,7 +147,7 @@ class JournalWriter:
             stopping = self._fill_batch(busy=db.wal_pages > 0)
             if self._batch:
                 self._write(db, self._batch)
-            self._tend(db, idle=not self._batch)
+            self._maintain(db, idle=not self._batch)
             self._batch = []
 
     def _fill_batch(self, *, busy: bool) -> bool:
@@ -216,7 +216,7 @@ class JournalWriter:
             return LogUnavailable(f"the journal's disk can't be asked for its space: {error}")
         return LogUnavailable("the journal's disk is nearly full; free some")
 
-    def _tend(self, db: JournalDb, *, idle: bool) -> None:
+    def _maintain(self, db: JournalDb, *, idle: bool) -> None:
         try:
             if db.wal_pages >= self._checkpoint_at or (idle and db.wal_pages):
                 db.checkpoint()

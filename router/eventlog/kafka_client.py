@@ -107,16 +107,32 @@ async def ensure_topics(settings: KafkaSettings, topics: Sequence[str]) -> None:
         raise LogUnavailable(f"Kafka can't be asked for its topics: {name_of(error)}") from error
 
 
-async def committed_offsets(
-    settings: KafkaSettings, group: str
-) -> dict[tuple[str, int], int] | None:
-    """(topic, partition) → the offset that `group` handles next; None when Kafka does not say."""
-    try:
-        async with asyncio.timeout(_ANSWER), _admin(settings) as admin:
-            found = await admin.list_consumer_group_offsets(group)
-    except CLIENT_ERRORS:
-        return None
-    return {(tp.topic, tp.partition): offsets.offset for tp, offsets in found.items()}
+class GroupOffsets:
+    """How far a group has come, asked of Kafka over one connection, made anew when it fails."""
+
+    def __init__(self, settings: KafkaSettings, group: str) -> None:
+        self._settings = settings
+        self._group = group
+        self._admin: AIOKafkaAdminClient | None = None
+
+    async def ask(self) -> dict[tuple[str, int], int] | None:
+        """(topic, partition) → the offset that it handles next; None when Kafka does not say."""
+        try:
+            async with asyncio.timeout(_ANSWER):
+                if self._admin is None:
+                    self._admin = AIOKafkaAdminClient(**connection(self._settings))
+                    await start(self._admin)
+                found = await self._admin.list_consumer_group_offsets(self._group)
+        except CLIENT_ERRORS:
+            await self.close()
+            return None
+        return {(tp.topic, tp.partition): offsets.offset for tp, offsets in found.items()}
+
+    async def close(self) -> None:
+        """Disconnect; it may be asked again."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.close()
 
 
 _CREATED_OR_THERE: Final = (0, TopicAlreadyExistsError.errno)

@@ -7,13 +7,12 @@ nothing at all once the relay knows of it.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 from config.settings import KafkaSettings
 from router.clock import Clock
 from router.eventlog.base import Appended, Follower, OnRevoke, Reader, Takeover
 from router.eventlog.journal import Journal
-from router.eventlog.kafka_client import committed_offsets
+from router.eventlog.kafka_client import GroupOffsets
 from router.eventlog.kafka_follower import KafkaFollower
 from router.eventlog.kafka_producer import KafkaProducer
 from router.eventlog.kafka_reader import KafkaReader
@@ -90,6 +89,6 @@ class KafkaLog:
             self.relay,
             topics,
             after_seconds=self._settings.takeover_after,
-            committed=partial(committed_offsets, self._settings, group),
+            offsets=GroupOffsets(self._settings, group),
             clock=self._clock,
         )

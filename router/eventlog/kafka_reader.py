@@ -157,14 +157,14 @@ class KafkaReader:
     async def _probe(self, consumer: AIOKafkaConsumer) -> None:
         try:
             async with asyncio.timeout(_PROBE):
-                self._unread = await _count_unread(consumer)
+                self._unread = await _count_unread(consumer, self._topics)
         except CLIENT_ERRORS as error:
             await self._strike(f"no answer to a probe: {name_of(error)}")
         else:
             if self._unread > 0:
                 await self._strike("records are there and do not come")
             elif self._unread < 0:
-                await self._drop("the topic was made anew")
+                await self._drop("the topic was deleted")
                 raise LogUnavailable("Kafka's consumer is made anew")
             else:
                 self._strikes = 0
@@ -241,11 +241,16 @@ def _unread_behind(consumer: AIOKafkaConsumer, records: Sequence[Record]) -> int
     return sum(max(0, ends[pair] - offset - 1) for pair, offset in last.items())
 
 
-async def _count_unread(consumer: AIOKafkaConsumer) -> int:
-    """Records that are there and did not come; negative where a topic ends before our place."""
+async def _count_unread(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> int:
+    """Records that are there and did not come.
+
+    Negative where a topic is not there, or ends before our place: it was deleted. aiokafka would
+    look for it until its next rebalance.
+    """
+    if not set(topics) <= set(await consumer.topics()):
+        return -1
     partitions = list(consumer.assignment())
     if not partitions:
-        await consumer.topics()  # a member without partitions still wants to know its broker
         return 0
     ends = await consumer.end_offsets(partitions)
     gaps = [end - await consumer.position(partition) for partition, end in ends.items()]

@@ -11,23 +11,30 @@ whether a consumer can read it. An event is due `takeover_after` seconds after i
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from router.clock import Clock
 from router.eventlog.base import Behind, Position, Reader, Record, RelayState
 from router.eventlog.journal import Journal
 from router.observability.metrics import TAKEN_OVER
 
-Committed = Callable[[], Awaitable[Mapping[tuple[str, int], int] | None]]
-"""(topic, partition) → the offset that the group handles next; None where Kafka gives no answer."""
-
 _ASK_EVERY: Final = 0.25  # seconds
 _ASK_AGAIN: Final = 5.0  # seconds after a question without an answer
 _LOOK_AGAIN: Final = 0.1  # seconds until what is in hand is looked at again
 _LOOKAHEAD: Final = 5000  # records read and not decided
 _REMEMBERED: Final = 50_000  # ids that were handled
+
+
+class Offsets(Protocol):
+    """How far the group has come (`kafka_client.GroupOffsets`)."""
+
+    async def ask(self) -> Mapping[tuple[str, int], int] | None:
+        """(topic, partition) → the offset that it handles next; None: Kafka gives no answer."""
+
+    async def close(self) -> None:
+        """Until it is asked again."""
 
 
 class _Waiting(NamedTuple):
@@ -45,7 +52,7 @@ class KafkaTakeover:
         topics: Sequence[str],
         *,
         after_seconds: float,
-        committed: Committed,
+        offsets: Offsets,
         clock: Clock,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,7 +60,7 @@ class KafkaTakeover:
         self._relay = relay
         self._topics = frozenset(topics)
         self._after = after_seconds
-        self._committed = committed
+        self._group = offsets
         self._clock = clock
         self._cursor = relay.acked_seq
         self._waiting: deque[_Waiting] = deque()
@@ -80,7 +87,10 @@ class KafkaTakeover:
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[Reader]:
         """See `base.Takeover`."""
-        yield self
+        try:
+            yield self
+        finally:
+            await self._group.close()
 
     @property
     def behind(self) -> Behind:
@@ -156,7 +166,7 @@ class KafkaTakeover:
         now = self._loop.time()
         if now < self._next_ask:
             return
-        answer = await self._committed()
+        answer = await self._group.ask()
         self._asked_at = self._loop.time()
         self._offsets = answer or {}
         if answer is None:

@@ -192,6 +192,18 @@ def _reads_again(process: Child) -> bool:
     return bool(known["healthy"]) and known["events"] <= 5 and quiet
 
 
+def test_what_came_in_time_is_handled_once_whoever_reads_it(broker: Kafka, tmp_path: Path) -> None:
+    """The process that took a call knows of the one that serves it, and asks no database."""
+    with child(tmp_path, broker, rate=20, settle=3) as taking, child(tmp_path, broker) as other:
+        until(lambda: len(other.served) > 20)
+        time.sleep(2)
+        began = time.monotonic()
+        time.sleep(5)
+    both = [call for call in taking.served.keys() & other.served if taking.came[call] > began]
+    print(f"{len(taking.came)} calls, {len(other.served)} by the other one, {len(both)} by both")
+    assert both == []
+
+
 def test_the_journal_cant_be_read_for_a_while(broker: Kafka, tmp_path: Path) -> None:
     with child(tmp_path, broker, rate=2500, settle=1) as process:
         until(lambda: _serves(process))

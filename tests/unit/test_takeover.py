@@ -40,9 +40,12 @@ class Kafka:
             self.places[seq] = Position(TOPIC, 0, seq + 10)
             self.acked_seq = max(self.acked_seq, seq)
 
-    async def committed(self) -> Mapping[tuple[str, int], int] | None:
+    async def ask(self) -> Mapping[tuple[str, int], int] | None:
         self.asked += 1
         return self.offsets
+
+    async def close(self) -> None:
+        pass
 
 
 @asynccontextmanager
@@ -58,7 +61,7 @@ async def world(tmp_path: Path) -> AsyncIterator[tuple[Journal, Kafka, KafkaTake
                 kafka,
                 [TOPIC],
                 after_seconds=0.2,
-                committed=kafka.committed,
+                offsets=kafka,
                 clock=SYSTEM,
             ),
         )
@@ -151,7 +154,7 @@ async def test_a_clock_that_jumps_delays_nothing(tmp_path: Path) -> None:
     async with open_journal(tmp_path, settings.journal, pinned_by=RELAY, clock=clock) as journal:
         kafka = Kafka()
         takeover = KafkaTakeover(
-            journal, kafka, [TOPIC], after_seconds=0.2, committed=kafka.committed, clock=clock
+            journal, kafka, [TOPIC], after_seconds=0.2, offsets=kafka, clock=clock
         )
         await fill(journal, 1)
         clock.off = 0
