@@ -7,9 +7,8 @@ import traceback
 from contextlib import suppress
 from random import Random
 
-from consumers.backoff import backoff, jitter
 from consumers.consumer import Consumer, Done, GiveUp, Outcome, RetryIn
-from consumers.dead import Failure, dead_headers
+from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import (
     Ambiguous,
@@ -21,6 +20,7 @@ from router.errors import (
     Transient,
 )
 from router.eventlog.base import EventLog, Record
+from router.eventlog.dead_letter import Failure, dead_headers
 from router.events.codec import decode
 from router.events.model import Event
 from router.events.types import dead_topic
@@ -77,7 +77,7 @@ class Attempts:
             late = isinstance(outcome, RetryIn) and self._late(outcome, deadline)
             if isinstance(outcome, GiveUp) or late:
                 failure = Failure(self._group, outcome.reason, attempt, first_failed_at)
-                return await self._bury(record, failure, closing)
+                return await self._dead_letter(record, failure, closing)
             await _pause(jitter(outcome.seconds, self._random), closing)
         return False
 
@@ -123,7 +123,7 @@ class Attempts:
             at=f"{frames[-1].name}:{frames[-1].lineno}" if frames else "",
         )
 
-    async def _bury(self, record: Record, failure: Failure, closing: asyncio.Event) -> bool:
+    async def _dead_letter(self, record: Record, failure: Failure, closing: asyncio.Event) -> bool:
         # Without end, unlike other retries: to go on without the dead record would lose the event,
         # and what can't be appended to can't be consumed from for long either.
         topic = dead_topic(record.position.topic)

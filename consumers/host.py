@@ -1,13 +1,13 @@
 """Runs the consumers of this process: every folder here whose role is asked for."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from config.settings import Settings
 from consumers.consumer import Consumer, ConsumerSpec
-from consumers.runner import Limits, Runner
+from consumers.runner import Limits, OpenReader, Runner
 from router import registry
-from router.eventlog.base import OnRevoke
+from router.eventlog.base import OnRevoke, Reader, Takeover
 from router.observability.metrics import HANDLED
 from router.resources import Resources
 
@@ -39,29 +39,50 @@ async def run(resources: Resources, stop: asyncio.Event) -> None:
             (spec, await stack.enter_async_context(spec.open(resources)))
             for spec in specs(resources.settings)
         ]
+        keep = resources.supervisor.keep
         async with asyncio.TaskGroup() as background:
-            own = [background.create_task(consumer.run()) for _, consumer in consumers]
+            own = [
+                background.create_task(keep(f"{spec.name}_background", consumer.run))
+                for spec, consumer in consumers
+            ]
             async with asyncio.TaskGroup() as readers:
                 for spec, consumer in consumers:
-                    _start(spec, consumer, resources, stop, readers)
+                    start(spec, consumer, resources, stop, readers)
             for task in own:
                 task.cancel()
 
 
-def _start(
+def start(
     spec: ConsumerSpec,
     consumer: Consumer,
     resources: Resources,
     stop: asyncio.Event,
     tasks: asyncio.TaskGroup,
 ) -> None:
-    log, limits = resources.log, Limits.of(resources.settings)
+    """Read for one consumer, in `tasks`, until `stop` is set."""
+    log, supervisor = resources.log, resources.supervisor
+    takeover = log.takeover(spec.topics, group=spec.group) if spec.takeover else None
 
-    def group(on_revoke: OnRevoke):  # type: ignore[no-untyped-def]
+    def group(on_revoke: OnRevoke) -> AbstractAsyncContextManager[Reader]:
         return log.reader(spec.topics, group=spec.group, on_revoke=on_revoke)
 
-    tasks.create_task(Runner(spec, consumer, group, log, resources.clock, limits).run(stop))
-    takeover = log.takeover(spec.topics) if spec.takeover else None
+    def left_over(_: OnRevoke) -> AbstractAsyncContextManager[Reader]:
+        if takeover is None:
+            raise RuntimeError("there is nothing to take over from")
+        return takeover.reader()
+
+    def made(open_reader: OpenReader, told: Takeover | None) -> Runner:
+        limits = Limits.of(resources.settings)
+        return Runner(spec, consumer, open_reader, log, resources.clock, limits, takeover=told)
+
+    async def read() -> None:  # a new one each time: nothing of one that broke is used again
+        runner = made(group, takeover)
+        supervisor.groups[spec.name] = runner.state
+        await runner.run(stop)
+
+    async def take_over() -> None:
+        await made(left_over, None).run(stop)
+
+    tasks.create_task(supervisor.keep(f"{spec.name}_reader", read, stop=stop))
     if takeover is not None:
-        runner = Runner(spec, consumer, lambda _: takeover, log, resources.clock, limits)
-        tasks.create_task(runner.run(stop))
+        tasks.create_task(supervisor.keep(f"{spec.name}_takeover", take_over, stop=stop))

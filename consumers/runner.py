@@ -1,18 +1,21 @@
 """Runs a consumer: fetch → chain per key → handle → commit.
 
-The story of a record
+A record
 1. The poll loop fetches it and hangs it onto the chain of its key; it never waits for a handler. A
    chain is worked off in order by one task, many chains at once, `Limits.in_flight` records in all.
    When that many are in hand the loop fetches nothing but still calls the reader, because a member
    that stays silent loses its partitions.
 2. `Attempts` brings the record to its end: done, or in the dead topic. Only then does it count.
-3. Every second, or after a hundred completions, what is done without a gap is committed
-   (`Progress`). A crash therefore repeats records, it never skips one.
+3. Four times a second what is done without a gap is committed (`Progress`), all partitions in one
+   request, beside the poll loop: a slow coordinator holds up no fetch. A crash therefore repeats
+   records, it never skips one.
 
-The story of a partition
+A partition
 - It begins with its first record. It *closes* when it is revoked or the runner stops: nothing new
-  is started, pauses between attempts end, handlers under way get `Limits.drain` seconds; then what
-  is done is committed and the partition is forgotten.
+  is started, pauses between attempts end, and handlers under way get the time that the reader gives
+  less what a commit may take; then what is done is committed. Whatever became of that (cut off,
+  refused, failed), the partition is forgotten: one that stayed closing would pass over every record
+  that comes when it is ours again.
 - A handler that outlasts that finishes for nothing: it reports to bookkeeping that nobody commits
   from any more, and the partition's next owner handles the record again.
 - It also begins anew when the reader hands out an offset that was started already: the reader
@@ -29,20 +32,29 @@ from typing import Final
 
 from config.settings import Settings
 from consumers.attempts import Attempts
-from consumers.backoff import backoff, jitter
 from consumers.consumer import Consumer, ConsumerSpec
 from consumers.progress import Progress
+from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.base import EventLog, OnRevoke, Position, Reader, Record
+from router.eventlog.base import (
+    Behind,
+    EventLog,
+    OnRevoke,
+    Position,
+    Reader,
+    Record,
+    Takeover,
+)
 from router.observability import log as logs
+from router.supervisor import GroupState
 
 log = logs.get(__name__)
 
 OpenReader = Callable[[OnRevoke], AbstractAsyncContextManager[Reader]]
 
-_COMMIT_EVERY: Final = 1.0  # seconds
-_COMMIT_AFTER: Final = 100  # completions
+_COMMIT_EVERY: Final = 0.25  # seconds; others learn from the commit what they need not take over
+_COMMIT_TIME: Final = 5.0  # seconds of a revoke that are kept for the commit, at most half of it
 _WAIT: Final = 0.5  # seconds that one fetch may wait: what stopping and committing may be late by
 
 
@@ -52,16 +64,14 @@ class Limits:
 
     in_flight: int  # records taken and not at their end, over all keys
     time_limit: float  # one call of the handler
-    drain: float  # handlers under way, when their partition is revoked
     grace: float  # handlers under way, when the process stops
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """Draining may take half of the time that Kafka gives a member before it is put out."""
+        """One call may take half of the time that Kafka gives a member before it is put out."""
         return cls(
             in_flight=settings.dispatch.concurrency,
             time_limit=settings.kafka.rebalance_timeout / 2,
-            drain=settings.kafka.rebalance_timeout / 2,
             grace=settings.http.shutdown_grace,
         )
 
@@ -93,7 +103,10 @@ class Runner:
         clock: Clock,
         limits: Limits,
         random: Random | None = None,
+        takeover: Takeover | None = None,
     ) -> None:
+        """`takeover` learns what is handled here, so that it need not hand it out."""
+        self._takeover = takeover
         self._group = spec.group
         self._open = open_reader
         self._clock = clock
@@ -113,8 +126,7 @@ class Runner:
         self._chains: dict[tuple[str, int, str], _Chain] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._in_flight = 0
-        self._completed = 0  # since the last commit
-        self._committed_at = clock.monotonic()
+        self._begun: dict[int, float] = {}  # when the handling of each record began, in order
         self._failed_fetches = 0
         self._moved = asyncio.Event()  # a record came to its end
 
@@ -126,22 +138,33 @@ class Runner:
         """
         async with asyncio.TaskGroup() as tasks, self._open(self.revoke) as reader:
             self._reader = reader
+            committing = tasks.create_task(self._keep_committing())
             try:
                 while not stop.is_set():
                     for record in await self._fetch(reader):
                         self._take(record, tasks)
-                    if self._commit_is_due():
-                        await self._commit(list(self._partitions.values()))
-                await self._release(list(self._partitions.values()), self._limits.grace)
-                for worker in self._workers:
+                await self._release(list(self._partitions.values()), drain=self._limits.grace)
+                for worker in (*self._workers, committing):
                     worker.cancel()
             finally:
                 self._partitions.clear()  # cancelled: leaving the group must not drain first
 
-    async def revoke(self, partitions: Sequence[tuple[str, int]]) -> None:
+    def state(self) -> GroupState:
+        """How far this member has come."""
+        behind = self._reader.behind if self._reader is not None else Behind(0, 0.0)
+        oldest = next(iter(self._begun.values()), None)
+        return GroupState(
+            unread=behind.events,
+            silent=behind.silent,
+            in_flight=self._in_flight,
+            oldest=0.0 if oldest is None else self._clock.monotonic() - oldest,
+        )
+
+    async def revoke(self, partitions: Sequence[tuple[str, int]], seconds: float) -> None:
         """The reader's `on_revoke`: bring what is under way to its end, commit, forget."""
         found = [self._partitions.get(pair) for pair in partitions]
-        await self._release([part for part in found if part is not None], self._limits.drain)
+        drain = max(seconds / 2, seconds - _COMMIT_TIME)
+        await self._release([part for part in found if part is not None], drain=drain)
 
     async def _fetch(self, reader: Reader) -> Sequence[Record]:
         if not self._room():
@@ -191,23 +214,32 @@ class Runner:
 
     async def _finish(self, partition: _Partition, record: Record) -> None:
         partition.running += 1
+        begun, done = self._clock.monotonic(), False
+        self._begun[id(record)] = begun
+        if self._takeover is not None:
+            self._takeover.begun(record)
         try:
-            if await self._attempts.finish(record, partition.closing):
+            done = await self._attempts.finish(record, partition.closing)
+            if done:
                 partition.progress.done(record.position.offset)
-                self._completed += 1
         finally:
+            del self._begun[id(record)]
+            if self._takeover is not None:
+                self._takeover.ended(record, done=done)
             partition.running -= 1
             self._in_flight -= 1
             self._moved.set()
 
-    async def _release(self, partitions: Sequence[_Partition], seconds: float) -> None:
+    async def _release(self, partitions: Sequence[_Partition], *, drain: float) -> None:
         for partition in partitions:
             partition.closing.set()
-        if not await self._until(lambda: not any(part.running for part in partitions), seconds):
-            log.warning("drain.late", group=self._group, seconds=seconds)
-        await self._commit(partitions)
-        for partition in partitions:
-            self._forget(partition)
+        try:
+            if not await self._until(lambda: not any(part.running for part in partitions), drain):
+                log.warning("drain.late", group=self._group, seconds=drain)
+            await self._commit(partitions)
+        finally:  # also when the reader's patience ends in the middle of it
+            for partition in partitions:
+                self._forget(partition)
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         with suppress(TimeoutError):
@@ -217,25 +249,32 @@ class Runner:
                     await self._moved.wait()
         return condition()
 
-    def _commit_is_due(self) -> bool:
-        waited = self._clock.monotonic() - self._committed_at
-        return self._completed >= _COMMIT_AFTER or waited >= _COMMIT_EVERY
+    async def _keep_committing(self) -> None:
+        while True:
+            await self._clock.sleep(_COMMIT_EVERY)
+            await self._commit(self._partitions.values())
 
     async def _commit(self, partitions: Iterable[_Partition]) -> None:
-        self._completed = 0
-        self._committed_at = self._clock.monotonic()
+        due: dict[tuple[str, int], tuple[_Partition, int]] = {}
         for partition in partitions:
             offset = partition.progress.committable()
-            if self._reader is None or offset is None or offset == partition.committed:
-                continue
-            try:
-                await self._reader.commit(Position(partition.topic, partition.number, offset))
-                partition.committed = offset
-            except PartitionLost:
-                log.info("partition.lost", group=self._group, partition=partition.number)
-                self._forget(partition)
-            except LogUnavailable as error:
-                log.warning("commit.failed", group=self._group, error=str(error))
+            if offset is not None and offset != partition.committed:
+                due[partition.topic, partition.number] = (partition, offset)
+        if not due or self._reader is None:
+            return
+        try:
+            await self._reader.commit(
+                [Position(*pair, offset) for pair, (_, offset) in due.items()]
+            )
+        except PartitionLost as lost:
+            for pair in lost.partitions:
+                log.info("partition.lost", group=self._group, partition=pair[1])
+                self._forget(due.pop(pair)[0])
+        except LogUnavailable as error:
+            log.warning("commit.failed", group=self._group, error=str(error))
+            return
+        for partition, offset in due.values():
+            partition.committed = offset
 
     def _forget(self, partition: _Partition) -> None:
         partition.closing.set()

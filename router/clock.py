@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+from typing_extensions import override
 
 
 class Clock(Protocol):
@@ -18,17 +20,23 @@ class Clock(Protocol):
         """Wait."""
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's."""
 
+    @override
     def now(self) -> int:
         """See `Clock`."""
         return time.time_ns() // 1000
 
+    @override
     def monotonic(self) -> float:
         """See `Clock`."""
         return time.monotonic()
 
+    @override
     async def sleep(self, seconds: float) -> None:
         """See `Clock`."""
         await asyncio.sleep(seconds)
+
+
+SYSTEM: Final = SystemClock()

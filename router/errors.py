@@ -27,6 +27,7 @@ the case, and in the class's `remedy` where it does not. Adapters translate the 
 libraries (`raise … from`). A message never holds a secret, a phone number or a payload.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -97,9 +98,13 @@ class LogFailed(LogError):
 
 
 class PartitionLost(LogError):
-    """The partition belongs to another member of the group now; the commit was not taken."""
+    """`partitions` (topic, number) belong to another member of the group now: not committed."""
 
     remedy = "Another process does this work now; try again if none does"
+
+    def __init__(self, message: str, *, partitions: Sequence[tuple[str, int]]) -> None:
+        super().__init__(message)
+        self.partitions = partitions
 
 
 class StorageError(SwitchboardError):

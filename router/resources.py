@@ -1,7 +1,7 @@
 """What a role is given to work with, made once by the composition root (`router.runtime`)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from config.settings import Settings
 from router.clock import Clock
@@ -9,6 +9,7 @@ from router.eventlog.base import OpenLog
 from router.provider import Carrier
 from router.providers.livekit.client import LiveKitClient
 from router.storage.engine import Database
+from router.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +22,4 @@ class Resources:
     livekit: LiveKitClient
     carriers: Mapping[str, Carrier]  # by the provider's name: those that can be asked or told
     clock: Clock
+    supervisor: Supervisor = field(default_factory=Supervisor)

@@ -1,8 +1,9 @@
 """The composition root: builds what the chosen roles need, runs them, stops them in order.
 
 Stop: not ready → no new connections, requests in flight finish → consumers stop fetching, drain and
-commit → relay flushes → database and clients close. A role that dies takes the process down with a
-non-zero exit, because a process that answers webhooks but dispatches nobody is worse than none.
+commit → relay flushes → database and clients close. Every long-lived task is under one supervisor
+(`router.supervisor`): what ends is started again; where that does not help, the process ends
+with a non-zero exit, because one that answers webhooks but dispatches nobody is worse than none.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import importlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -29,7 +31,13 @@ from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
 from router.numbers import publish
 from router.observability.log import get as log_of
-from router.observability.metrics import RELAY_LAG, RELAY_LAG_SECONDS
+from router.observability.metrics import (
+    OPEN_SECONDS,
+    RELAY_LAG,
+    RELAY_LAG_SECONDS,
+    SILENT_SECONDS,
+    UNREAD,
+)
 from router.provider import Provider, ProviderContext, Reply, WebhookSource
 from router.providers import configured, context_of, open_carriers
 from router.providers.livekit import setup_loop
@@ -40,6 +48,7 @@ from router.secrets import SipCredentials, load_key, sip_credentials
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import prepare
+from router.supervisor import Supervisor, Work
 
 logger = log_of(__name__)
 
@@ -57,6 +66,7 @@ class Node:
     log: OpenLog
     routes: RouteFollower | None
     livekit_setup: setup_loop.SetupLoop | None
+    supervisor: Supervisor
     webhooks: Webhooks | None = None
     http_port: int = 0
     stopping: bool = False
@@ -75,8 +85,11 @@ class Node:
                 "healthy": relay.healthy,
                 "behind_events": relay.lag.events,
                 "behind_seconds": round(relay.lag.age, 1),
+                "trouble": relay.trouble,
             }
-        able = not self.stopping and not self.log.failed.is_set()
+        facts["tasks"] = self.supervisor.facts()
+        facts["consumers"] = self.supervisor.group_facts()
+        able = not (self.stopping or self.log.failed.is_set() or self.supervisor.failing)
         if self.routes is not None:
             facts["routes"] = self.routes.facts()
             able = able and self.has_routes()
@@ -116,11 +129,13 @@ async def run(
     )
     _calm_garbage_collection()
     async with AsyncExitStack() as stack:
-        log = await stack.enter_async_context(open_log(settings))
-        resources = await _resources(context_of(settings, credentials, clock), log, stack)
+        supervisor = Supervisor(clock)
+        log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
+        context = context_of(settings, credentials, clock)
+        resources = await _resources(context, log, supervisor, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
-        node = Node(settings, log, routes, setup)
+        node = Node(settings, log, routes, setup, supervisor)
         roles = _Roles(node, resources, credentials, clock, stop)
         await roles.run(started)
 
@@ -133,7 +148,7 @@ def _calm_garbage_collection() -> None:
 
 
 async def _resources(
-    context: ProviderContext, log: OpenLog, stack: AsyncExitStack
+    context: ProviderContext, log: OpenLog, supervisor: Supervisor, stack: AsyncExitStack
 ) -> Resources | None:
     """What the roles other than the ingress need; the ingress answers without any of it."""
     settings = context.settings
@@ -142,7 +157,7 @@ async def _resources(
     database: Database = await stack.enter_async_context(open_database(settings))
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     carriers = await stack.enter_async_context(open_carriers(context))
-    return Resources(settings, log, database, livekit, carriers, context.clock)
+    return Resources(settings, log, database, livekit, carriers, context.clock, supervisor)
 
 
 def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower | None:
@@ -186,7 +201,7 @@ class _Roles:
         async with asyncio.TaskGroup() as tasks:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
-                endless.append(tasks.create_task(self._node.routes.run()))
+                endless.append(tasks.create_task(self._keep("routes", self._node.routes.run)))
             working = tasks.create_task(self._work(drain))
             async with listening(self._app(), self._node.settings.http) as port:
                 self._node.http_port = port
@@ -228,16 +243,22 @@ class _Roles:
         async with asyncio.TaskGroup() as tasks:
             endless: list[asyncio.Task[None]] = []
             if self._node.livekit_setup is not None:
-                endless.append(tasks.create_task(self._node.livekit_setup.run()))
+                setup = self._keep("livekit_setup", self._node.livekit_setup.run)
+                endless.append(tasks.create_task(setup))
             if "relay" in resources.settings.roles:
-                work = publish.run(resources.database, resources.log, resources.clock)
-                endless.append(tasks.create_task(work))
-                endless.append(tasks.create_task(catchup.run(resources, resources.clock)))
+                work = partial(publish.run, resources.database, resources.log, resources.clock)
+                endless.append(tasks.create_task(self._keep("publish", work)))
+                work = partial(catchup.run, resources, resources.clock)
+                endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
+            # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
             await drain.wait()  # the role relay has no consumer: that one came back at once
             for task in endless:
                 task.cancel()
+
+    def _keep(self, name: str, work: Work, *, once: bool = False) -> Coroutine[Any, Any, None]:
+        return self._node.supervisor.keep(name, work, once=once)
 
     async def _prepared(self, resources: Resources, drain: asyncio.Event) -> bool:
         """Bring the schema up to date; False when the node was stopped before that was possible.
@@ -265,12 +286,23 @@ class _Roles:
                 async with asyncio.timeout(_WATCH):
                     await log.failed.wait()
             except TimeoutError:
-                if log.relay is not None:
-                    RELAY_LAG.set(log.relay.lag.events)
-                    RELAY_LAG_SECONDS.set(log.relay.lag.age)
+                self._measure()
+                if self._node.supervisor.gave_up is not None:
+                    raise self._node.supervisor.gave_up from None
                 continue
             folder = self._node.settings.data_dir
             raise LogFailed(f"the journal's disk failed ({folder}); nothing more can be taken")
+
+    def _measure(self) -> None:
+        relay = self._node.log.relay
+        if relay is not None:
+            RELAY_LAG.set(relay.lag.events)
+            RELAY_LAG_SECONDS.set(relay.lag.age)
+        for group, state_of in self._node.supervisor.groups.items():
+            state = state_of()
+            UNREAD.labels(group).set(state.unread)
+            SILENT_SECONDS.labels(group).set(state.silent)
+            OPEN_SECONDS.labels(group).set(state.oldest)
 
 
 def documents(settings: Settings) -> Mapping[str, Reply]:

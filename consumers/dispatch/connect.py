@@ -18,11 +18,11 @@ from typing import Final
 import msgspec
 
 from config.settings import DispatchSettings
-from consumers.backoff import backoff, jitter
 from consumers.complaints import Complaints
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.plan import Facts, Presence, Step, next_step, own_event
 from consumers.dispatch.ports import ClaimStore
+from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable
 from router.events.model import Event

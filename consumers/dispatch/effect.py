@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from consumers.backoff import backoff, jitter
 from consumers.dispatch.plan import Presence, job_metadata, presence, superfluous
 from consumers.dispatch.ports import AgentRooms
+from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import LogUnavailable, Permanent
 from router.eventlog.base import EventLog

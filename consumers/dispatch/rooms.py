@@ -15,8 +15,8 @@ from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Final, Protocol
 
-from consumers.backoff import jitter
 from consumers.complaints import Complaints
+from router.backoff import jitter
 from router.clock import Clock
 from router.errors import EffectError, StorageUnavailable
 from router.events.model import Event

@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from consumers.backoff import jitter
 from consumers.dispatch.connect import Connection, Means
 from consumers.dispatch.follow import Follow
+from router.backoff import jitter
 from router.errors import SwitchboardError
 from router.observability import log as logs
 from router.observability.metrics import CALLS_IN_PROGRESS

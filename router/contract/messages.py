@@ -34,17 +34,17 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
     "ce_dataschema": "name and version of the value's schema",
     "content-type": "of the value",
 }
-# Written by router.eventlog.dead (too large) and consumers.dead (a handler gave up).
+# Written by router.eventlog.dead_letter: Kafka refused it, or a handler gave up.
 _REASONS: Final[Mapping[str, str]] = {
     "dlq.reason": "why it could not be taken: a constant text, or the name of a field",
     "dlq.topic": "where the record was",
-    "dlq.offset": "its offset there; of one that was too large, its place in the journal",
+    "dlq.offset": "its offset there; of one that Kafka refused, its place in the journal",
     "dlq.partition": "its partition there",
     "dlq.ce_id": "its own ce_id; the dead record has another",
     "dlq.group": "the consumer group that gave up",
     "dlq.attempts": "how often it was tried",
     "dlq.first_failed_at": "when it failed first, RFC 3339, UTC",
-    "dlq.size": "its size in bytes, where that was the reason",
+    "dlq.size": "its size in bytes, where Kafka refused it",
 }
 _DEAD_VALUE: Final = (
     "the record's own value, byte for byte; none where it had none, or where not even the dead "

@@ -19,20 +19,11 @@ Not promised: order across keys, exactly once (consumers fence their effects), o
 The conformance suite (tests/contract/test_eventlog.py) has one test for each line.
 """
 
-import time
 from asyncio import Event
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-
-Clock = Callable[[], int]
-"""µs since the epoch, UTC."""
-
-
-def now_micros() -> int:
-    """The clock of this machine."""
-    return time.time_ns() // 1000
 
 
 class Position(NamedTuple):
@@ -61,6 +52,13 @@ class Appended(NamedTuple):
     existing: Record | None
 
 
+class Behind(NamedTuple):
+    """What a reader knows of the records that it has not handed out yet."""
+
+    events: int  # at the log's last word
+    silent: float  # seconds since the log last said anything: records, or that there are none
+
+
 class Lag(NamedTuple):
     """What the relay has not moved into Kafka yet."""
 
@@ -68,12 +66,18 @@ class Lag(NamedTuple):
     age: float  # seconds since the oldest of them was appended, 0.0 for none
 
 
-OnRevoke = Callable[[Sequence[tuple[str, int]]], Awaitable[None]]
-"""Called with (topic, partition) pairs before they go to another member; must return promptly."""
+OnRevoke = Callable[[Sequence[tuple[str, int]], float], Awaitable[None]]
+"""Called with (topic, partition) pairs before they go to another member, and with the seconds that
+there are for it: then it is cancelled, and the partitions go whatever it has done.
+"""
 
 
 class Reader(Protocol):
     """One member of a group."""
+
+    @property
+    def behind(self) -> Behind:
+        """How far it has come; asks nobody."""
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """Up to `limit` records, waiting at most `wait` seconds for the first.
@@ -85,12 +89,12 @@ class Reader(Protocol):
             LogUnavailable: the log can't be read now; call again.
         """
 
-    async def commit(self, position: Position) -> None:
-        """Everything up to and including `position` in its partition is done.
+    async def commit(self, positions: Sequence[Position]) -> None:
+        """Everything up to and including each position in its partition is done; one request.
 
         Raises:
-            PartitionLost: it belongs to another member now.
-            LogUnavailable: not taken; call again.
+            PartitionLost: its `partitions` belong to another member now; the others are committed.
+            LogUnavailable: none was taken, or nobody knows; call again.
         """
 
 
@@ -157,6 +161,33 @@ class RelayState(Protocol):
     def acked_seq(self) -> int:
         """Everything up to this offset of the journal is in Kafka."""
 
+    @property
+    def trouble(self) -> str:
+        """What keeps it from Kafka, for a person; "" once something was acknowledged again."""
+
+    def place(self, seq: int) -> Position | None:
+        """Where Kafka has the record at this offset of the journal; None when nobody knows."""
+
+
+class Takeover(Protocol):
+    """Records of this process that nobody handled within `kafka.takeover_after` seconds.
+
+    Whether Kafka has not taken them, or no consumer can read them there. The consumer says what its
+    own members of the group handle, so that nothing is asked about the calls that came in time.
+    """
+
+    def begun(self, record: Record) -> None:
+        """A member in this process handles the record."""
+
+    def ended(self, record: Record, *, done: bool) -> None:
+        """It does no more; `done`: it never comes again."""
+
+    def reader(self) -> AbstractAsyncContextManager[Reader]:
+        """Hands out what is left over, each record once.
+
+        Its `commit` does nothing: the same records come once more through Kafka.
+        """
+
 
 class OpenLog(EventLog, Protocol):
     """What `router.eventlog.open.open_log` gives: the log, and what a runtime has to watch."""
@@ -169,9 +200,8 @@ class OpenLog(EventLog, Protocol):
     def relay(self) -> RelayState | None:
         """None where the log is the journal alone."""
 
-    def takeover(self, topics: Sequence[str]) -> AbstractAsyncContextManager[Reader] | None:
-        """Records of this process that Kafka has not taken for `kafka.takeover_after` seconds.
+    def takeover(self, topics: Sequence[str], *, group: str) -> "Takeover | None":
+        """For the one consumer (`group`) that must not wait for Kafka.
 
-        For the one consumer that must not wait for Kafka. Its `commit` does nothing: the same
-        records come once more through Kafka. None where the log is the journal alone.
+        None where the log is the journal alone.
         """

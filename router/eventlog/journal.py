@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 
 from config.settings import JournalSettings
+from router.clock import SYSTEM, Clock
 from router.errors import LogFailed, LogUnavailable
-from router.eventlog.base import Appended, Clock, Position, Record, now_micros
+from router.eventlog.base import Appended, Position, Record
 from router.eventlog.journal_db import JournalReader, Row
 from router.eventlog.journal_writer import Append, Committed, Job, JournalWriter, Move
 from router.eventlog.recent import Recent
@@ -80,7 +81,7 @@ class Journal:
         if not identity:
             raise ValueError("the record has no ce_id header")
         outcome: asyncio.Future[tuple[Row, bool]] = self._loop.create_future()
-        draft = (topic, identity, key, self._clock(), _encode(headers), value)
+        draft = (topic, identity, key, self._clock.now(), _encode(headers), value)
         self._submit(Append(outcome, draft))
         row, repeated = await outcome
         return Appended(Position(topic, 0, row[0]), to_record(row) if repeated else None)
@@ -107,7 +108,8 @@ class Journal:
                 first = existing.get(row[0])
                 outcome.set_result((row, False) if first is None else (first, True))
         for move in batch.moves:
-            self._positions[move.name] = max(move.seq, self._positions.get(move.name, 0))
+            for name, seq in move.positions.items():
+                self._positions[name] = max(seq, self._positions.get(name, 0))
             if not move.outcome.done():
                 move.outcome.set_result(None)
         if fresh:
@@ -141,15 +143,23 @@ class Journal:
     ) -> tuple[list[Record], int]:
         """Up to `limit` records after the seq `after` (of `topics`), and the seq to go on from.
 
-        A backlog is read about 8 MiB at a time. Raises LogFailed.
+        A backlog is read about 8 MiB at a time.
+
+        Raises:
+            LogUnavailable: the file can't be read now (no descriptor left, a disk that hiccups).
+            LogFailed: it is corrupt; `failed` is set.
         """
         upto = self.last_seq
         rows = self._recent.after(after, topics, limit)
         if rows is None:
             names = None if topics is None else tuple(topics)
-            rows = await self._loop.run_in_executor(
-                self._read_thread, self._read_file, after, upto, names, limit
-            )
+            try:
+                rows = await self._loop.run_in_executor(
+                    self._read_thread, self._read_file, after, upto, names, limit
+                )
+            except LogFailed as error:
+                self._failed([], error)
+                raise
         records = [to_record(row) for row in rows]
         return records, records[-1].position.offset if records else max(after, upto)
 
@@ -158,7 +168,12 @@ class Journal:
     ) -> list[Row]:
         if self._reader is None:
             self._reader = JournalReader(self._folder)
-        return self._reader.read(after, upto=upto, topics=topics, limit=limit)
+        try:
+            return self._reader.read(after, upto=upto, topics=topics, limit=limit)
+        except LogUnavailable:  # the next read opens the file anew
+            self._reader.close()
+            self._reader = None
+            raise
 
     async def wait(self, after: int, timeout: float) -> None:
         """Until something after the seq `after` was committed, or `timeout` seconds passed."""
@@ -178,10 +193,12 @@ class Journal:
         """A stored position, None where there never was one."""
         return self._positions.get(name)
 
-    async def move(self, name: str, seq: int) -> None:
-        """Store a position, durable on return; it never moves back. Raises as `append`."""
+    async def move(self, positions: Mapping[str, int]) -> None:
+        """Store positions (name → seq), durable on return; none moves back. Raises as `append`."""
+        if not positions:
+            return
         outcome: asyncio.Future[None] = self._loop.create_future()
-        self._submit(Move(outcome, name, seq))
+        self._submit(Move(outcome, positions))
         await outcome
 
     async def close(self) -> None:
@@ -200,7 +217,7 @@ class Journal:
 
 @asynccontextmanager
 async def open_journal(
-    folder: Path, settings: JournalSettings, *, pinned_by: str, clock: Clock = now_micros
+    folder: Path, settings: JournalSettings, *, pinned_by: str, clock: Clock = SYSTEM
 ) -> AsyncIterator[Journal]:
     """The journal in `folder`, which must be this process's own (`router.eventlog.slots`).
 

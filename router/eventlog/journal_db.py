@@ -9,14 +9,16 @@ Never open the file with another SQLite library in a process that has it open he
 descriptor of a file drops the POSIX locks of the whole process (sqlite.org/howtocorrupt.html §2.2).
 
 `synchronous=FULL` fsyncs the WAL in each commit; the first of them also syncs the folder.
-Errors: `LogUnavailable` (nothing was written: disk full), `LogFailed` (I/O error or corruption:
-what the disk holds is unknown), `ValueError` (a row that can't be stored).
+Every result code of SQLite (sqlite.org/rescode.html) is one of three things, by `_MEANING`:
+`LogUnavailable` (nothing was written and it may work later: a full disk, another process's lock, no
+descriptor or memory left), `LogFailed` (a failed write or fsync, corruption: what the disk holds is
+unknown), `ValueError` (a row that can't be stored).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import apsw
 
@@ -30,6 +32,7 @@ Row = tuple[int, str, str, str, int, bytes, bytes | None]
 FILE_NAME: Final = "events.db"
 _VERSION: Final = 1
 _COLUMNS: Final = "seq, topic, id, key, time, headers, value"
+_BUSY_TIMEOUT: Final = 5000  # ms; webhooks wait meanwhile, their deadlines are longer
 _READ_BYTES: Final = 8 << 20  # a read stops after this much, so that a backlog can't fill memory
 
 _COMPACTED_IN: Final = ", ".join(f"'{topic}'" for topic in sorted(COMPACTED))
@@ -72,17 +75,97 @@ SELECT topic FROM step WHERE topic IS NOT NULL
 """
 
 
+Meaning = Literal["later", "failed", "record"]
+
+_FULL: Final = "the journal's disk is full; free some space"
+_LOCKED: Final = "another process holds the journal's lock (a backup, a VACUUM?); it is tried again"
+_OPENING: Final = (
+    "the journal's file can't be opened; look at its permissions and the limit of open files"
+)
+_MEMORY: Final = "there is no memory left for the journal; it is tried again"
+
+# A code that is not here means what its low byte means, which is here for every one.
+_MEANING: Final[Mapping[int, Meaning]] = {
+    apsw.SQLITE_ERROR: "failed",  # a statement that this file does not fit
+    apsw.SQLITE_INTERNAL: "failed",
+    apsw.SQLITE_PERM: "failed",
+    apsw.SQLITE_ABORT: "later",  # rolled back
+    apsw.SQLITE_BUSY: "later",
+    apsw.SQLITE_LOCKED: "later",
+    apsw.SQLITE_NOMEM: "later",
+    apsw.SQLITE_READONLY: "failed",  # how a kernel leaves a disk that had errors; also a moved file
+    apsw.SQLITE_READONLY_RECOVERY: "later",
+    apsw.SQLITE_READONLY_CANTLOCK: "later",
+    apsw.SQLITE_READONLY_CANTINIT: "later",
+    apsw.SQLITE_INTERRUPT: "later",
+    apsw.SQLITE_IOERR: "failed",
+    apsw.SQLITE_IOERR_NOMEM: "later",
+    apsw.SQLITE_IOERR_BLOCKED: "later",
+    # Locks and the WAL's index: taken before anything is written.
+    apsw.SQLITE_IOERR_LOCK: "later",
+    apsw.SQLITE_IOERR_RDLOCK: "later",
+    apsw.SQLITE_IOERR_CHECKRESERVEDLOCK: "later",
+    apsw.SQLITE_IOERR_SHMOPEN: "later",
+    apsw.SQLITE_IOERR_SHMSIZE: "later",
+    apsw.SQLITE_IOERR_SHMLOCK: "later",
+    apsw.SQLITE_IOERR_SHMMAP: "later",
+    apsw.SQLITE_CORRUPT: "failed",
+    apsw.SQLITE_NOTFOUND: "failed",
+    apsw.SQLITE_FULL: "later",
+    apsw.SQLITE_CANTOPEN: "later",
+    apsw.SQLITE_PROTOCOL: "later",  # a race for the WAL's locks that was lost too often
+    apsw.SQLITE_EMPTY: "failed",
+    apsw.SQLITE_SCHEMA: "later",
+    apsw.SQLITE_TOOBIG: "record",
+    apsw.SQLITE_CONSTRAINT: "record",
+    apsw.SQLITE_MISMATCH: "record",
+    apsw.SQLITE_MISUSE: "failed",
+    apsw.SQLITE_NOLFS: "failed",
+    apsw.SQLITE_AUTH: "failed",
+    apsw.SQLITE_FORMAT: "failed",
+    apsw.SQLITE_RANGE: "record",
+    apsw.SQLITE_NOTADB: "failed",
+}
+_SAID: Final[Mapping[int, str]] = {
+    apsw.SQLITE_FULL: _FULL,
+    apsw.SQLITE_CANTOPEN: _OPENING,
+    apsw.SQLITE_IOERR_SHMOPEN: _OPENING,
+    apsw.SQLITE_NOMEM: _MEMORY,
+    apsw.SQLITE_IOERR_NOMEM: _MEMORY,
+    apsw.SQLITE_IOERR_SHMMAP: _MEMORY,
+}
+
+
+def meaning(code: int, *, reading: bool = False) -> Meaning:
+    """What a result code says of the journal. A read that failed has left nothing undecided."""
+    base = code & 0xFF
+    if reading and base == apsw.SQLITE_IOERR:
+        return "later"
+    return _MEANING.get(code) or _MEANING.get(base, "failed")
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(*, reading: bool = False) -> Iterator[None]:
     try:
         yield
-    except apsw.FullError as error:
-        raise LogUnavailable("the journal's disk is full; free some space") from error
-    except (apsw.TooBigError, apsw.MismatchError, apsw.ConstraintError, TypeError) as error:
-        raise ValueError(f"the journal can't store this record: {type(error).__name__}") from error
+    except TypeError as error:
+        raise ValueError("the journal can't store this record: TypeError") from error
     except apsw.Error as error:
-        message = f"the journal's disk failed ({type(error).__name__}); check it, then restart"
-        raise LogFailed(message) from error
+        code = getattr(error, "extendedresult", 0) or getattr(error, "result", 0)
+        name = type(error).__name__
+        match meaning(code, reading=reading):
+            case "record":
+                raise ValueError(f"the journal can't store this record: {name}") from error
+            case "later" if reading and code & 0xFF == apsw.SQLITE_IOERR:
+                raise LogUnavailable(
+                    f"the journal can't be read ({name}); check the disk"
+                ) from error
+            case "later":
+                said = _SAID.get(code) or _SAID.get(code & 0xFF, _LOCKED)
+                raise LogUnavailable(said) from error
+            case "failed":
+                message = f"the journal's disk failed ({name}); check it, then restart"
+                raise LogFailed(message) from error
 
 
 def _make_file(path: Path) -> None:
@@ -103,7 +186,7 @@ class JournalDb:
         _make_file(folder / FILE_NAME)
         with _translated():
             self._db = apsw.Connection(str(folder / FILE_NAME))
-            self._db.set_busy_timeout(5000)  # a reader that recovers the WAL holds the lock briefly
+            self._db.set_busy_timeout(_BUSY_TIMEOUT)
             self._execute("PRAGMA journal_mode = WAL")
             self._execute("PRAGMA synchronous = FULL")
             self._execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the platter
@@ -218,7 +301,7 @@ class JournalReader:
     """A read-only connection, for one thread at a time. Each read is its own short transaction."""
 
     def __init__(self, folder: Path) -> None:
-        with _translated():
+        with _translated(reading=True):
             self._db = apsw.Connection(str(folder / FILE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
             self._db.set_busy_timeout(1000)
 
@@ -234,7 +317,7 @@ class JournalReader:
             sql += f" AND +topic IN ({','.join('?' * len(topics))})"
             bindings += topics
         rows, size = [], 0
-        with _translated():
+        with _translated(reading=True):
             for row in self._db.execute(f"{sql} ORDER BY seq LIMIT ?", (*bindings, limit)):
                 rows.append(cast("Row", row))
                 size += len(rows[-1][6] or b"")
@@ -246,20 +329,20 @@ class JournalReader:
         """The seq after which the last `count` rows of these topics come."""
         marks = ",".join("?" * len(topics))
         sql = f"SELECT seq FROM events WHERE +topic IN ({marks}) ORDER BY seq DESC LIMIT ?"  # noqa: S608 marks
-        with _translated():
+        with _translated(reading=True):
             seqs = self._db.execute(sql, (*topics, count)).fetchall()
         return cast("int", seqs[-1][0]) - 1 if seqs else self.ends()[1]
 
     def ends(self) -> tuple[int, int]:
         """(lowest, highest) seq that has a row, (0, 0) for none."""
-        with _translated():
+        with _translated(reading=True):
             first = self._db.execute("SELECT min(seq) FROM events").get
             last = self._db.execute("SELECT max(seq) FROM events").get
         return cast("int", first or 0), cast("int", last or 0)
 
     def position(self, name: str) -> int:
         """A stored position, 0 for none."""
-        with _translated():
+        with _translated(reading=True):
             found = self._db.execute("SELECT seq FROM positions WHERE name = ?", (name,)).get
         return cast("int", found) if found is not None else 0
 

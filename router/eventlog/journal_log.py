@@ -7,17 +7,19 @@ stored in the journal, under `group/<group>/<topic>`, and holds retention back.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from router.errors import PartitionLost
 from router.eventlog.base import (
     Appended,
+    Behind,
     Follower,
     OnRevoke,
     Position,
     Reader,
     Record,
     RelayState,
+    Takeover,
 )
 from router.eventlog.journal import Journal
 from router.eventlog.journal_writer import GROUP
@@ -57,7 +59,12 @@ class JournalMember:
         """Register the group, so that retention keeps what it has not seen."""
         for name in self._names.values():
             if self._journal.position(name) is None:
-                await self._journal.move(name, 0)
+                await self._journal.move({name: 0})
+
+    @property
+    def behind(self) -> Behind:
+        """As `Reader.behind`; an upper bound: other topics' records count too."""
+        return Behind(max(0, self._journal.last_seq - self._cursor) if self._active else 0, 0.0)
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """As `Reader.fetch`; empty while another member of the group is active."""
@@ -84,12 +91,13 @@ class JournalMember:
         self._cursor = min(self._after.values())
         return True
 
-    async def commit(self, position: Position) -> None:
+    async def commit(self, positions: Sequence[Position]) -> None:
         """As `Reader.commit`."""
-        name = self._names.get(position.topic)
-        if name is None or not self._active:
-            raise PartitionLost("this member has no part of the topic now")
-        await self._journal.move(name, position.offset)
+        ours = [p for p in positions if self._active and p.topic in self._names]
+        await self._journal.move({self._names[p.topic]: p.offset for p in ours})
+        lost = [(p.topic, p.partition) for p in positions if p not in ours]
+        if lost:
+            raise PartitionLost("this member has no part of the topic now", partitions=lost)
 
     def leave(self) -> None:
         """Let the next member go on from what was committed."""
@@ -165,7 +173,7 @@ class JournalLog:
         """As `EventLog.follow`."""
         yield JournalFollower(self._journal, topics, after)
 
-    def takeover(self, topics: Sequence[str]) -> AbstractAsyncContextManager[Reader] | None:
+    def takeover(self, topics: Sequence[str], *, group: str) -> Takeover | None:
         """None: there is no Kafka to take over from."""
-        del topics
+        del topics, group
         return None

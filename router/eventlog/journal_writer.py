@@ -7,6 +7,8 @@ back to the event loop in one call.
  - Below `min_free_bytes`, or when SQLite says that the disk is full, records are refused and
    nothing is written; the next batch tries again. Positions may use the reserve: without them
    retention could never give space back.
+ - While another process holds SQLite's lock for longer than its time-out (a backup, a VACUUM),
+   records are refused in the same way (`journal_db.meaning` has all codes).
  - A row that SQLite can't take is refused alone: its batch is committed again row by row.
  - An I/O error ends the thread. A failed fsync must not be repeated: the kernel may have dropped
    the pages and report success next time (wiki.postgresql.org/wiki/Fsync_Errors).
@@ -21,15 +23,15 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from asyncio import Future as LoopFuture
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 from config.settings import JournalSettings
+from router.clock import Clock
 from router.errors import LogFailed, LogUnavailable
-from router.eventlog.base import Clock
 from router.eventlog.journal_db import JournalDb, Row
 from router.observability.metrics import FSYNC_SECONDS
 
@@ -53,11 +55,10 @@ class Append(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Set the position `name` to `seq`, never back."""
+    """Set positions (name → seq), none of them back."""
 
     outcome: LoopFuture[None]
-    name: str
-    seq: int
+    positions: Mapping[str, int]
 
 
 Job = Append | Move
@@ -147,7 +148,7 @@ class JournalWriter:
             stopping = self._fill_batch(busy=db.wal_pages > 0)
             if self._batch:
                 self._write(db, self._batch)
-            self._tend(db, idle=not self._batch)
+            self._maintain(db, idle=not self._batch)
             self._batch = []
 
     def _fill_batch(self, *, busy: bool) -> bool:
@@ -166,15 +167,17 @@ class JournalWriter:
     def _write(self, db: JournalDb, batch: Sequence[Job]) -> None:
         appends = [job for job in batch if isinstance(job, Append)]
         moves = [job for job in batch if isinstance(job, Move)]
-        if appends and not self._has_space(db):
-            self._refuse(appends, LogUnavailable("the journal's disk is nearly full; free some"))
+        if appends and (refusal := self._refusal(db)) is not None:
+            self._refuse(appends, refusal)
             appends = []
         if appends or moves:
             self._commit(db, appends, moves)
 
     def _commit(self, db: JournalDb, appends: Sequence[Append], moves: Sequence[Move]) -> None:
         rows = [(seq, *job.draft) for seq, job in enumerate(appends, self._next_seq)]
-        positions = {move.name: move.seq for move in sorted(moves, key=lambda move: move.seq)}
+        positions: dict[str, int] = {}
+        for name, seq in (item for move in moves for item in move.positions.items()):
+            positions[name] = max(seq, positions.get(name, 0))
         try:
             with FSYNC_SECONDS.time():
                 existing = db.write(rows, positions)
@@ -201,13 +204,21 @@ class JournalWriter:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _has_space(self, db: JournalDb) -> bool:
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize
-        least = self._settings.min_free_bytes
-        return free >= least or free + db.reusable_bytes() >= least
+    def _refusal(self, db: JournalDb) -> LogUnavailable | None:
+        """Why no record may be written now: there is too little space left for everything else."""
+        try:
+            disk = os.statvfs(self._folder)
+            free = disk.f_bavail * disk.f_frsize
+            least = self._settings.min_free_bytes
+            if free >= least or free + db.reusable_bytes() >= least:
+                return None
+        except LogUnavailable as error:
+            return error
+        except OSError as error:
+            return LogUnavailable(f"the journal's disk can't be asked for its space: {error}")
+        return LogUnavailable("the journal's disk is nearly full; free some")
 
-    def _tend(self, db: JournalDb, *, idle: bool) -> None:
+    def _maintain(self, db: JournalDb, *, idle: bool) -> None:
         try:
             if db.wal_pages >= self._checkpoint_at or (idle and db.wal_pages):
                 db.checkpoint()
@@ -215,12 +226,12 @@ class JournalWriter:
                 self._checkpoint_at = db.wal_pages + _CHECKPOINT_PAGES
             if time.monotonic() >= self._retention_at and not self._delete_chunk(db):
                 self._retention_at = time.monotonic() + _RETENTION_EVERY
-        except LogUnavailable:  # no space for a checkpoint or a delete: appends will say so
+        except LogUnavailable:  # no space or no lock for it: appends will say so
             self._retention_at = time.monotonic() + _RETENTION_EVERY
 
     def _delete_chunk(self, db: JournalDb) -> bool:
         """Delete up to one chunk; whether there may be more."""
-        before = self._clock() - int(self._settings.retention_hours * 3_600_000_000)
+        before = self._clock.now() - int(self._settings.retention_hours * 3_600_000_000)
         for topic in db.topics():
             upto = self._floor(topic)
             if db.delete(topic, upto=upto, before=before, limit=_RETENTION_CHUNK):

@@ -11,41 +11,32 @@ from ssl import SSLContext
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    IllegalOperation,
-    KafkaError,
-    TopicAlreadyExistsError,
-)
+from aiokafka.errors import TopicAlreadyExistsError
 from aiokafka.helpers import create_ssl_context
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
-from router.eventlog.dead import MAX_DEAD_RECORD
+from router.eventlog.dead_letter import MAX_DEAD_RECORD
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
 from router.eventlog.topics import cleanup
 from router.events.types import DEAD_SUFFIX
 
-# aiokafka also asserts what a broker or a race can make untrue; that is no fault of the caller.
-CLIENT_ERRORS: Final = (
-    KafkaError,
-    ConsumerStoppedError,
-    IllegalOperation,
-    AssertionError,
-    OSError,
-    TimeoutError,
-)
 REQUEST_TIMEOUT: Final = 15.0  # seconds; longer than an election of a leader takes
 
+_ANSWER: Final = 1.0  # seconds for a question that a caller waits for
 _BOOTSTRAP: Final = 1.0  # seconds; a broker that lives answers in milliseconds
 
 _WEEK: Final = str(7 * 24 * 3600 * 1000)
 _DELETE: Final = {
     "cleanup.policy": "delete",
     "retention.ms": _WEEK,
-    "message.timestamp.type": "CreateTime",
+    # Not the sender's: one whose clock runs ahead would be refused (`after.max.ms`, an hour), and
+    # what one that runs behind sends would be deleted at once. The event has its own time.
+    "message.timestamp.type": "LogAppendTime",
 }
 _COMPACT: Final = {
     "cleanup.policy": "compact",
+    "message.timestamp.type": "LogAppendTime",
     "segment.ms": str(10 * 60 * 1000),
     "segment.bytes": str(16 << 20),
     "min.cleanable.dirty.ratio": "0.1",
@@ -121,6 +112,34 @@ async def ensure_topics(settings: KafkaSettings, topics: Sequence[str]) -> None:
         ) from error
 
 
+class GroupOffsets:
+    """How far a group has come, asked of Kafka over one connection, made anew when it fails."""
+
+    def __init__(self, settings: KafkaSettings, group: str) -> None:
+        self._settings = settings
+        self._group = group
+        self._admin: AIOKafkaAdminClient | None = None
+
+    async def ask(self) -> dict[tuple[str, int], int] | None:
+        """(topic, partition) → the offset that it handles next; None when Kafka does not say."""
+        try:
+            async with asyncio.timeout(_ANSWER):
+                if self._admin is None:
+                    self._admin = AIOKafkaAdminClient(**connection(self._settings))
+                    await start(self._admin)
+                found = await self._admin.list_consumer_group_offsets(self._group)
+        except CLIENT_ERRORS:
+            await self.close()
+            return None
+        return {(tp.topic, tp.partition): offsets.offset for tp, offsets in found.items()}
+
+    async def close(self) -> None:
+        """Disconnect; it may be asked again."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.close()
+
+
 _CREATED_OR_THERE: Final = (0, TopicAlreadyExistsError.errno)
 
 
@@ -141,14 +160,6 @@ def _new_topic(settings: KafkaSettings, name: str) -> Any:
     if name.endswith(DEAD_SUFFIX):
         configs["max.message.bytes"] = str(MAX_DEAD_RECORD + 100_000)
     return NewTopic(name, settings.partitions, settings.replication_factor, topic_configs=configs)
-
-
-def name_of(error: BaseException) -> str:
-    """For logs: the kind of an error, or our own words.
-
-    aiokafka's texts can hold keys, which are phone numbers.
-    """
-    return str(error) if isinstance(error, LogUnavailable) else type(error).__name__
 
 
 def brokers(settings: KafkaSettings) -> str:

@@ -1,5 +1,9 @@
 """Reads all partitions of some topics without a group: the route table, `tail`.
 
+It knows its place in each partition, whatever becomes of its consumer: an outage, a probe without
+an answer, a rebuild cost no record twice. A broker that is merely slow costs nothing at all; only
+the second probe in a row without an answer ends a consumer.
+
 A consumer that breaks, or a topic that was deleted and made anew (its end lies before our place),
 is met by a new consumer: from our place where that still exists, else from the beginning. A topic
 that was made anew and has already grown past our place can't be told from the old one: aiokafka
@@ -13,24 +17,24 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from config.settings import KafkaSettings
+from router.backoff import backoff, jitter
 from router.errors import LogUnavailable
-from router.eventlog.backoff import backoff
 from router.eventlog.base import Record
 from router.eventlog.kafka_client import (
-    CLIENT_ERRORS,
     REQUEST_TIMEOUT,
     brokers,
     connection,
     ensure_topics,
-    name_of,
     start,
 )
 from router.eventlog.kafka_consumer import end_consumer, to_record
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
 from router.observability import log
 
 _QUIET: Final = 2.0  # seconds without a record before the broker is asked
 _PROBE: Final = 5.0  # seconds that it may take to answer
 _GRACE: Final = 1.0
+_STRIKES: Final = 2
 
 Ends = Mapping[TopicPartition, int]
 
@@ -61,6 +65,7 @@ class KafkaFollower:
         self._attempts = 0
         self._not_before = 0.0
         self._moved_at = 0.0
+        self._strikes = 0
 
     def _from_position(self, partition: TopicPartition, end: int) -> int:
         place = self._next.get(partition, 0)
@@ -75,23 +80,29 @@ class KafkaFollower:
         """See `base.Follower`."""
         try:
             consumer = self._consumer or await self._connect(wait)
-            async with asyncio.timeout(wait + _GRACE + _PROBE):
-                found = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
-                records = [to_record(m) for messages in found.values() for m in messages]
-                if records:
-                    self._moved_at = self._loop.time()
-                    self._attempts = 0
-                    for record in records:
-                        topic, partition, offset = record.position
-                        self._next[TopicPartition(topic, partition)] = offset + 1
-                else:
-                    await self._check(consumer)
-                return records
+            records = await self._poll(consumer, limit, wait)
+            if not records:
+                await self._check(consumer)
         except (*CLIENT_ERRORS, LogUnavailable) as error:
             await self._drop(name_of(error))
             raise LogUnavailable(
                 f"{brokers(self._settings)} can't be read ({name_of(error)})"
             ) from error
+        if records:
+            self._moved_at = self._loop.time()
+            self._attempts = self._strikes = 0
+        for record in records:
+            topic, partition, offset = record.position
+            self._next[TopicPartition(topic, partition)] = offset + 1
+        return records
+
+    async def _poll(self, consumer: AIOKafkaConsumer, limit: int, wait: float) -> list[Record]:
+        try:
+            async with asyncio.timeout(wait + _GRACE):
+                found = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
+        except TimeoutError:
+            return []
+        return [to_record(message) for messages in found.values() for message in messages]
 
     async def _connect(self, wait: float) -> AIOKafkaConsumer:
         pause = self._not_before - self._loop.time()
@@ -114,6 +125,7 @@ class KafkaFollower:
             raise
         self._consumer = consumer
         self._moved_at = self._loop.time()
+        self._strikes = 0
         return consumer
 
     async def _seek(self, consumer: AIOKafkaConsumer) -> None:
@@ -124,21 +136,36 @@ class KafkaFollower:
             self._goal = ends
 
     async def _check(self, consumer: AIOKafkaConsumer) -> None:
-        """Nothing came: are we at the goal, and is it still the same log?"""
-        if not self._caught_up and self._goal is not None:
-            places = [await consumer.position(tp) >= end for tp, end in self._goal.items()]
-            self._caught_up = all(places)
-        if self._loop.time() - self._moved_at > _QUIET:
-            ends = await consumer.end_offsets(list(consumer.assignment()))
-            for partition, end in ends.items():
-                if end < await consumer.position(partition):
-                    raise LogUnavailable("the topic was made anew")
-            self._moved_at = self._loop.time()
+        """Nothing came: are we at the goal, and does the broker say that there is nothing?"""
+        try:
+            async with asyncio.timeout(_PROBE):
+                if not self._caught_up and self._goal is not None:
+                    places = [await consumer.position(tp) >= end for tp, end in self._goal.items()]
+                    self._caught_up = all(places)
+                if self._loop.time() - self._moved_at <= _QUIET:
+                    return
+                ends = await consumer.end_offsets(list(consumer.assignment()))
+                gaps = [end - await consumer.position(tp) for tp, end in ends.items()]
+        except TimeoutError:
+            self._strike("no answer to a probe")
+        else:
+            if any(gap < 0 for gap in gaps):
+                raise LogUnavailable("the topic was made anew")
+            if any(gaps):
+                self._strike("records are there and do not come")
+            else:
+                self._strikes = 0
+        self._moved_at = self._loop.time()
+
+    def _strike(self, why: str) -> None:
+        self._strikes += 1
+        if self._strikes >= _STRIKES:
+            raise LogUnavailable(why)
 
     async def _drop(self, why: str) -> None:
         consumer, self._consumer = self._consumer, None
         self._attempts += 1
-        self._not_before = self._loop.time() + backoff(self._attempts)
+        self._not_before = self._loop.time() + jitter(backoff(self._attempts))
         logger.warning("follower.rebuilds_consumer", topics=self._topics, why=why)
         if consumer is not None:
             await end_consumer(consumer)

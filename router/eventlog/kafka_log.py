@@ -6,17 +6,19 @@ nothing at all once the relay knows of it.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from config.settings import KafkaSettings
-from router.eventlog.base import Appended, Clock, Follower, OnRevoke, Reader
+from router.clock import Clock
+from router.eventlog.base import Appended, Follower, OnRevoke, Reader, Takeover
 from router.eventlog.journal import Journal
+from router.eventlog.kafka_client import GroupOffsets
 from router.eventlog.kafka_follower import KafkaFollower
 from router.eventlog.kafka_producer import KafkaProducer
 from router.eventlog.kafka_reader import KafkaReader
 from router.eventlog.relay import Relay
 from router.eventlog.shipment import Connect, Producer
-from router.eventlog.takeover import TakeoverReader
+from router.eventlog.takeover import KafkaTakeover
 
 
 def connector(settings: KafkaSettings) -> Connect:
@@ -80,16 +82,13 @@ class KafkaLog:
         finally:
             await follower.close()
 
-    def takeover(self, topics: Sequence[str]) -> AbstractAsyncContextManager[Reader] | None:
+    def takeover(self, topics: Sequence[str], *, group: str) -> Takeover | None:
         """As `OpenLog.takeover`."""
-        return self._takeover(topics)
-
-    @asynccontextmanager
-    async def _takeover(self, topics: Sequence[str]) -> AsyncIterator[Reader]:
-        yield TakeoverReader(
+        return KafkaTakeover(
             self._journal,
             self.relay,
             topics,
             after_seconds=self._settings.takeover_after,
+            offsets=GroupOffsets(self._settings, group),
             clock=self._clock,
         )

@@ -8,7 +8,8 @@ from aiokafka.errors import KafkaError
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
-from router.eventlog.kafka_client import connection, name_of, start
+from router.eventlog.kafka_client import connection, start
+from router.eventlog.kafka_errors import name_of
 from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC
 
 _TIMEOUT: Final = 6.0  # seconds

@@ -4,27 +4,24 @@ import asyncio
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
 from router.eventlog.base import Record
-from router.eventlog.dead import MAX_DEAD_RECORD
+from router.eventlog.dead_letter import MAX_DEAD_RECORD
 from router.eventlog.kafka_client import (
-    CLIENT_ERRORS,
     REQUEST_TIMEOUT,
     brokers,
     connection,
     ensure_topics,
-    name_of,
     start,
 )
+from router.eventlog.kafka_errors import CLIENT_ERRORS, Verdict, name_of, verdict
 from router.eventlog.topics import TOPICS
 
 # With aiokafka's 16 KiB one busy partition takes a ninth of the records a second (measured).
 _BATCH_BYTES: Final = 262_144
 _AGAIN: Final = 0.1  # seconds between attempts to end the sender's tasks
-_TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 class KafkaProducer:
@@ -64,27 +61,24 @@ class KafkaProducer:
             raise
 
     async def send(self, record: Record) -> "asyncio.Future[object]":
-        """See `shipment.Producer`. Raises LogUnavailable when the record was not handed over."""
+        """See `shipment.Producer`. Raises what `verdict` can judge: it was not handed over."""
         topic = record.position.topic
         if topic not in self._topics:
             await ensure_topics(self._settings, [topic])
             self._topics.add(topic)
-        try:
-            future = await self._producer.send(
-                topic,
-                key=record.key.encode(),  # never None: a compacted topic has no place for it
-                value=record.value,
-                timestamp_ms=record.time // 1000,
-                headers=[(name, value.encode()) for name, value in record.headers.items()],
-            )
-        except CLIENT_ERRORS as error:
-            raise LogUnavailable(f"Kafka takes no record: {name_of(error)}") from error
+        future = await self._producer.send(
+            topic,
+            key=record.key.encode(),  # never None: a compacted topic has no place for it
+            value=record.value,
+            timestamp_ms=record.time // 1000,
+            headers=[(name, value.encode()) for name, value in record.headers.items()],
+        )
         acknowledged: asyncio.Future[object] = future
         return acknowledged
 
-    def too_large(self, error: BaseException) -> bool:
+    def verdict(self, error: BaseException) -> Verdict:
         """See `shipment.Producer`."""
-        return isinstance(error, _TOO_LARGE)
+        return verdict(error)
 
     @property
     def alive(self) -> bool:

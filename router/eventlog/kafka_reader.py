@@ -24,19 +24,18 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from typing_extensions import override
 
 from config.settings import KafkaSettings
+from router.backoff import backoff, jitter
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.backoff import backoff
-from router.eventlog.base import OnRevoke, Position, Record
+from router.eventlog.base import Behind, OnRevoke, Position, Record
 from router.eventlog.kafka_client import (
-    CLIENT_ERRORS,
     REQUEST_TIMEOUT,
     brokers,
     connection,
     ensure_topics,
-    name_of,
     start,
 )
 from router.eventlog.kafka_consumer import end_consumer, to_record
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
 from router.observability import log
 
 _QUIET: Final = 5.0  # seconds without a record before the broker is asked
@@ -67,11 +66,19 @@ class KafkaReader:
         self._group = group
         self._on_revoke = on_revoke
         self._consumer: AIOKafkaConsumer | None = None
+        self._assigned: frozenset[TopicPartition] = frozenset()  # also when Kafka put us out
         self._attempts = 0
         self._not_before = 0.0
         self._moved_at = 0.0  # when a record came last, or the broker said that there is none
         self._polled_at = 0.0
         self._strikes = 0
+        self._heard_at = self._loop.time()
+        self._unread = 0
+
+    @property
+    def behind(self) -> Behind:
+        """See `base.Reader`."""
+        return Behind(self._unread, self._loop.time() - self._heard_at)
 
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         """See `base.Reader`."""
@@ -82,8 +89,9 @@ class KafkaReader:
         consumer.resume(*consumer.paused())
         records = await self._poll(consumer, limit=limit, wait=wait)
         if records:
-            self._moved_at = self._loop.time()
+            self._moved_at = self._heard_at = self._loop.time()
             self._strikes = self._attempts = 0
+            self._unread = _unread_behind(consumer, records)
         elif self._loop.time() - self._moved_at > _QUIET:
             await self._probe(consumer)
         return records
@@ -91,6 +99,8 @@ class KafkaReader:
     async def _keep_alive(self) -> None:
         # A poll of paused partitions drops what was fetched ahead, so it is done seldom.
         consumer = self._consumer
+        if consumer is not None:
+            self._heard_at = self._loop.time()  # silence means nothing where nothing is asked
         if consumer is not None and self._loop.time() - self._polled_at > _KEEPALIVE:
             consumer.pause(*consumer.assignment())
             await self._poll(consumer, limit=1, wait=0.0)
@@ -157,14 +167,18 @@ class KafkaReader:
     async def _probe(self, consumer: AIOKafkaConsumer) -> None:
         try:
             async with asyncio.timeout(_PROBE):
-                waiting = await _has_unread(consumer)
+                self._unread = await _count_unread(consumer, self._topics)
         except CLIENT_ERRORS as error:
             await self._strike(f"no answer to a probe: {name_of(error)}")
         else:
-            if waiting:
+            if self._unread > 0:
                 await self._strike("records are there and do not come")
+            elif self._unread < 0:
+                await self._drop("the topic was deleted")
+                raise LogUnavailable("Kafka's consumer is made anew")
             else:
                 self._strikes = 0
+                self._heard_at = self._loop.time()
         self._moved_at = self._loop.time()
 
     async def _strike(self, why: str) -> None:
@@ -179,38 +193,44 @@ class KafkaReader:
         logger.warning("reader.rebuilds_consumer", group=self._group, why=why)
         self._pause()
         if consumer is not None:
-            await self.revoked(consumer.assignment())
+            await self.revoked(self._assigned)
             await end_consumer(consumer)
 
     def _pause(self) -> None:
         self._attempts += 1
-        self._not_before = self._loop.time() + backoff(self._attempts)
+        self._not_before = self._loop.time() + jitter(backoff(self._attempts))
 
     async def revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Let the member bring its work to an end, for half of what the rebalance allows."""
         pairs = [(tp.topic, tp.partition) for tp in partitions]
+        seconds = self._settings.rebalance_timeout / 2
         if pairs and self._on_revoke is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.rebalance_timeout / 2):
-                    await self._on_revoke(pairs)
+                async with asyncio.timeout(seconds):
+                    await self._on_revoke(pairs, seconds)
 
-    def assigned(self) -> None:
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """A rebalance is over: give the new partitions time before silence means anything."""
+        self._assigned = frozenset(partitions)
         self._moved_at = self._loop.time()
 
-    async def commit(self, position: Position) -> None:
+    async def commit(self, positions: Sequence[Position]) -> None:
         """See `base.Reader`."""
         consumer = self._consumer
-        if consumer is None:
-            raise PartitionLost("the consumer was made anew; what was in hand comes again")
-        partition = TopicPartition(position.topic, position.partition)
-        try:
-            async with asyncio.timeout(_COMMIT):
-                await consumer.commit({partition: position.offset + 1})
-        except (CommitFailedError, IllegalStateError) as error:
-            raise PartitionLost("the partition belongs to another member now") from error
-        except CLIENT_ERRORS as error:
-            raise LogUnavailable(f"Kafka took no commit: {name_of(error)}") from error
+        owned = consumer.assignment() if consumer is not None else frozenset()
+        offsets = {TopicPartition(p.topic, p.partition): p.offset + 1 for p in positions}
+        lost = offsets.keys() - owned
+        kept = {partition: offsets[partition] for partition in offsets.keys() & owned}
+        if consumer is not None and kept:
+            try:
+                async with asyncio.timeout(_COMMIT):
+                    await consumer.commit(kept)
+            except (CommitFailedError, IllegalStateError) as error:
+                raise _lost(offsets) from error
+            except CLIENT_ERRORS as error:
+                raise LogUnavailable(f"Kafka took no commit: {name_of(error)}") from error
+        if lost:
+            raise _lost(lost)
 
     async def close(self) -> None:
         """Leave the group, so that others need not wait for the session to run out; bounded."""
@@ -219,16 +239,32 @@ class KafkaReader:
             await end_consumer(consumer)
 
 
-async def _has_unread(consumer: AIOKafkaConsumer) -> bool:
+def _lost(partitions: Iterable[TopicPartition]) -> PartitionLost:
+    pairs = [(tp.topic, tp.partition) for tp in partitions]
+    return PartitionLost("they belong to another member now", partitions=pairs)
+
+
+def _unread_behind(consumer: AIOKafkaConsumer, records: Sequence[Record]) -> int:
+    """Records behind these, as the answers say that brought them."""
+    last = {(r.position.topic, r.position.partition): r.position.offset for r in records}
+    ends = {pair: consumer.highwater(TopicPartition(*pair)) or 0 for pair in last}
+    return sum(max(0, ends[pair] - offset - 1) for pair, offset in last.items())
+
+
+async def _count_unread(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> int:
+    """Records that are there and did not come.
+
+    Negative where a topic is not there, or ends before our place: it was deleted. aiokafka would
+    look for it until its next rebalance.
+    """
+    if not set(topics) <= set(await consumer.topics()):
+        return -1
     partitions = list(consumer.assignment())
     if not partitions:
-        await consumer.topics()  # a member without partitions still wants to know its broker
-        return False
+        return 0
     ends = await consumer.end_offsets(partitions)
-    for partition, end in ends.items():
-        if end > await consumer.position(partition):
-            return True
-    return False
+    gaps = [end - await consumer.position(partition) for partition, end in ends.items()]
+    return min(gaps) if min(gaps) < 0 else sum(gaps)
 
 
 class _Listener(ConsumerRebalanceListener):
@@ -241,5 +277,4 @@ class _Listener(ConsumerRebalanceListener):
 
     @override
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        del assigned
-        self._reader.assigned()
+        self._reader.assigned(assigned)

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from config.settings import Settings
-from router.eventlog.base import Clock, OpenLog, now_micros
+from router.clock import SYSTEM, Clock
+from router.eventlog.base import OpenLog
 from router.eventlog.journal import open_journal
 from router.eventlog.journal_log import JournalLog
 from router.eventlog.journal_writer import GROUP, RELAY
@@ -12,10 +13,13 @@ from router.eventlog.kafka_log import KafkaLog, connector
 from router.eventlog.orphans import drain_orphans
 from router.eventlog.relay import open_relay
 from router.eventlog.slots import take_slot
+from router.supervisor import Supervisor
 
 
 @asynccontextmanager
-async def open_log(settings: Settings, *, clock: Clock = now_micros) -> AsyncIterator[OpenLog]:
+async def open_log(
+    settings: Settings, *, clock: Clock = SYSTEM, supervisor: Supervisor | None = None
+) -> AsyncIterator[OpenLog]:
     """The log that `settings` asks for, until the block is left; leaving is bounded.
 
     A broker that is away is no error: the journal takes the events, relay and readers keep trying.
@@ -35,8 +39,9 @@ async def open_log(settings: Settings, *, clock: Clock = now_micros) -> AsyncIte
             yield JournalLog(journal)
             return
         connect = connector(settings.kafka)
-        relay = await enter(open_relay(journal, connect, settings.kafka, clock=clock))
-        await enter(drain_orphans(settings, folder, connect, clock))
+        supervisor = supervisor or Supervisor()
+        relay = await enter(open_relay(journal, connect, settings.kafka, supervisor, clock=clock))
+        await enter(drain_orphans(settings, folder, connect, clock, supervisor))
         yield KafkaLog(
             journal, relay, settings.kafka, wait_for_kafka=settings.replicated, clock=clock
         )

@@ -7,13 +7,13 @@ a relay drain them.
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from config.settings import Settings
+from router.clock import Clock
 from router.errors import SwitchboardError
-from router.eventlog.base import Clock
 from router.eventlog.journal import open_journal
 from router.eventlog.journal_db import FILE_NAME, JournalReader
 from router.eventlog.journal_writer import RELAY
@@ -21,6 +21,7 @@ from router.eventlog.relay import open_relay
 from router.eventlog.shipment import Connect
 from router.eventlog.slots import foreign_names, locked, slot_folders
 from router.observability import log
+from router.supervisor import Supervisor
 
 _EVERY: Final = 60.0  # seconds between looks
 
@@ -29,7 +30,7 @@ logger = log.get(__name__)
 
 @asynccontextmanager
 async def drain_orphans(
-    settings: Settings, own: Path, connect: Connect, clock: Clock
+    settings: Settings, own: Path, connect: Connect, clock: Clock, supervisor: Supervisor
 ) -> AsyncIterator[None]:
     """Drain what others left, in the background, until the block is left."""
 
@@ -39,19 +40,16 @@ async def drain_orphans(
         while True:
             for folder in slot_folders(settings.data_dir):
                 if folder.name != own.name:
-                    await _drain(folder, settings, connect, clock)
+                    await _drain(folder, settings, connect, clock, supervisor)
             await asyncio.sleep(_EVERY)
 
-    task = asyncio.create_task(look())
-    try:
+    async with supervisor.running({"relay_orphans": look}):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
-async def _drain(folder: Path, settings: Settings, connect: Connect, clock: Clock) -> None:
+async def _drain(
+    folder: Path, settings: Settings, connect: Connect, clock: Clock, supervisor: Supervisor
+) -> None:
     try:
         with locked(folder) as mine:
             waiting = await asyncio.to_thread(_waiting, folder) if mine else 0
@@ -60,7 +58,9 @@ async def _drain(folder: Path, settings: Settings, connect: Connect, clock: Cloc
             logger.warning("relay.drains_orphan", journal=folder.name, waiting=waiting)
             async with (
                 open_journal(folder, settings.journal, pinned_by=RELAY, clock=clock) as journal,
-                open_relay(journal, connect, settings.kafka, clock=clock) as relay,
+                open_relay(
+                    journal, connect, settings.kafka, supervisor, clock=clock, name="orphan_relay"
+                ) as relay,
             ):
                 await _first_of(relay.drained(), journal.failed.wait())
     except (SwitchboardError, OSError) as error:  # one bad folder must not stop the others

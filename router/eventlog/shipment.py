@@ -4,7 +4,8 @@ The relay (`relay.py`) starts the next shipment from the acknowledged prefix. He
 broken, because aiokafka 0.14 recovers from none of it:
 
  - a record that was not taken, for whatever reason: an idempotent producer has used up its sequence
-   number, so that partition refuses every later record (issue 1017);
+   number, so that partition refuses every later record (issue 1017); what the reason says about the
+   record is the producer's `verdict`, and brokers refuse whole batches;
  - no acknowledgement for `stall_after` seconds while records wait: covers brokers that moved behind
    the same bootstrap address (issue 459), batches that never expire (issue 1101);
  - a sender task that has ended.
@@ -18,8 +19,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
-from router.eventlog.base import Record
+from aiokafka.structs import RecordMetadata
+
+from router.errors import LogError
+from router.eventlog.base import Position, Record
 from router.eventlog.journal import Journal
+from router.eventlog.kafka_errors import Verdict, name_of
 
 _BATCH: Final = 500  # records read at once
 _WINDOW: Final = 2000  # records sent and not acknowledged
@@ -30,14 +35,17 @@ class Producer(Protocol):
     """A connected producer, for one task."""
 
     async def send(self, record: Record) -> "asyncio.Future[object]":
-        """Hand over one record; the future is its acknowledgement. May wait for room."""
+        """Hand over one record; the future is its acknowledgement. May wait for room.
+
+        Raises what `verdict` can judge: this very record was not handed over.
+        """
 
     @property
     def alive(self) -> bool:
         """Whether it can still deliver anything."""
 
-    def too_large(self, error: BaseException) -> bool:
-        """Whether the broker refused a record for its size (or for its neighbour's)."""
+    def verdict(self, error: BaseException) -> Verdict:
+        """What the error of a record (or of its neighbour in a batch) says about it."""
 
     async def end(self) -> None:
         """Return when nothing that was handed over can be delivered any more."""
@@ -51,16 +59,27 @@ class ShipmentBroken(Exception):
     """This producer is of no use any more."""
 
 
+class Refused(NamedTuple):
+    """What ended a shipment, where that was an answer about records."""
+
+    verdict: Verdict
+    reason: str  # the error's name
+    seq: int  # the record that was refused alone, 0 where it was not alone
+    upto: int  # the last record of those that were refused together
+
+
 class _Sent(NamedTuple):
     seq: int
     future: "asyncio.Future[object]"
 
 
 class Shipment:
-    """Sends what comes after the seq `after`; `on_acked` gets the end of the acknowledged prefix.
+    """Sends what comes after the seq `after`; `on_acked` gets the end of the acknowledged prefix,
+    `on_placed` each record's seq and its place in Kafka.
 
-    `prepare` turns a journal record into the one to send. With `one_by_one_upto` the records up to
-    that seq are sent singly, which shows which of them is refused: brokers refuse whole batches.
+    `prepare` turns a journal record into the one to send, or None: it is left out. With
+    `one_by_one_upto` the records up to that seq are sent singly, which shows which of them is
+    refused: brokers refuse whole batches.
     """
 
     def __init__(
@@ -70,8 +89,9 @@ class Shipment:
         *,
         after: int,
         one_by_one_upto: int,
-        prepare: Callable[[Record], Record],
+        prepare: Callable[[Record], Record | None],
         on_acked: Callable[[int], None],
+        on_placed: Callable[[int, Position], None],
         stall_after: float,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -81,14 +101,14 @@ class Shipment:
         self._one_by_one_upto = one_by_one_upto
         self._prepare = prepare
         self._on_acked = on_acked
+        self._on_placed = on_placed
         self._stall_after = stall_after
         self._window: deque[_Sent] = deque()
         self._room = asyncio.Event()
         self._sending = False
         self._moved_at = self._loop.time()
         self._broken: asyncio.Future[None] = self._loop.create_future()
-        self.refused_seq = 0  # a record that was refused alone
-        self.suspect_upto = 0  # the last record of what was refused together
+        self.refused: Refused | None = None
 
     async def run(self) -> None:
         """Until cancelled.
@@ -136,10 +156,25 @@ class Shipment:
         if not self._window:
             self._moved_at = self._loop.time()
         self._sending = True
-        future = await self._producer.send(self._prepare(record))
+        future = await self._hand_over(record)
         self._sending = False
         self._window.append(_Sent(seq, future))
         future.add_done_callback(self._answered)
+
+    async def _hand_over(self, record: Record) -> "asyncio.Future[object]":
+        prepared = self._prepare(record)
+        if prepared is None:
+            nothing: asyncio.Future[object] = self._loop.create_future()
+            nothing.set_result(None)
+            return nothing
+        try:
+            return await self._producer.send(prepared)
+        except LogError:
+            raise
+        except Exception as error:
+            seq = record.position.offset
+            self.refused = Refused(self._producer.verdict(error), name_of(error), seq, seq)
+            raise ShipmentBroken(f"a record was not handed over: {name_of(error)}") from error
 
     def _answered(self, future: "asyncio.Future[object]") -> None:
         if future.cancelled() or future.exception() is not None:
@@ -147,7 +182,10 @@ class Shipment:
             return
         acked = 0
         while self._window and _taken(self._window[0].future):
-            acked = self._window.popleft().seq
+            acked, taken = self._window.popleft()
+            place = taken.result()
+            if isinstance(place, RecordMetadata):
+                self._on_placed(acked, Position(place.topic, place.partition, place.offset))
         if acked:
             self._moved_at = self._loop.time()
             self._room.set()
@@ -157,11 +195,11 @@ class Shipment:
         if self._broken.done():
             return
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
-        if error is not None and self._producer.too_large(error):
-            if len(self._window) == 1:
-                self.refused_seq = self._window[0].seq
-            else:
-                self.suspect_upto = self._window[-1].seq
+        if error is not None and self._window:
+            alone = self._window[0].seq if len(self._window) == 1 else 0
+            self.refused = Refused(
+                self._producer.verdict(error), name_of(error), alone, self._window[-1].seq
+            )
         self._broken.set_exception(
             ShipmentBroken(f"a record was not taken: {type(error).__name__}")
         )

@@ -88,13 +88,13 @@ class RouteFollower:
                 self._save(list(self.table), dict(self.table.removed()))
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                async with self._log.follow([ROUTES_TOPIC], after={}) as follower:
+        async with self._log.follow([ROUTES_TOPIC], after={}) as follower:
+            while True:
+                try:
                     await self._read(follower)
-            except LogUnavailable:
-                logger.warning("routes.log_unavailable", retry_in=_RETRY)
-                await self._clock.sleep(_RETRY)
+                except LogUnavailable:  # the same follower again: it knows how far it came
+                    logger.warning("routes.log_unavailable", retry_in=_RETRY)
+                    await self._clock.sleep(_RETRY)
 
     async def _read(self, follower: Follower) -> None:
         while True:

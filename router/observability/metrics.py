@@ -98,6 +98,42 @@ ROUTES_VERSION: Final = Gauge(
 RELAY_LAG: Final = Gauge(
     "switchboard_relay_lag_events", "Journal events that Kafka has not taken", registry=REGISTRY
 )
+TAKEN_OVER: Final = Counter(
+    "switchboard_events_taken_over_total",
+    "Events of this process that nobody had handled in time, read from its own journal",
+    registry=REGISTRY,
+)
+UNREAD: Final = Gauge(
+    "switchboard_consumer_unread_events",
+    "Events in the log that the group's member here has not read",
+    ("group",),
+    registry=REGISTRY,
+)
+SILENT_SECONDS: Final = Gauge(
+    "switchboard_consumer_silent_seconds",
+    "Since the log last gave the group's member here an answer: events, or that there are none",
+    ("group",),
+    registry=REGISTRY,
+)
+OPEN_SECONDS: Final = Gauge(
+    "switchboard_consumer_open_seconds",
+    "Age of the oldest event that the group's member here has in hand",
+    ("group",),
+    registry=REGISTRY,
+)
+TASK_RESTARTS: Final = Counter(
+    "switchboard_task_restarts_total",
+    "Long-lived tasks of the process that ended by themselves and were started again",
+    ("task",),
+    registry=REGISTRY,
+)
+RELAY_REFUSED: Final = Counter(
+    "switchboard_relay_refused_total",
+    "Records that Kafka refused, by the form in which they were sent then: dead, without_value, "
+    "left_out",
+    ("form",),
+    registry=REGISTRY,
+)
 RELAY_LAG_SECONDS: Final = Gauge(
     "switchboard_relay_lag_seconds", "Age of the oldest of them", registry=REGISTRY
 )

@@ -32,6 +32,4 @@ def _ruled_out(decision: Decision, route: Route | None) -> list[tuple[str, str]]
     ]
     if decision.action == "dispatch" and route.fallback:
         losers.append(("the fallback number", "it is dialled only when no agent answers"))
-    if decision.action == "reject" and route.targets:
-        losers += [(f"agent {t.agent}", decision.reason) for t in route.targets]
     return losers

@@ -14,10 +14,9 @@ import pytest
 
 from config import load
 from config.settings import KafkaSettings
-from consumers.dead import Failure, dead_headers
 from router.contract.asyncapi import asyncapi, document
 from router.eventlog.base import Position, Record
-from router.eventlog.dead import MAX_RECORD, prepare
+from router.eventlog.dead_letter import MAX_RECORD, Failure, Refusal, dead_headers, prepare
 from router.events import codec
 from router.events.examples import EXAMPLES
 from router.events.types import EventType, topic_of
@@ -205,10 +204,14 @@ def test_dead_records_fit_their_message(published: Json) -> None:
     large = Record(record.position, "key", b"x" * MAX_RECORD, headers, 0)
     schema = message["headers"]
     told = set(resolve(published, schema["$ref"])["properties"])
+    bare = Refusal("without_value", "refused: PolicyViolationError")
     for written in (
         dead_headers(record, Failure("calls", "refused for good", 3, 1)),
-        dict(prepare(large, {}).headers),
-        dict(prepare(record, {40: "bare"}).headers),
+        *(
+            dict(refused.headers)
+            for refused in (prepare(large, {}), prepare(record, {40: bare}))
+            if refused is not None
+        ),
     ):
         assert fits(published, schema, written)
         assert {name for name in written if name.startswith("dlq.")} <= told

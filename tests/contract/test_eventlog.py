@@ -116,7 +116,7 @@ async def test_at_least_once_until_committed(log: OpenLog) -> None:
         await append(log, topic, "key", f"id-{number}")
     async with log.reader([topic], group="group") as reader:
         records = await read(reader, 6)
-        await reader.commit(records[2].position)
+        await reader.commit([records[2].position])
     async with log.reader([topic], group="group") as reader:
         assert ids(await read(reader, 3)) == ["id-3", "id-4", "id-5"]
 
@@ -131,7 +131,7 @@ async def test_a_new_group_starts_at_the_beginning_and_groups_are_independent(
         log.reader([topic], group="two") as two,
     ):
         record = (await read(one, 1))[0]
-        await one.commit(record.position)
+        await one.commit([record.position])
         assert ids(await read(two, 1)) == ["id-1"]
 
 
@@ -170,7 +170,7 @@ async def test_what_a_member_left_goes_to_the_next(log: OpenLog) -> None:
         await append(log, topic, "key", f"id-{number}")
     async with log.reader([topic], group="group") as one:
         records = await read(one, 4)
-        await one.commit(records[1].position)
+        await one.commit([records[1].position])
         async with log.reader([topic], group="group") as two:
             await fetch(two)
     async with log.reader([topic], group="group") as three:
@@ -183,7 +183,27 @@ async def test_a_member_may_not_commit_what_it_does_not_hold(log: OpenLog) -> No
     async with log.reader([topic], group="group") as reader:
         await read(reader, 1)
         with pytest.raises(PartitionLost):
-            await reader.commit(Position(other, 0, 0))
+            await reader.commit([Position(other, 0, 0)])
+
+
+async def test_one_commit_is_for_many_partitions_and_names_those_that_are_lost(
+    log: OpenLog,
+) -> None:
+    topic, second, other = new_topic(), new_topic(), new_topic()
+    for number in range(30):
+        await append(log, topic, f"key-{number}", f"id-{number}")
+        await append(log, second, f"key-{number}", f"id-{number}")
+    async with log.reader([topic, second], group="group") as reader:
+        records = await read(reader, 30)
+        while len(records) < 60:
+            records += await fetch(reader)
+        last = {(r.position.topic, r.position.partition): r.position for r in records}
+        with pytest.raises(PartitionLost) as lost:
+            await reader.commit([*last.values(), Position(other, 0, 0)])
+        assert list(lost.value.partitions) == [(other, 0)]
+    await append(log, topic, "key-0", "id-after")
+    async with log.reader([topic, second], group="group") as reader:
+        assert ids(await read(reader, 1)) == ["id-after"]
 
 
 async def test_a_fetch_of_nothing_keeps_the_place(log: OpenLog) -> None:

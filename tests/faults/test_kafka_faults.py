@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import LogUnavailable, PartitionLost
+from router.eventlog import kafka_follower
 from router.eventlog.base import OpenLog, Reader
 from router.eventlog.kafka_follower import KafkaFollower
 from router.eventlog.open import open_log
@@ -172,7 +173,7 @@ async def test_reader_and_follower_go_on_when_the_broker_is_back(
     ):
         await append(log, topic, "key", "id-1")
         (first,) = await read(reader, 1)
-        await reader.commit(first.position)
+        await reader.commit([first.position])
         await read(follower, 1)
         await asyncio.to_thread(broker.kill)
         await append(log, topic, "key", "id-2")
@@ -193,7 +194,7 @@ async def test_members_come_and_go_and_no_record_is_lost(broker: Kafka, tmp_path
             for record in records:
                 handled.append(record.headers["ce_id"])
                 try:
-                    await reader.commit(record.position)
+                    await reader.commit([record.position])
                 except (PartitionLost, LogUnavailable):
                     break
 
@@ -207,3 +208,26 @@ async def test_members_come_and_go_and_no_record_is_lost(broker: Kafka, tmp_path
             while len(set(handled)) < 400:
                 await work(one, 1)
     assert set(handled) == {f"id-{number}" for number in range(400)}
+
+
+async def test_a_broker_that_is_slow_for_a_while_makes_a_follower_read_nothing_twice(
+    broker: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_follower, "_QUIET", 0.3)
+    monkeypatch.setattr(kafka_follower, "_PROBE", 0.5)
+    topic = new_topic()
+    settings = log_settings(tmp_path, bootstrap=broker.bootstrap)
+    async with open_log(settings) as log, log.follow([topic], after={}) as follower:
+        for number in range(200):
+            await append(log, topic, f"key-{number}", f"id-{number}")
+        records = await read(follower, 200)
+        broker.pause()
+        end = asyncio.get_running_loop().time() + 2.0
+        while asyncio.get_running_loop().time() < end:  # enough probes for a new consumer
+            records += await fetch(follower)
+        broker.resume()
+        for _ in range(3):
+            records += await fetch(follower)
+        await append(log, topic, "key", "id-last")
+        records += await read(follower, 1)
+    assert len(records) == 201

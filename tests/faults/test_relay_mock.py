@@ -15,6 +15,7 @@ from router.eventlog.kafka_follower import KafkaFollower
 from router.eventlog.kafka_log import connector
 from router.eventlog.relay import Relay, open_relay
 from router.eventlog.topics import TOPICS
+from router.supervisor import Supervisor
 from tests.support.kafka_mock import MSG_SIZE_TOO_LARGE, MockCluster, mock_cluster
 from tests.support.kafka_proxy import HOST, Proxy
 from tests.support.kafka_records import headers, ids, read
@@ -40,7 +41,7 @@ async def relaying(
     settings = log_settings(tmp_path, bootstrap=bootstrap, kafka={"stall_after": stall_after})
     async with (
         open_journal(tmp_path, settings.journal, pinned_by=RELAY) as journal,
-        open_relay(journal, connector(settings.kafka), settings.kafka) as relay,
+        open_relay(journal, connector(settings.kafka), settings.kafka, Supervisor()) as relay,
     ):
         yield journal, relay
 

@@ -103,12 +103,12 @@ async def test_a_broker_that_is_away_at_start_is_no_error(tmp_path: Path) -> Non
     loop = asyncio.get_running_loop()
     async with open_log(settings) as log:
         assert log.relay is not None
-        takeover = log.takeover(["t"])
+        takeover = log.takeover(["t"], group="g")
         assert takeover is not None
         async with (
             log.reader(["t"], group="g") as reader,
             log.follow(["t"], after={}) as follower,
-            takeover as local,
+            takeover.reader() as local,
         ):
             await append(log, "t", "key", "id-1")
             assert not await fetch(reader)
@@ -155,7 +155,7 @@ async def test_a_consumer_that_ended_by_itself_is_made_anew(kafka: Kafka, tmp_pa
     topic = new_topic()
     revoked: list[tuple[str, int]] = []
 
-    async def on_revoke(partitions: Sequence[tuple[str, int]]) -> None:
+    async def on_revoke(partitions: Sequence[tuple[str, int]], _seconds: float) -> None:
         revoked.extend(partitions)
 
     async with (
@@ -165,7 +165,7 @@ async def test_a_consumer_that_ended_by_itself_is_made_anew(kafka: Kafka, tmp_pa
         assert isinstance(reader, KafkaReader)
         await append(log, topic, "key", "id-1")
         (first,) = await read(reader, 1)
-        await reader.commit(first.position)
+        await reader.commit([first.position])
         revoked.clear()
         assert reader._consumer is not None
         await reader._consumer.stop()

@@ -97,7 +97,7 @@ class JournalMachine(RuleBasedStateMachine):
         assert [(r.headers["ce_id"], r.value) for r in records] == expected
         self.seen[topic] += len(records)
         if commit and records:
-            self.run(self.readers[topic].commit(records[-1].position))
+            self.run(self.readers[topic].commit([records[-1].position]))
             self.committed[topic] = self.seen[topic]
 
     @rule()

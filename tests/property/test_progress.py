@@ -71,7 +71,7 @@ def _script(random: Random) -> FakeConsumer:
     return FakeConsumer(moody)
 
 
-_LIMITS = Limits(in_flight=5, time_limit=10.0, drain=2.0, grace=2.0)
+_LIMITS = Limits(in_flight=5, time_limit=10.0, grace=2.0)
 
 
 @settings(max_examples=40, deadline=None)

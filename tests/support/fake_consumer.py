@@ -17,7 +17,7 @@ from tests.support.fake_time import START, FakeClock
 Script = Callable[[Event], Awaitable[Outcome]]
 
 GROUP = "switchboard.test"
-LIMITS = Limits(in_flight=8, time_limit=20.0, drain=5.0, grace=3.0)
+LIMITS = Limits(in_flight=8, time_limit=20.0, grace=3.0)
 
 
 class FakeConsumer:
@@ -63,12 +63,12 @@ def call_event(key: str, number: int) -> Event:
     )
 
 
-def spec(retry_for: float = 30.0) -> ConsumerSpec:
+def spec(retry_for: float = 30.0, *, takeover: bool = False) -> ConsumerSpec:
     return ConsumerSpec(
         name="test",
         role="calls",
         topics=(CALLS_TOPIC,),
-        takeover=False,
+        takeover=takeover,
         retry_for=retry_for,
         open=_open,
     )

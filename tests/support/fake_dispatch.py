@@ -27,7 +27,7 @@ from tests.support.fake_rooms import FakeRooms
 from tests.support.fake_time import FakeClock
 
 SETTINGS = DispatchSettings(deadline=4.0, ring_window=60.0, concurrency=32, lease=15.0)
-LIMITS = Limits(in_flight=32, time_limit=15.0, drain=15.0, grace=5.0)
+LIMITS = Limits(in_flight=32, time_limit=15.0, grace=5.0)
 POLL = 0.5
 
 

@@ -2,7 +2,10 @@
 
 Partitions by CRC of the key, groups whose members share the partitions, ids that are written once.
 Faults: `unavailable` (every call raises LogUnavailable), `rebalance()` (members get other
-partitions), `rewind()` (a reader that was rebuilt reads from the last commit again).
+partitions), `rewind()` (a reader that was rebuilt reads from the last commit again),
+`commit_takes` (a slow coordinator: beyond `COMMIT` seconds the commit is not taken).
+
+It keeps the deadlines of the Kafka reader: a revoke is cut off, and the partitions go.
 """
 
 import asyncio
@@ -12,11 +15,13 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from router.errors import LogUnavailable, PartitionLost
-from router.eventlog.base import Appended, OnRevoke, Position, Record
+from router.eventlog.base import Appended, Behind, OnRevoke, Position, Record
 from router.events.codec import decode, encode
 from router.events.model import Event
 
 Pair = tuple[str, int]
+
+COMMIT = 5.0  # seconds, as `kafka_reader` gives the coordinator
 
 
 @dataclass
@@ -26,6 +31,8 @@ class FakeLog:
     partitions: int = 2
     gap: int = 1  # the distance of offsets: more than 1 is a log with gaps
     unavailable: bool = False
+    revoke_within: float = 10.0  # seconds that a member has, half of Kafka's rebalance time-out
+    commit_takes: float = 0.0  # seconds
     before_commit: Callable[[Position], None] = lambda position: None
     records: dict[Pair, list[Record]] = field(default_factory=dict)
     groups: dict[str, "_Group"] = field(default_factory=dict)
@@ -151,6 +158,7 @@ class _Group:
     members: list["FakeReader"] = field(default_factory=list)
     committed: dict[Pair, int] = field(default_factory=dict)
     commits: list[Position] = field(default_factory=list)
+    requests: int = 0  # of commits that were answered
 
 
 class FakeReader:
@@ -166,6 +174,11 @@ class FakeReader:
         self.owned: dict[Pair, int] = {}  # → the last offset handed out
         self.keepalives = 0
 
+    @property
+    def behind(self) -> Behind:
+        last = {pair: entries[-1].position.offset for pair, entries in self._log.records.items()}
+        return Behind(sum(last.get(pair, -1) > at for pair, at in self.owned.items()), 0.0)
+
     async def fetch(self, *, limit: int, wait: float) -> Sequence[Record]:
         if limit == 0:
             await asyncio.sleep(0)
@@ -173,20 +186,29 @@ class FakeReader:
             return ()
         return await self._log.read(self.owned, limit, wait)
 
-    async def commit(self, position: Position) -> None:
-        await asyncio.sleep(0)
-        if self._log.unavailable:
+    async def commit(self, positions: Sequence[Position]) -> None:
+        await asyncio.sleep(min(self._log.commit_takes, COMMIT))
+        if self._log.unavailable or self._log.commit_takes > COMMIT:
             raise LogUnavailable("the fake log is switched off")
-        pair = (position.topic, position.partition)
-        if pair not in self.owned:
-            raise PartitionLost("another member has it")
-        self._log.before_commit(position)
-        self._group.committed[pair] = position.offset
-        self._group.commits.append(position)
+        self._group.requests += 1
+        lost = []
+        for position in positions:
+            pair = (position.topic, position.partition)
+            if pair not in self.owned:
+                lost.append(pair)
+                continue
+            self._log.before_commit(position)
+            self._group.committed[pair] = position.offset
+            self._group.commits.append(position)
+        if lost:
+            raise PartitionLost("another member has them", partitions=lost)
 
     async def give_up(self, pairs: set[Pair]) -> None:
         if pairs and self._on_revoke is not None:
-            await self._on_revoke(sorted(pairs))
+            seconds = self._log.revoke_within
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._on_revoke(sorted(pairs), seconds)
         for pair in pairs:
             self.owned.pop(pair, None)
 

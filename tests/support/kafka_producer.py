@@ -1,14 +1,14 @@
 """A producer that obeys a test: typed against `shipment.Producer`."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from aiokafka import errors
 
 from router.errors import LogUnavailable
 from router.eventlog.base import Record
-
-
-class TooLarge(Exception):
-    """What the fake broker says to a record that is too large."""
+from router.eventlog.kafka_errors import Verdict, verdict
 
 
 @dataclass
@@ -20,6 +20,7 @@ class FakeBroker:
     away: bool = False  # no new connection
     mute: bool = False  # takes no record, says nothing
     largest: dict[str, int] = field(default_factory=dict)  # topic → bytes of a value
+    refuse: Callable[[Record], Exception | None] = lambda record: None
 
     async def connect(self) -> "FakeProducer":
         if self.away:
@@ -56,12 +57,8 @@ class FakeProducer:
         if self._broker.mute or self.ended or not self.alive:
             return
         batch, self.waiting = self.waiting, []
-        limit = self._broker.largest
-        if self.poisoned or any(
-            len(record.value or b"") > limit.get(record.position.topic, 1 << 60)
-            for record, _ in batch
-        ):
-            error = RuntimeError("out of order") if self.poisoned else TooLarge()
+        error = self._refusal([record for record, _ in batch])
+        if error is not None:
             self.poisoned = True
             for _, future in batch:
                 future.set_exception(error)
@@ -70,8 +67,18 @@ class FakeProducer:
             self._broker.taken.append(record)
             future.set_result(None)
 
-    def too_large(self, error: BaseException) -> bool:
-        return isinstance(error, TooLarge)
+    def _refusal(self, batch: list[Record]) -> Exception | None:
+        if self.poisoned:
+            return errors.OutOfOrderSequenceNumber()
+        for record in batch:
+            if len(record.value or b"") > self._broker.largest.get(record.position.topic, 1 << 60):
+                return errors.MessageSizeTooLargeError()
+            if (error := self._broker.refuse(record)) is not None:
+                return error
+        return None
+
+    def verdict(self, error: BaseException) -> Verdict:
+        return verdict(error)
 
     async def end(self) -> None:
         self.ended = True

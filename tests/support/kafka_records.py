@@ -4,8 +4,9 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
+from router.clock import SYSTEM
 from router.errors import LogUnavailable
-from router.eventlog.base import EventLog, Follower, Position, Reader, Record, now_micros
+from router.eventlog.base import EventLog, Follower, Position, Reader, Record
 
 PATIENCE = 30.0  # seconds; a new consumer of a busy broker on two cores needs some
 
@@ -20,7 +21,7 @@ def headers(identity: str) -> dict[str, str]:
 
 
 def make_record(topic: str, identity: str) -> Record:
-    return Record(Position(topic, 0, 0), "key", b"value", headers(identity), now_micros())
+    return Record(Position(topic, 0, 0), "key", b"value", headers(identity), SYSTEM.now())
 
 
 async def append(log: EventLog, topic: str, key: str, identity: str) -> None:

@@ -21,7 +21,7 @@ from tests.support.fake_events import event, fold, initiated, new_call
 from tests.support.fake_log import FakeLog
 from tests.support.fake_time import START
 
-LIMITS = Limits(in_flight=16, time_limit=10.0, drain=5.0, grace=5.0)
+LIMITS = Limits(in_flight=16, time_limit=10.0, grace=5.0)
 
 
 def _events(call: str) -> list[Event]:

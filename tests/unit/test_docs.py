@@ -57,7 +57,7 @@ _SERVED: Final = {
     "/schemas/event.json",
 }
 _READY_FACTS: Final = {
-    "kafka": {"healthy", "behind_events", "behind_seconds"},
+    "kafka": {"healthy", "behind_events", "behind_seconds", "trouble"},
     "routes": {"numbers", "version", "fingerprint", "current", "age_seconds"},
 }
 # Of other programs, or of the call's and the agent's own data.

@@ -1,14 +1,22 @@
 """The journal: what its adapter must do beyond the port's promises."""
 
 import asyncio
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
+import apsw
 import pytest
+from typing_extensions import override
 
 from config.settings import JournalSettings
-from router.errors import ConfigError, LogUnavailable
+from router.clock import SystemClock
+from router.errors import ConfigError, LogFailed, LogUnavailable
+from router.eventlog import journal_db
 from router.eventlog.journal import Journal, open_journal
-from router.eventlog.journal_db import JournalReader
+from router.eventlog.journal_db import JournalReader, meaning
 from router.eventlog.journal_writer import GROUP
 from router.eventlog.slots import slot_folders, take_slot
 from router.events.types import CALLS_TOPIC, ROUTES_TOPIC
@@ -18,11 +26,12 @@ from tests.support.kafka_settings import log_settings
 HOUR = 3_600_000_000  # µs
 
 
-class Clock:
+class Clock(SystemClock):
     def __init__(self) -> None:
         self.time = 1_700_000_000_000_000
 
-    def __call__(self) -> int:
+    @override
+    def now(self) -> int:
         return self.time
 
 
@@ -71,15 +80,15 @@ async def test_a_nearly_full_disk_refuses_and_recovers(
         monkeypatch.setattr(journal._writer, "_folder", full)
         with pytest.raises(LogUnavailable, match="nearly full"):
             await put(journal, "id-2")
-        await journal.move("group/g/t", 1)  # positions may use the reserve
+        await journal.move({"group/g/t": 1})  # positions may use the reserve
         monkeypatch.undo()
         assert await put(journal, "id-2") == 2
 
 
 async def test_positions_survive_and_never_move_back(tmp_path: Path) -> None:
     async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
-        await asyncio.gather(*(journal.move("group/g/t", seq) for seq in (3, 7, 5)))
-        await journal.move("group/g/t", 2)
+        await asyncio.gather(*(journal.move({"group/g/t": seq}) for seq in (3, 7, 5)))
+        await journal.move({"group/g/t": 2})
         assert journal.position("group/g/t") == 7
     async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
         assert journal.position("group/g/t") == 7
@@ -134,8 +143,8 @@ async def test_retention_keeps_what_a_group_has_not_read(tmp_path: Path) -> None
         for number in range(4):
             await put(journal, f"id-{number}")
         await put(journal, "id-other", topic="other")
-        await journal.move(f"group/g/{CALLS_TOPIC}", 2)
-        await journal.move("relay", 0)  # of a time with Kafka: holds nothing back now
+        await journal.move({f"group/g/{CALLS_TOPIC}": 2})
+        await journal.move({"relay": 0})  # of a time with Kafka: holds nothing back now
     assert len(await _turn_over(tmp_path, clock, retention_hours=1)) == 5
     clock.time += 2 * HOUR
     assert await _turn_over(tmp_path, clock, retention_hours=1) == ["id-2", "id-3"]
@@ -196,3 +205,96 @@ def _set_version(folder: Path, version: int) -> None:
     with (folder / "events.db").open("r+b") as file:
         file.seek(60)
         file.write(version.to_bytes(4, "big"))
+
+
+def test_every_result_code_of_sqlite_has_a_meaning() -> None:
+    """By the table, not by default; sqlite.org/rescode.html."""
+    no_errors = {"SQLITE_OK", "SQLITE_ROW", "SQLITE_DONE", "SQLITE_NOTICE", "SQLITE_WARNING"}
+    primary = [
+        code
+        for name, code in apsw.mapping_result_codes.items()
+        if isinstance(name, str) and isinstance(code, int) and name not in no_errors
+    ]
+    assert set(primary) <= journal_db._MEANING.keys()
+    extended = {
+        name: code
+        for name, code in apsw.mapping_extended_result_codes.items()
+        if isinstance(name, str) and isinstance(code, int) and code & 0xFF in primary
+    }
+    later = {name for name, code in extended.items() if meaning(code) == "later"}
+    assert later == {
+        *(name for name in extended if name.startswith(("SQLITE_BUSY_", "SQLITE_LOCKED_"))),
+        *(name for name in extended if name.startswith(("SQLITE_CANTOPEN_", "SQLITE_IOERR_SHM"))),
+        *("SQLITE_ABORT_ROLLBACK", "SQLITE_IOERR_NOMEM", "SQLITE_IOERR_BLOCKED"),
+        *("SQLITE_IOERR_LOCK", "SQLITE_IOERR_RDLOCK", "SQLITE_IOERR_CHECKRESERVEDLOCK"),
+        *("SQLITE_READONLY_RECOVERY", "SQLITE_READONLY_CANTLOCK", "SQLITE_READONLY_CANTINIT"),
+    }
+    for name in ("FSYNC", "DIR_FSYNC", "WRITE", "TRUNCATE", "CORRUPTFS"):
+        assert meaning(extended[f"SQLITE_IOERR_{name}"]) == "failed"
+    assert meaning(extended["SQLITE_IOERR_READ"], reading=True) == "later"
+    assert meaning(apsw.SQLITE_CORRUPT, reading=True) == "failed"
+
+
+async def test_a_lock_that_another_process_holds_too_long_refuses_and_is_no_failed_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_db, "_BUSY_TIMEOUT", 100)
+    async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
+        await put(journal, "id-1")
+        with _lock_holder(tmp_path / journal_db.FILE_NAME) as holder:
+            assert holder.stdout is not None
+            await asyncio.to_thread(holder.stdout.readline)
+            with pytest.raises(LogUnavailable, match="another process"):
+                await put(journal, "id-2")
+            assert not journal.failed.is_set()
+            holder.kill()
+        assert await put(journal, "id-2") == 2
+
+
+def _lock_holder(file: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", _HOLD, str(file)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+_HOLD = """
+import sys, apsw
+db = apsw.Connection(sys.argv[1])
+db.execute("BEGIN IMMEDIATE")
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_file_that_cant_be_read_for_a_while_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
+        await put(journal, "id-1")
+    async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
+        used = [os.open(os.devnull, os.O_RDONLY)]
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used[0], limit[1]))
+        try:
+            with pytest.raises(LogUnavailable, match="open files"):
+                await journal.read(0, limit=10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            os.close(used[0])
+        records, _ = await journal.read(0, limit=10)
+        assert [record.headers["ce_id"] for record in records] == ["id-1"]
+        assert not journal.failed.is_set()
+
+
+async def test_a_corrupt_file_ends_the_process(tmp_path: Path) -> None:
+    async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
+        for number in range(200):
+            await put(journal, f"id-{number}")
+    file = tmp_path / journal_db.FILE_NAME
+    pages = bytearray(file.read_bytes())
+    for page in range(len(pages) // 8192, len(pages) // 4096):  # of events, not of positions
+        pages[page * 4096 : page * 4096 + 8] = b"\xff" * 8
+    file.write_bytes(pages)
+    with pytest.raises(LogFailed):
+        async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
+            await journal.read(0, limit=1000)
+    assert journal.failed.is_set()

@@ -6,17 +6,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiokafka import errors
 from structlog.testing import capture_logs
+from typing_extensions import override
 
-from router.eventlog.base import now_micros
-from router.eventlog.dead import MAX_DEAD_RECORD, MAX_RECORD
+from router.clock import SYSTEM, Clock, SystemClock
+from router.eventlog import kafka_errors
+from router.eventlog import relay as relay_module
+from router.eventlog.base import Record
+from router.eventlog.dead_letter import MAX_DEAD_RECORD, MAX_RECORD
 from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_writer import RELAY
+from router.eventlog.kafka_errors import verdict
 from router.eventlog.orphans import drain_orphans
 from router.eventlog.relay import Relay, open_relay
-from router.eventlog.takeover import TakeoverReader
+from router.supervisor import Supervisor
 from tests.support.kafka_producer import FakeBroker
-from tests.support.kafka_records import headers, ids
+from tests.support.kafka_records import headers
 from tests.support.kafka_settings import log_settings
 
 TOPIC = "telephony.calls"
@@ -29,13 +35,13 @@ def broker() -> FakeBroker:
 
 @asynccontextmanager
 async def relaying(
-    tmp_path: Path, broker: FakeBroker, **kafka: float
+    tmp_path: Path, broker: FakeBroker, *, clock: Clock = SYSTEM, **kafka: float
 ) -> AsyncIterator[tuple[Journal, Relay]]:
     short = {"stall_after": 0.5, "ack_deadline": 0.3}
     settings = log_settings(tmp_path, kafka=short | kafka)
     async with (
-        open_journal(tmp_path, settings.journal, pinned_by=RELAY) as journal,
-        open_relay(journal, broker.connect, settings.kafka) as relay,
+        open_journal(tmp_path, settings.journal, pinned_by=RELAY, clock=clock) as journal,
+        open_relay(journal, broker.connect, settings.kafka, Supervisor(), clock=clock) as relay,
     ):
         yield journal, relay
 
@@ -208,31 +214,6 @@ async def test_retention_waits_for_the_relay(tmp_path: Path, broker: FakeBroker)
         assert journal.position(RELAY) == 0
 
 
-async def test_takeover_hands_out_what_the_relay_did_not_move_in_time(
-    tmp_path: Path, broker: FakeBroker
-) -> None:
-    broker.away = True
-    async with relaying(tmp_path, broker) as (journal, relay):
-        reader = TakeoverReader(journal, relay, [TOPIC], after_seconds=0.3, clock=now_micros)
-        await journal.append("other", "key", b"", headers("id-other"))
-        await fill(journal, 1)
-        assert not await reader.fetch(limit=10, wait=0.1)
-        records = await reader.fetch(limit=10, wait=5.0)
-        assert ids(records) == ["id-1"]
-        await reader.commit(records[0].position)
-        assert not await reader.fetch(limit=10, wait=0.5)  # each once
-        assert not await reader.fetch(limit=0, wait=0.5)
-
-
-async def test_takeover_leaves_alone_what_the_relay_moves(
-    tmp_path: Path, broker: FakeBroker
-) -> None:
-    async with relaying(tmp_path, broker) as (journal, relay):
-        reader = TakeoverReader(journal, relay, [TOPIC], after_seconds=0.3, clock=now_micros)
-        await fill(journal, 1)
-        assert not await reader.fetch(limit=10, wait=0.8)
-
-
 async def test_a_stop_is_bounded_while_the_broker_is_mute(
     tmp_path: Path, broker: FakeBroker
 ) -> None:
@@ -257,10 +238,175 @@ async def test_what_a_dead_process_left_is_drained_whatever_lies_beside_it(
     (tmp_path / "journal-0" / "events.db").write_bytes(b"not a database" * 100)
     (tmp_path / "journal-3").symlink_to(tmp_path / "nowhere")
     with capture_logs() as lines:
-        async with drain_orphans(settings, tmp_path / "journal-4", broker.connect, now_micros):
+        own, supervisor = tmp_path / "journal-4", Supervisor()
+        async with drain_orphans(settings, own, broker.connect, SYSTEM, supervisor):
             await until(lambda: len(broker.ids(TOPIC)) == 2)
     assert broker.ids(TOPIC) == expected(1, 2)
     [ignored] = [line for line in lines if line["event"] == "journal.ignored"]
     assert ignored["names"] == ["journal-0.bak", "journal-3"]
     failed = [line["journal"] for line in lines if line["event"] == "relay.orphan_failed"]
     assert failed == ["journal-0"]
+
+
+def _errors_of_aiokafka() -> list[type[Exception]]:
+    return [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+
+
+def test_every_error_of_aiokafka_has_a_verdict_of_its_own() -> None:
+    kinds = _errors_of_aiokafka()
+    assert len(kinds) > 90
+    assert [kind.__name__ for kind in kinds if kind not in kafka_errors._VERDICTS] == []
+    lists: list[object] = [*kafka_errors._AGAIN, *kafka_errors._RECORD, *kafka_errors._TIME]
+    lists += [*kafka_errors._DOUBTFUL, *kafka_errors._CLIENT]
+    assert len(lists) == len(set(lists))
+    for kind in kinds:  # what Kafka says may be tried again says nothing about a record
+        if getattr(kind, "retriable", False):
+            assert verdict(kind()) == "again", kind.__name__
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k for k in dict.fromkeys(_errors_of_aiokafka()) if verdict(k()) in ("record", "doubtful")],
+)
+async def test_no_refusal_of_a_record_blocks_the_relay(
+    tmp_path: Path,
+    broker: FakeBroker,
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever Kafka says to one record, for good: what is behind it arrives."""
+    monkeypatch.setattr("router.eventlog.relay.jitter", lambda seconds: seconds / 20)
+    broker.refuse = lambda record: kind() if record.headers["ce_id"] == "id-2" else None
+    async with relaying(tmp_path, broker) as (journal, relay):
+        await fill(journal, 1, 2, 3)
+        async with asyncio.timeout(20):
+            await relay.drained()
+        assert relay.trouble == ""
+    assert broker.ids(TOPIC) == expected(1, 3)
+    assert broker.ids(TOPIC + ".dead") == []  # refused there as well, also without its value
+
+
+async def test_a_record_that_is_refused_by_policy_is_dead_with_the_reason(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    def refuse(record: Record) -> Exception | None:
+        refused = record.headers["ce_id"] == "id-2" and record.position.topic == TOPIC
+        return errors.PolicyViolationError() if refused else None
+
+    broker.refuse = refuse
+    async with relaying(tmp_path, broker) as (journal, relay):
+        await fill(journal, 1, 2, 3)
+        async with asyncio.timeout(20):
+            await relay.drained()
+    (dead,) = [r for r in broker.taken if r.position.topic == TOPIC + ".dead"]
+    assert dead.headers["dlq.reason"] == "refused: PolicyViolationError"
+    assert dead.value == b"x" * 10
+
+
+async def test_a_record_that_is_refused_for_a_moment_is_not_dead(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    left = [errors.UnknownError(), errors.UnknownError()]
+    broker.refuse = lambda record: left.pop() if left else None
+    async with relaying(tmp_path, broker) as (journal, relay):
+        await fill(journal, 1)
+        async with asyncio.timeout(20):
+            await relay.drained()
+    assert broker.ids(TOPIC) == expected(1)
+
+
+HOUR = 3_600_000_000
+
+
+class _Clock(SystemClock):
+    """This machine's, and so many µs off."""
+
+    def __init__(self, off: int) -> None:
+        self.off = off
+
+    @override
+    def now(self) -> int:
+        return super().now() + self.off
+
+
+def _takes_at_most_an_hour_ahead(record: Record) -> Exception | None:
+    return errors.InvalidTimestampError() if record.time > SYSTEM.now() + HOUR else None
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_a_clock_that_runs_ahead_does_not_stop_the_relay(
+    tmp_path: Path, broker: FakeBroker, mended: bool
+) -> None:
+    broker.refuse = _takes_at_most_an_hour_ahead
+    clock = _Clock(5 * HOUR)
+    async with relaying(tmp_path, broker, clock=clock) as (journal, relay):
+        broker.away = True
+        await fill(journal, 1, 2, 3)
+        if mended:
+            clock.off = 0
+        await fill(journal, 4)
+        broker.away = False
+        async with asyncio.timeout(20):
+            await relay.drained()
+    assert broker.ids(TOPIC) == expected(1, 2, 3, 4)
+    assert all(abs(record.time - SYSTEM.now()) < 8 * HOUR for record in broker.taken)
+
+
+async def test_times_that_are_too_old_are_sent_as_now(tmp_path: Path, broker: FakeBroker) -> None:
+    def refuse(record: Record) -> Exception | None:
+        return errors.InvalidTimestampError() if record.time < SYSTEM.now() - HOUR else None
+
+    broker.refuse = refuse
+    clock = _Clock(-30 * HOUR)
+    async with relaying(tmp_path, broker, clock=clock) as (journal, relay):
+        broker.away = True
+        await fill(journal, 1)
+        clock.off = 0
+        broker.away = False
+        async with asyncio.timeout(20):
+            await relay.drained()
+    assert broker.ids(TOPIC) == expected(1)
+
+
+@pytest.mark.parametrize("off", [-24 * HOUR, 24 * HOUR])
+async def test_no_clock_makes_a_backlog_young(tmp_path: Path, broker: FakeBroker, off: int) -> None:
+    clock = _Clock(off)
+    async with relaying(tmp_path, broker, clock=clock) as (journal, relay):
+        broker.mute = True
+        await fill(journal, 1)
+        clock.off = 0
+        assert relay.lag.age < 0.3
+        await asyncio.sleep(0.5)
+        assert relay.lag.age >= 0.3
+        assert not relay.healthy
+        await fill(journal, 2)
+        await asyncio.sleep(0.1)
+        assert relay.lag.age >= 0.4
+
+
+async def test_what_a_life_before_left_is_as_old_as_it_is(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    broker.away = True
+    async with relaying(tmp_path, broker) as (journal, _):
+        await fill(journal, 1)
+    await asyncio.sleep(0.5)
+    async with relaying(tmp_path, broker) as (_, relay):
+        assert relay.lag.events == 1
+        assert relay.lag.age >= 0.5
+        assert not relay.healthy
+
+
+def test_the_marks_of_a_backlog_are_bounded_and_know_its_age() -> None:
+    backlog = relay_module._Backlog()
+    age = 0.0
+    for second in range(100_000):
+        age = backlog.look(0, second + 1, float(second))
+    assert age == 99_999.0
+    assert len(backlog._marks) <= relay_module._MARKS
+    assert backlog.look(50_000, 100_000, 100_000.0) == pytest.approx(50_000, abs=1000)
+    assert backlog.look(100_000, 100_000, 100_000.0) == 0.0

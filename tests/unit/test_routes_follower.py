@@ -1,7 +1,7 @@
 """The route table's follower: the copy in the data folder, tombstones, and what it can't read."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from router.clock import Clock, SystemClock
+from router.eventlog.base import Record
 from router.events.types import ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
 from router.routing.table import Route, RouteTable, Target, fingerprint
@@ -208,3 +209,34 @@ def test_any_order_of_delivery_gives_the_same_table(
     alive = {number: rev for number, (rev, agent) in final.items() if agent is not None}
     assert agents(table) == {n: a for n, (_, a) in final.items() if a is not None}
     assert table.fingerprint == fingerprint(alive.items())
+
+
+class Counting(FakeLog):
+    """Counts the records that its readers got."""
+
+    handed_out = 0
+
+    @override
+    async def read(
+        self, places: dict[tuple[str, int], int], limit: int, wait: float
+    ) -> Sequence[Record]:
+        found = await super().read(places, limit, wait)
+        self.handed_out += len(found)
+        return found
+
+
+async def test_an_outage_of_the_log_costs_no_route_twice(tmp_path: Path) -> None:
+    """A million routes, read anew by all ingresses at once, after each slow answer of Kafka."""
+    log = Counting()
+    for rev in range(1, 51):
+        await put(log, f"+1415555{rev:04}", rev)
+    async with following(log, tmp_path / "routes.json") as follower:
+        for _ in range(3):
+            log.unavailable = True
+            log._grown.set()  # the fetch under way ends
+            await asyncio.sleep(0.1)
+            log.unavailable = False
+            await asyncio.sleep(0.1)
+        await put(log, A, 99)
+        await eventually(lambda: len(follower.table) == 51)
+        assert log.handed_out == 51

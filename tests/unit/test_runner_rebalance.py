@@ -153,7 +153,7 @@ def test_a_crash_repeats_and_never_skips() -> None:
         for event in events:
             await log.add(CALLS_TOPIC, event)
         consumer = FakeConsumer(_slow)
-        limits = Limits(in_flight=6, time_limit=20.0, drain=LIMITS.drain, grace=LIMITS.grace)
+        limits = Limits(in_flight=6, time_limit=20.0, grace=LIMITS.grace)
         for _ in range(3):
             task = asyncio.create_task(runner(log, consumer, limits).run(asyncio.Event()))
             await asyncio.sleep(5.1)
@@ -163,5 +163,72 @@ def test_a_crash_repeats_and_never_skips() -> None:
             await asyncio.sleep(60.0)
         assert set(consumer.done) == {event.id for event in events}
         assert log.groups[GROUP].committed == {(CALLS_TOPIC, 0): 29}
+
+    fake_time.run(scenario())
+
+
+def test_a_revoke_that_is_cut_off_forgets_all_the_same() -> None:
+    """Nothing may be passed over when the partitions come back (records were, in silence)."""
+
+    async def scenario() -> None:
+        log = FakeLog(partitions=2, revoke_within=6.0)
+        for n in range(8):
+            await log.add(CALLS_TOPIC, call_event(f"call-{n}", 0))
+
+        async def slower_than_any_revoke(event: Event) -> Outcome:
+            await asyncio.sleep(0.5 if event.key != "call-0" else 15.0)
+            return Done()
+
+        consumer = FakeConsumer(slower_than_any_revoke)
+        async with running(runner(log, consumer)):
+            await asyncio.sleep(0.2)
+            log.commit_takes = 1000.0  # the coordinator does not answer
+            before = asyncio.get_running_loop().time()
+            await log.revoke(GROUP)
+            assert asyncio.get_running_loop().time() - before <= log.revoke_within + 0.1
+            log.commit_takes = 0.0
+            for pair, entries in log.records.items():  # another member handled them meanwhile
+                log.groups[GROUP].committed[pair] = entries[-1].position.offset
+            await log.rebalance(GROUP)
+            for n in range(8, 20):
+                await log.add(CALLS_TOPIC, call_event(f"call-{n}", 0))
+            await asyncio.sleep(40.0)
+            ends = {pair: entries[-1].position.offset for pair, entries in log.records.items()}
+            assert log.groups[GROUP].committed == ends
+        assert set(consumer.done) >= {call_event(f"call-{n}", 0).id for n in range(8, 20)}
+
+    fake_time.run(scenario())
+
+
+def test_a_slow_coordinator_holds_up_no_record() -> None:
+    async def scenario() -> None:
+        log = FakeLog(partitions=4, commit_takes=4.0)
+        consumer = FakeConsumer(nothing)
+        async with running(runner(log, consumer)):
+            for n in range(50):
+                await log.add(CALLS_TOPIC, call_event(f"call-{n}", 0))
+                await asyncio.sleep(0.2)
+                assert len(consumer.done) == n + 1
+            ends = {pair: entries[-1].position.offset for pair, entries in log.records.items()}
+            await asyncio.sleep(9.0)
+            assert log.groups[GROUP].committed == ends
+            assert log.groups[GROUP].requests <= 5  # one for all partitions
+
+    fake_time.run(scenario())
+
+
+def test_of_one_commit_only_the_lost_partition_is_forgotten() -> None:
+    async def scenario() -> None:
+        log = FakeLog(partitions=2)
+        consumer = FakeConsumer(nothing)
+        async with running(runner(log, consumer)):
+            for n in range(10):
+                await log.add(CALLS_TOPIC, call_event(f"call-{n}", 0))
+            await asyncio.sleep(0.1)
+            (member,) = log.groups[GROUP].members
+            del member.owned[CALLS_TOPIC, 0]
+            await asyncio.sleep(1.0)
+            ends = {pair: entries[-1].position.offset for pair, entries in log.records.items()}
+            assert log.groups[GROUP].committed == {(CALLS_TOPIC, 1): ends[CALLS_TOPIC, 1]}
 
     fake_time.run(scenario())
