@@ -6,13 +6,12 @@ the call, and that is `consumers.dispatch.plan`'s to decide.
 
 from collections.abc import Collection, Iterable, Sequence
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from consumers.backoff import backoff, jitter
 from consumers.dispatch.plan import Presence, job_metadata, presence, superfluous
-from consumers.dispatch.ports import AgentRooms
 from router.clock import Clock
 from router.errors import LogUnavailable, Permanent
 from router.eventlog.base import EventLog
@@ -20,7 +19,7 @@ from router.events.codec import encode
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
-from router.providers.livekit.client import Participant
+from router.providers.livekit.client import Dispatch, Participant, Room
 from router.providers.livekit.events import participant_event
 from router.providers.livekit.rooms import is_dialled, is_ringing
 from router.storage.claims import Claim
@@ -29,6 +28,37 @@ log = logs.get(__name__)
 
 _METADATA_LIMIT: Final = 64 * 1024  # bytes; LiveKit takes 512 KiB, and copies it to every worker
 _APPENDS: Final = 4
+
+
+class AgentRooms(Protocol):
+    """LiveKit's rooms and agent dispatches.
+
+    Every method raises `Transient` (not done), `Ambiguous` (perhaps done) or `Permanent` (refused).
+    """
+
+    async def create_dispatch(self, *, room: str, agent_name: str, metadata: str) -> str:
+        """Start one agent and return the dispatch's id. NOT idempotent: twice is two agents."""
+
+    async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
+        """Withdraw a dispatch and the agent that it brought; unknown is fine.
+
+        An agent that is on its way comes all the same.
+        """
+
+    async def remove_participant(self, *, room: str, identity: str) -> None:
+        """Put somebody out of a room; unknown is fine."""
+
+    async def dispatches(self, room: str) -> Sequence[Dispatch]:
+        """The room's named dispatches; none when there is no such room."""
+
+    async def rooms(self, names: Sequence[str]) -> Sequence[Room]:
+        """The open ones of these rooms."""
+
+    async def participants(self, room: str) -> Sequence[Participant]:
+        """Who is in the room; nobody when there is no such room."""
+
+    async def delete_room(self, room: str) -> None:
+        """Close the room and put everybody out; unknown is fine."""
 
 
 class Effects:

@@ -1,4 +1,4 @@
-"""`consumers.dispatch.ports.ClaimStore` in memory, by the rules of `router.storage.claims`.
+"""`consumers.dispatch.store.ClaimStore` in memory, by the rules of `router.storage.claims`.
 
 `tests/unit/test_dispatch_claims.py` holds the two against each other.
 """

@@ -6,16 +6,16 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from config.settings import DispatchSettings
-from consumers.complaints import Complaints
 from consumers.consumer import ConsumerSpec
 from consumers.dispatch import CONSUMER
-from consumers.dispatch.connect import Means
+from consumers.dispatch.active import ActiveCalls
+from consumers.dispatch.cleanup import RoomCleanup
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
-from consumers.dispatch.ports import ClaimStore
-from consumers.dispatch.rooms import Rooms
-from consumers.dispatch.watch import Watch
+from consumers.dispatch.pending import Context
+from consumers.dispatch.store import ClaimStore
 from consumers.runner import Limits, Runner
+from consumers.throttled_log import ThrottledLog
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.provider import Carrier
@@ -86,25 +86,25 @@ class Process:
 
     def __init__(self, world: World, name: str, seed: int = 7) -> None:
         random = Random(seed)
-        means = Means(
+        context = Context(
             claims=world.store,
             effects=Effects(world.rooms, world.log, world.clock, random),
-            complaints=Complaints(world.clock),
+            problems=ThrottledLog(world.clock),
             clock=world.clock,
             random=random,
             settings=world.settings,
             poll_interval=POLL,
         )
-        self.watch = Watch(means, name)
-        self.rooms = Rooms(
+        self.active = ActiveCalls(context, name)
+        self.rooms = RoomCleanup(
             world.rooms,
             world.clock,
             random,
             lead=nobody_leads,
             states=world.claims.states,
-            tell=means.effects.tell,
+            tell=context.effects.tell,
         )
-        self.consumer = Dispatcher(means, self.watch, self.rooms, world.carriers)
+        self.consumer = Dispatcher(context, self.active, self.rooms, world.carriers)
         self._stop = asyncio.Event()
         spec: ConsumerSpec = CONSUMER
         self.runner = Runner(
@@ -123,7 +123,7 @@ class Process:
 
     async def crash(self) -> None:
         """As by SIGKILL: nothing is drained, committed or released."""
-        doomed = [*self._tasks, *(task for _, task in self.watch._waiting.values())]
+        doomed = [*self._tasks, *(task for _, task in self.active._waiting.values())]
         for task in doomed:
             task.cancel()
         await asyncio.wait(doomed)
@@ -134,7 +134,7 @@ class Process:
         await self._tasks[0]
         self._tasks[1].cancel()
         await asyncio.wait(self._tasks)
-        await self.watch.release()
+        await self.active.release()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""`consumers.dispatch.ports.AgentRooms` in memory: LiveKit with its habits and its failures.
+"""`consumers.dispatch.effect.AgentRooms` in memory: LiveKit with its habits and its failures.
 
 As the real one: every `create_dispatch` starts one more agent, whatever went before; an accepted
 dispatch says nothing about an agent; withdrawing a dispatch takes its agent out of the room, but a

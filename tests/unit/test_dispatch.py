@@ -533,7 +533,7 @@ def test_no_more_calls_at_once_than_set() -> None:
         async with process(world) as running:
             await world.tell(*(initiated(call) for call in calls))
             await asyncio.sleep(3.0)
-            assert len(running.watch._waiting) == world.settings.concurrency
+            assert len(running.active._waiting) == world.settings.concurrency
             await asyncio.sleep(40.0)
         assert {world.state(call) for call in calls} == {"missing"}
         assert world.log.all(dead_topic(CALLS_TOPIC)) == []

@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from config import load
-from consumers.dispatch.ports import ClaimStore
-from consumers.dispatch.store import StoredClaims
+from consumers.dispatch.store import ClaimStore, StoredClaims
 from router.storage.claims import Claim, ClaimState
 from router.storage.engine import Database, open_database
 from router.storage.migrate import migrate

@@ -1,8 +1,8 @@
 """All calls of this process: those that wait for their agent, and those that are connected.
 
-Each waiting call has a task of its own (`Connection`), so a slow room holds up no other; there are
+Each waiting call has a task of its own (`PendingCall`), so a slow room holds up no other; there are
 at most `dispatch.concurrency` of them. Beside them two loops: one takes over what a dead process
-left behind (`ClaimStore.due`), one looks after the connected calls (`Follow`).
+left behind (`ClaimStore.due`), one looks after the connected calls (`Supervision`).
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from consumers.backoff import jitter
-from consumers.dispatch.connect import Connection, Means
-from consumers.dispatch.follow import Follow
+from consumers.dispatch.pending import Context, PendingCall
+from consumers.dispatch.supervision import Supervision
 from router.errors import SwitchboardError
 from router.observability import log as logs
 from router.storage.claims import Claim
@@ -27,19 +27,19 @@ _KEPT: Final = 14 * 86400.0  # seconds; longer than any log holds a `call.initia
 _TAKE_OVER: Final = 32  # claims at once, so that several processes share what one left
 
 
-class Watch:
-    """Runs the connections. `owner` names this process in the claims."""
+class ActiveCalls:
+    """Runs them. `owner` names this process in the claims."""
 
-    def __init__(self, means: Means, owner: str) -> None:
+    def __init__(self, context: Context, owner: str) -> None:
         self.owner = owner
-        self._means = means
-        self._slots = asyncio.Semaphore(means.settings.concurrency)
-        self._waiting: dict[str, tuple[Connection, asyncio.Task[None]]] = {}
-        self._follow = Follow(
-            means.effects,
-            means.complaints,
-            means.clock,
-            patience=means.settings.ring_window,
+        self._context = context
+        self._slots = asyncio.Semaphore(context.settings.concurrency)
+        self._waiting: dict[str, tuple[PendingCall, asyncio.Task[None]]] = {}
+        self._supervision = Supervision(
+            context.effects,
+            context.problems,
+            context.clock,
+            patience=context.settings.ring_window,
             close=self.close,
         )
 
@@ -58,22 +58,22 @@ class Watch:
     def begin(self, claim: Claim, *, fresh: bool) -> None:
         """Bring the agent of a call that we claimed, in a reserved place.
 
-        `fresh` says that nobody tried before. A connection that got stuck is replaced. Where this
+        `fresh` says that nobody tried before. One that got stuck is replaced. Where this
         raises (the claim can't be read), the place is still the caller's to give back.
         """
         stuck = self._waiting.pop(claim.call_id, None)
         if stuck is not None:
             stuck[1].cancel()
-        connection = Connection(self._means, claim, fresh=fresh)
-        task = asyncio.create_task(self._bring(connection))
+        pending = PendingCall(self._context, claim, fresh=fresh)
+        task = asyncio.create_task(self._bring(pending))
         # Not at the task's own end: one that is cancelled before it began has none.
         task.add_done_callback(lambda _: self._slots.release())
-        self._waiting[claim.call_id] = (connection, task)
+        self._waiting[claim.call_id] = (pending, task)
 
-    def hear(self, call_id: str) -> None:
+    def agent_heard(self, call_id: str) -> None:
         """LiveKit's webhook says that the call's agent can be heard."""
         if call_id in self._waiting:
-            self._waiting[call_id][0].hear()
+            self._waiting[call_id][0].agent_heard()
 
     async def close(self, call_id: str) -> None:
         """The call is over: nobody brings an agent any more, and its room is closed.
@@ -81,76 +81,76 @@ class Watch:
         Raises:
             StorageUnavailable, Transient, Ambiguous, Permanent: to be done again, as a whole.
         """
-        before = await self._means.claims.settle(call_id, "over")
-        self._follow.forget(call_id)
+        before = await self._context.claims.settle(call_id, "over")
+        self._supervision.forget(call_id)
         if call_id in self._waiting:
             self._waiting[call_id][0].end()
         if before is not None and before.fence == 0:
             return  # nobody ever claimed it, so nothing was made
-        await self._means.effects.rooms.delete_room(call_id)
+        await self._context.effects.rooms.delete_room(call_id)
 
     async def run(self) -> None:
         """Take over, look after and forget, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._take_over())
             tasks.create_task(self._remember())
-            tasks.create_task(self._follow.run())
+            tasks.create_task(self._supervision.run())
             tasks.create_task(self._prune())
 
     async def release(self) -> None:
-        """Stop the connections and let other processes have their calls at once."""
+        """Stop bringing agents and let other processes have their calls at once."""
         left = list(self._waiting.values())
         self._waiting.clear()
         for _, task in left:
             task.cancel()
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
-        for connection, _ in left:
+        for pending, _ in left:
             with suppress(SwitchboardError):  # the lease ends by itself
-                await connection.release()
+                await pending.release()
 
-    async def _bring(self, connection: Connection) -> None:
-        call_id = connection.claim.call_id
+    async def _bring(self, pending: PendingCall) -> None:
+        call_id = pending.claim.call_id
         try:
-            await connection.run()
+            await pending.run()
         except Exception as error:  # noqa: BLE001  the lease runs out, then it is tried again
             name = type(error).__name__  # its text may hold facts of the call
-            log.error("connection.failed", call_id=call_id, error=name)  # noqa: TRY400
+            log.error("dispatch.crashed", call_id=call_id, error=name)  # noqa: TRY400
         finally:
-            if self._waiting.get(call_id, (None,))[0] is connection:
+            if self._waiting.get(call_id, (None,))[0] is pending:
                 del self._waiting[call_id]
-        claim = connection.claim
+        claim = pending.claim
         if claim.state == "ready":
             # The agent of an attempt that was given up may come yet.
-            doubtful = connection.doubtful or claim.attempt > 1
-            self._follow.add(claim, connection.seen, doubtful=doubtful)
+            doubtful = pending.doubtful or claim.attempt > 1
+            self._supervision.add(claim, pending.seen, doubtful=doubtful)
 
     async def _remember(self) -> None:
         """Look after the calls that were connected before this process started."""
         while True:
             try:
-                for claim in await self._means.claims.connected(limit=_REMEMBERED):
-                    self._follow.add(claim, None, doubtful=True)
+                for claim in await self._context.claims.connected(limit=_REMEMBERED):
+                    self._supervision.add(claim, None, doubtful=True)
             except SwitchboardError as error:
-                self._means.complaints.complain("remember.failed", error)
-                await self._means.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._means.random))
+                self._context.problems.warn("remember.failed", error)
+                await self._context.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._context.random))
             else:
                 return
 
     async def _prune(self) -> None:
         while True:
-            await self._means.clock.sleep(_PRUNE_EVERY)
+            await self._context.clock.sleep(_PRUNE_EVERY)
             try:
-                await self._means.claims.prune(_KEPT)
+                await self._context.claims.prune(_KEPT)
             except SwitchboardError as error:
-                self._means.complaints.complain("prune.failed", error)
+                self._context.problems.warn("prune.failed", error)
 
     async def _take_over(self) -> None:
         while True:
             try:
                 await self._take_over_once()
             except SwitchboardError as error:
-                self._means.complaints.complain("take_over.failed", error)
-            await self._means.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._means.random))
+                self._context.problems.warn("take_over.failed", error)
+            await self._context.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._context.random))
 
     async def _take_over_once(self) -> None:
         places = 0
@@ -160,8 +160,10 @@ class Watch:
         try:
             if not places:
                 return
-            lease = self._means.settings.lease
-            for claim in await self._means.claims.due(owner=self.owner, lease=lease, limit=places):
+            lease = self._context.settings.lease
+            for claim in await self._context.claims.due(
+                owner=self.owner, lease=lease, limit=places
+            ):
                 log.warning("call.taken_over", call_id=claim.call_id, state=claim.state)
                 try:
                     self.begin(claim, fresh=False)

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from consumers.complaints import Complaints
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.plan import Presence, is_carried
+from consumers.throttled_log import ThrottledLog
 from router.clock import Clock
 from router.errors import EffectError, StorageUnavailable
 from router.observability import log as logs
@@ -48,20 +48,20 @@ class _Call:
         return self.doubtful or not self.there or listed != self.there
 
 
-class Follow:
+class Supervision:
     """The rooms of connected calls. `close` ends a call whose caller never came."""
 
     def __init__(
         self,
         effects: Effects,
-        complaints: Complaints,
+        problems: ThrottledLog,
         clock: Clock,
         *,
         patience: float,
         close: Callable[[str], Awaitable[None]],
     ) -> None:
         self._effects = effects
-        self._complaints = complaints
+        self._problems = problems
         self._clock = clock
         self._patience = patience  # seconds that a caller may take to come
         self._close = close
@@ -71,7 +71,7 @@ class Follow:
     def add(self, claim: Claim, seen: Presence | None, *, doubtful: bool) -> None:
         """Look after a call from now on."""
         if len(self._calls) >= _LIMIT:
-            log.error("follow.full", call_id=claim.call_id, limit=_LIMIT)
+            log.error("supervision.full", call_id=claim.call_id, limit=_LIMIT)
             return
         by_sip = not is_carried(claim)
         call = _Call(claim, doubtful, self._clock.monotonic(), by_sip)
@@ -91,7 +91,7 @@ class Follow:
             try:
                 suspects = await self._suspects()
             except EffectError as error:
-                self._complaints.complain("follow.failed", error)
+                self._problems.warn("supervision.failed", error)
             else:
                 await asyncio.gather(*map(self._check, suspects))
 
@@ -110,7 +110,7 @@ class Follow:
             try:
                 await self._look(call)
             except (EffectError, StorageUnavailable) as error:
-                self._complaints.complain("follow.failed", error)
+                self._problems.warn("supervision.failed", error)
 
     async def _look(self, call: _Call) -> None:
         room = call.claim.call_id

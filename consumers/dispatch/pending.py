@@ -19,10 +19,10 @@ import msgspec
 
 from config.settings import DispatchSettings
 from consumers.backoff import backoff, jitter
-from consumers.complaints import Complaints
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.plan import Facts, Presence, Step, next_step, own_event
-from consumers.dispatch.ports import ClaimStore
+from consumers.dispatch.store import ClaimStore
+from consumers.throttled_log import ThrottledLog
 from router.clock import Clock
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable
 from router.events.model import Event
@@ -43,39 +43,39 @@ class _Lost(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What every connection works with."""
+class Context:
+    """What the calls of a process work with."""
 
     claims: ClaimStore
     effects: Effects
-    complaints: Complaints
+    problems: ThrottledLog
     clock: Clock
     random: Random
     settings: DispatchSettings
     poll_interval: float  # seconds
 
 
-class Connection:
+class PendingCall:
     """A call that waits for its agent."""
 
-    def __init__(self, means: Means, claim: Claim, *, fresh: bool) -> None:
-        self._means = means
+    def __init__(self, context: Context, claim: Claim, *, fresh: bool) -> None:
+        self._context = context
         self._initiated = msgspec.json.decode(claim.initiated, type=Event)
         # What a former owner did is not known. Nor is it certain that its deadline is ahead.
         self._certain = fresh
-        self._deadline = means.clock.monotonic()
+        self._deadline = context.clock.monotonic()
         self._created: str | None = None  # a dispatch that the claim does not name yet
         self._tidied = False  # one dispatch was all there was
         self._failures = 0  # turns in a row
         self._heard = False
         self._over = False
-        self._written_at = means.clock.monotonic()
+        self._written_at = context.clock.monotonic()
         self._woken = asyncio.Event()
         self.claim = claim
         self.seen: Presence | None = None  # at the last look
         self.doubtful = not fresh  # whether more may have been created than the claim ever named
 
-    def hear(self) -> None:
+    def agent_heard(self) -> None:
         """LiveKit's webhook says that an agent can be heard."""
         self._heard = True
         self._woken.set()
@@ -94,15 +94,15 @@ class Connection:
                     self._failures = 0
                 except (EffectError, StorageUnavailable) as error:
                     self._failures += 1
-                    self._means.complaints.complain("dispatch.failed", error)
-                    pause = jitter(backoff(self._failures), self._means.random)
+                    self._context.problems.warn("dispatch.failed", error)
+                    pause = jitter(backoff(self._failures), self._context.random)
                 await self._sleep(pause)
 
     async def release(self) -> None:
         """Let another process have the call at once: this one stops."""
         if not self.claim.final:
-            left = max(0.0, self._deadline - self._means.clock.monotonic())
-            await self._means.claims.advance(
+            left = max(0.0, self._deadline - self._context.clock.monotonic())
+            await self._context.claims.advance(
                 self.claim, state=self.claim.state, lease=0.0, due_in=left
             )
 
@@ -113,7 +113,7 @@ class Connection:
             raise _Lost
         match next_step(await self._facts()):
             case Step.WAIT:
-                return self._means.poll_interval
+                return self._context.poll_interval
             case Step.TIDY:
                 return await self._tidy()
             case Step.FIND:
@@ -143,13 +143,13 @@ class Connection:
             self.seen = await self._look()
         if self.seen is not None and self.seen.doubled and not self._tidied:
             self._certain = False
-        age = self._means.clock.now() - self._initiated.time
+        age = self._context.clock.now() - self._initiated.time
         return Facts(
             state=self.claim.state,
             attempt=self.claim.attempt,
             certain=self._certain,
-            old=age > self._means.settings.ring_window * _MICROS,
-            late=self._means.clock.monotonic() >= self._deadline,
+            old=age > self._context.settings.ring_window * _MICROS,
+            late=self._context.clock.monotonic() >= self._deadline,
             deaf=self._failures >= _DEAF,
             heard=heard,
             presence=self.seen,
@@ -157,22 +157,22 @@ class Connection:
 
     async def _look(self) -> Presence | None:
         try:
-            return await self._means.effects.look(self.claim)
+            return await self._context.effects.look(self.claim)
         except EffectError as error:
-            self._means.complaints.complain("look.failed", error)
+            self._context.problems.warn("look.failed", error)
             return None
 
     async def _find(self) -> None:
-        found = await self._means.effects.find(self.claim)
+        found = await self._context.effects.find(self.claim)
         if found is None:
             self._certain = True
         else:
             self._created = found
 
     async def _create(self) -> None:
-        await self._hold(self._means.settings.lease / 2)
+        await self._hold(self._context.settings.lease / 2)
         try:
-            self._created = await self._means.effects.create(
+            self._created = await self._context.effects.create(
                 self.claim, self._initiated, max(1, self.claim.attempt)
             )
         except Ambiguous:
@@ -186,11 +186,11 @@ class Connection:
         """Write a created dispatch down. Raises _Lost, the dispatch withdrawn, when it is late."""
         attempt = max(1, self.claim.attempt)
         await self._tell(EventType.AGENT_DISPATCHED, attempt, "")
-        deadline = self._means.settings.deadline
-        moved = await self._means.claims.advance(
+        deadline = self._context.settings.deadline
+        moved = await self._context.claims.advance(
             self.claim,
             state="dispatched",
-            lease=self._means.settings.lease,
+            lease=self._context.settings.lease,
             dispatch_id=dispatch_id,
             attempt=attempt,
             due_in=deadline + _HANDOVER,
@@ -201,20 +201,20 @@ class Connection:
         self._take(moved)
         self._created = None
         self._certain = not self.doubtful
-        self._deadline = self._means.clock.monotonic() + deadline
+        self._deadline = self._context.clock.monotonic() + deadline
 
     async def _give_back(self, dispatch_id: str) -> None:
         """Withdraw a dispatch that came too late, unless the claim's holder has it or may yet.
 
         A holder that is still dispatching asks which dispatches there are before it is content.
         """
-        claim = await self._means.claims.get(self.claim.call_id)
+        claim = await self._context.claims.get(self.claim.call_id)
         if claim is not None and claim.state in ("claimed", "dispatching"):
             return
         kept = claim is not None and claim.state in ("dispatched", "ready")
         if kept and claim is not None and claim.dispatch_id == dispatch_id:
             return
-        rooms = self._means.effects.rooms
+        rooms = self._context.effects.rooms
         await rooms.delete_dispatch(room=self.claim.call_id, dispatch_id=dispatch_id)
         if claim is None or claim.state == "over":
             # The dispatch made the room anew, with an agent and without a caller.
@@ -222,13 +222,13 @@ class Connection:
 
     async def _tidy(self) -> float:
         await self._hold()
-        withdrawn = await self._means.effects.tidy(self.claim)
+        withdrawn = await self._context.effects.tidy(self.claim)
         self._certain = self._tidied = withdrawn == 0
         if self._tidied and self.seen is not None and self.seen.doubled:
-            parted = await self._means.effects.part(self.claim, self.seen, patient=True)
+            parted = await self._context.effects.part(self.claim, self.seen, patient=True)
             self.doubtful = self.doubtful or not parted
         # Who was withdrawn is listed for a moment longer.
-        return self._means.poll_interval if withdrawn else 0.0
+        return self._context.poll_interval if withdrawn else 0.0
 
     async def _again(self) -> None:
         DISPATCHES.labels("again").inc()
@@ -238,10 +238,10 @@ class Connection:
 
     async def _ready(self) -> None:
         if self.seen is not None:
-            await self._means.effects.tell_presence(self.claim.call_id, self.seen)
+            await self._context.effects.tell_presence(self.claim.call_id, self.seen)
         await self._write("ready")
         DISPATCHES.labels("ready").inc()
-        AGENT_READY_SECONDS.observe((self._means.clock.now() - self._initiated.time) / _MICROS)
+        AGENT_READY_SECONDS.observe((self._context.clock.now() - self._initiated.time) / _MICROS)
 
     async def _missing(self, reason: str) -> None:
         # The event has the caller turned away and what was dispatched withdrawn: LiveKit may take
@@ -262,28 +262,30 @@ class Connection:
 
     async def _hold(self, unless_within: float = 0.0) -> None:
         """Renew the lease, unless that was done so recently (seconds). Raises _Lost."""
-        if self._means.clock.monotonic() - self._written_at >= unless_within:
+        if self._context.clock.monotonic() - self._written_at >= unless_within:
             await self._write(self.claim.state)
 
     async def _write(self, state: ClaimState, *, attempt: int | None = None) -> None:
         """Move the claim on. Raises _Lost."""
-        lease = self._means.settings.lease
+        lease = self._context.settings.lease
         self._take(
-            await self._means.claims.advance(self.claim, state=state, lease=lease, attempt=attempt)
+            await self._context.claims.advance(
+                self.claim, state=state, lease=lease, attempt=attempt
+            )
         )
 
     def _take(self, moved: Claim | None) -> None:
         if moved is None:
             raise _Lost
         self.claim = moved
-        self._written_at = self._means.clock.monotonic()
+        self._written_at = self._context.clock.monotonic()
 
     async def _tell(self, kind: EventType, attempt: int, reason: str) -> None:
-        now = self._means.clock.now()
+        now = self._context.clock.now()
         told = own_event(
             self.claim, self._initiated, kind, time=now, attempt=attempt, reason=reason
         )
-        await self._means.effects.tell(told)
+        await self._context.effects.tell(told)
 
     async def _sleep(self, seconds: float) -> None:
         if not seconds:
