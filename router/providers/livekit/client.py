@@ -76,6 +76,15 @@ class Participant:
     disconnect_reason: str = ""  # LiveKit's name for why it left, once it has
 
 
+def is_audible(track_type: str, *, muted: bool) -> bool:
+    """Whether a track can be heard: the one rule, for what webhooks and what the API say.
+
+    Sound that is not muted. A picture says nothing to a caller; a muted track is silence, and
+    LiveKit has no webhook for its end, so the poll finds that.
+    """
+    return track_type == "AUDIO" and not muted
+
+
 class LiveKitClient:
     """Rooms, participants, dispatches and the SIP set-up of one LiveKit project."""
 
@@ -198,7 +207,8 @@ def participant(info: models.ParticipantInfo) -> Participant:
         kind=_name(_KINDS, info.kind),
         agent_name=info.attributes.get("lk.agent_name", ""),
         publishes_audio=any(
-            track.type == models.TrackType.AUDIO and not track.muted for track in info.tracks
+            is_audible(_name(models.TrackType, track.type), muted=track.muted)
+            for track in info.tracks
         ),
         attributes=dict(info.attributes),
         joined_at=micros(info.joined_at_ms, info.joined_at),
