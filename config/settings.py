@@ -117,6 +117,7 @@ class LiveKitSettings(Section):
     webhook_keys: dict[str, SecretStr]
     timeout: Seconds
     poll_interval: Seconds
+    polls_per_minute: Annotated[int, Field(ge=1)]
 
 
 class DispatchSettings(Section):

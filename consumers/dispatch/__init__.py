@@ -19,6 +19,7 @@ from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
 from consumers.dispatch.pending import Context
 from consumers.dispatch.store import StoredClaims
+from consumers.dispatch.supervision import Silences
 from consumers.throttled_log import ThrottledLog
 from router.events.types import CALLS_TOPIC
 from router.resources import Resources
@@ -38,6 +39,7 @@ async def _open(resources: Resources) -> AsyncIterator[Consumer]:
         random=random,
         settings=resources.settings.dispatch,
         poll_interval=resources.settings.livekit.poll_interval,
+        silences=Silences(resources.clock),
     )
     active = ActiveCalls(context, owner=uuid4().hex)
     rooms = RoomCleanup(

@@ -4,6 +4,7 @@ Nothing here retries a call of LiveKit: whether a repetition is right depends on
 the call, and that is `consumers.dispatch.plan`'s to decide.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from random import Random
 from typing import Final, Protocol
@@ -11,7 +12,13 @@ from typing import Final, Protocol
 import msgspec
 
 from consumers.backoff import backoff, jitter
-from consumers.dispatch.plan import Presence, job_metadata, presence, superfluous
+from consumers.dispatch.plan import (
+    Presence,
+    dispatch_to_keep,
+    job_metadata,
+    presence,
+    superfluous,
+)
 from router.clock import Clock
 from router.errors import LogUnavailable, Permanent
 from router.eventlog.base import EventLog
@@ -19,15 +26,15 @@ from router.events.codec import encode
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
-from router.providers.livekit.client import Dispatch, Participant, Room
+from router.providers.livekit.client import Dispatch, Participant, PollBudget, Room
 from router.providers.livekit.events import participant_event
-from router.providers.livekit.rooms import is_dialled, is_ringing
 from router.storage.claims import Claim
 
 log = logs.get(__name__)
 
 _METADATA_LIMIT: Final = 64 * 1024  # bytes; LiveKit takes 512 KiB, and copies it to every worker
 _APPENDS: Final = 4
+_REMEMBERED: Final = 1000  # agents that are dead
 
 
 class AgentRooms(Protocol):
@@ -60,6 +67,16 @@ class AgentRooms(Protocol):
     async def delete_room(self, room: str) -> None:
         """Close the room and put everybody out; unknown is fine."""
 
+    async def answers(self, *, room: str, identity: str, within: float) -> bool | None:
+        """Whether an agent's process answers in time, None: not known. Raises nothing."""
+
+    async def transfer(self, *, room: str, identity: str, to: str) -> None:
+        """Have a SIP leg connected to `to` (tel: or sip:) by its carrier."""
+
+    @property
+    def polls(self) -> PollBudget:
+        """What may be asked again and again."""
+
 
 class Effects:
     """LiveKit and the log, in the terms of a call's claim."""
@@ -71,11 +88,19 @@ class Effects:
         self._log = event_log
         self._clock = clock
         self._random = random
+        self._dead: OrderedDict[str, None] = OrderedDict()
+
+    def is_dead(self, identity: str) -> None:
+        """An agent's process is gone: whatever LiveKit lists, for some moments yet, is not it."""
+        self._dead[identity] = None
+        while len(self._dead) > _REMEMBERED:
+            self._dead.popitem(last=False)
 
     async def look(self, claim: Claim) -> Presence:
         """Who of the call is in its room."""
         found = await self.rooms.participants(claim.call_id)
-        return presence(found, claim.livekit_agent_name)
+        alive = [who for who in found if who.identity not in self._dead]
+        return presence(alive, claim.livekit_agent_name)
 
     async def create(self, claim: Claim, initiated: Event, attempt: int) -> str:
         """Dispatch the agent into the call's room; the dispatch's id.
@@ -106,13 +131,21 @@ class Effects:
         return "" if any(agent.agent_name for agent in agents) else None
 
     async def tidy(self, claim: Claim) -> int:
-        """Withdraw every dispatch of the call but the claim's; how many there were.
+        """Withdraw every dispatch of the call but one; how many there were.
 
+        The claim's stays, or that of the agent who can be heard where the claim's has none who can.
         An agent was adopted without its dispatch (the claim names none): the first one stays.
         """
-        found = await self._dispatches(claim)
-        keep = claim.dispatch_id or next(iter(found), "")
-        return await self._withdraw(claim, [each for each in found if each != keep])
+        found = [
+            each
+            for each in await self.rooms.dispatches(claim.call_id)
+            if each.agent_name == claim.livekit_agent_name
+        ]
+        if len(found) <= 1 and claim.dispatch_id in ("", *(each.id for each in found)):
+            return 0
+        heard = {a.identity for a in (await self.look(claim)).agents if a.publishes_audio}
+        keep = dispatch_to_keep(found, claim.dispatch_id, heard)
+        return await self._withdraw(claim, [each.id for each in found if each.id not in keep])
 
     async def part(self, claim: Claim, seen: Presence, *, patient: bool) -> bool:
         """Leave one of several agents; False: it is not known yet which one.
@@ -137,15 +170,19 @@ class Effects:
                 return each.agents or None
         return ()
 
-    async def turn_away(self, claim: Claim) -> None:
+    async def turn_away(self, claim: Claim, seen: Presence) -> None:
         """Put out the callers whom nobody has answered: their carrier asks at once what is next.
 
         A person in the room may have answered in the agent's stead; such a call goes on, and whom
         that person is dialling is no caller.
         """
-        for caller in (await self.look(claim)).callers:
-            if is_ringing(caller) and not is_dialled(caller):
-                await self.rooms.remove_participant(room=claim.call_id, identity=caller.identity)
+        for caller in seen.waiting:
+            if caller.is_ringing:
+                await self.hang_up(claim, caller)
+
+    async def hang_up(self, claim: Claim, caller: Participant) -> None:
+        """Put a SIP leg out of the room."""
+        await self.rooms.remove_participant(room=claim.call_id, identity=caller.identity)
 
     async def withdraw(self, claim: Claim) -> None:
         """Withdraw every dispatch of the call."""

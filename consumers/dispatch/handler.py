@@ -6,7 +6,7 @@ this process die, the claim is what another one goes on from.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import msgspec
@@ -16,15 +16,32 @@ from consumers.consumer import Consumer, Done, Outcome, RetryIn
 from consumers.dispatch.active import ActiveCalls
 from consumers.dispatch.cleanup import RoomCleanup
 from consumers.dispatch.pending import Context
-from consumers.dispatch.plan import Reaction, is_carried, is_command, presence, reaction
-from router.errors import Permanent
-from router.events.model import Event
+from consumers.dispatch.plan import (
+    Presence,
+    Reaction,
+    is_carried,
+    is_command,
+    own_event,
+    presence,
+    put_through,
+    reaction,
+    rounds_before,
+)
+from router.errors import EffectError, Permanent
+from router.events.model import Decision, Event
+from router.events.types import EventType
+from router.observability import log as logs
+from router.observability.metrics import SENT_ON
 from router.provider import Carrier
+from router.providers.livekit.client import Participant
 from router.storage.claims import Claim
+
+log = logs.get(__name__)
 
 _SETTLING: Final = 0.1  # seconds; what the carrier is to do next with the caller waits behind this
 _NAMING: Final = 1.0  # seconds until LiveKit is asked again which agent is whose
 _UNDECIDED: Final = 10.0  # seconds that a second agent is borne until it is known which one stays
+_CARRIER_HAS: Final = 10.0  # seconds to take an answered caller whom no agent is left for
 _MICROS: Final = 1_000_000
 
 
@@ -79,12 +96,14 @@ class Dispatcher(Consumer):
         match reaction(event):
             case Reaction.START:
                 await self._start(event)
-            case Reaction.HEAR:
-                self._active.agent_heard(event.call_id)
-            case Reaction.CHECK_LATE:
+            case Reaction.HEAR | Reaction.CHECK_LATE:
+                self._active.hears_of(event)
                 return await self._check_late(event)
+            case Reaction.CHECK_LOST:
+                self._active.hears_of(event)
+                await self._active.somebody_left(event)
             case Reaction.WITHDRAW:
-                return await self._withdraw(event.call_id)
+                return await self._give_up(event)
             case Reaction.TURN_AWAY:
                 await self._turn_away(event.call_id)
             case Reaction.CLOSE:
@@ -135,6 +154,8 @@ class Dispatcher(Consumer):
         The last guard against a dispatch that LiveKit carried out long after it gave no answer, and
         against an agent that was withdrawn while it was on its way.
         """
+        if self._active.waits(event.call_id):
+            return Done()
         claim = await self._context.claims.get(event.call_id)
         if claim is None or not claim.final:
             return Done()
@@ -142,34 +163,123 @@ class Dispatcher(Consumer):
         if claim.state == "over":
             await effects.rooms.delete_room(event.call_id)
             return Done()
-        if claim.state != "ready":
-            await effects.withdraw(claim)
         seen = await effects.look(claim)
         patient = self._context.clock.now() - event.time < _UNDECIDED * _MICROS
+        if claim.state != "ready":
+            if seen.ready and seen.waiting:
+                await self._revive(claim, seen)
+                return Done()
+            if seen.waiting and seen.agents and patient:
+                return RetryIn(_NAMING, "the agent came late, and the caller may hear it yet")
+            await effects.withdraw(claim)
+            seen = await effects.look(claim)
         if seen.doubled and not await effects.part(claim, seen, patient=patient) and patient:
             return RetryIn(_NAMING, "it is not known yet which agent stays")
         return Done()
 
-    async def _withdraw(self, call_id: str) -> Outcome:
-        claim = await self._context.claims.get(call_id)
+    async def _revive(self, claim: Claim, seen: Presence) -> None:
+        """The agent of a call that was given up can be heard: the call goes on with it."""
+        revived = await self._context.claims.revive(claim)
+        if revived is not None:
+            log.info("agent.kept", call_id=claim.call_id, attempt=claim.attempt)
+            self._active.supervise(revived, seen, doubtful=True)
+            await self._context.effects.tell_presence(claim.call_id, seen)
+
+    async def _give_up(self, event: Event) -> Outcome:
+        """No agent came: whoever waits is sent on, and what may still bring one is withdrawn."""
+        claim = await self._context.claims.get(event.call_id)
         if claim is not None and not claim.final:
             return RetryIn(_SETTLING, "the call was not settled in time")  # it is about to be
-        if claim is not None and claim.state == "missing":
-            await self._context.effects.turn_away(claim)  # first: the caller waits for it
-            await self._context.effects.withdraw(claim)
+        if claim is None or claim.state != "missing":
+            return Done()
+        effects = self._context.effects
+        seen = await effects.look(claim)
+        if seen.ready:
+            await self._revive(claim, seen)
+            return Done()
+        await effects.turn_away(claim, seen)  # first: the caller waits for it
+        if seen.silent:
+            await self._send_on(claim, seen, event)
+        await effects.withdraw(claim)
+        self._active.is_over(claim.call_id)
         return Done()
+
+    async def _send_on(self, claim: Claim, seen: Presence, event: Event) -> None:
+        """Put a caller who was answered through to the fallback, or tell them that nobody is there.
+
+        No dial time-out helps them any more. The carrier does it; where it can't, or does not for
+        `_CARRIER_HAS` seconds, LiveKit asks it by SIP; at last the caller is hung up rather than
+        left in silence.
+        """
+        initiated = msgspec.json.decode(claim.initiated, type=Event)
+        decision = put_through(initiated)
+        answered = [caller for caller in seen.waiting if not caller.is_ringing]
+        late = self._context.clock.now() - event.time > _CARRIER_HAS * _MICROS
+        told = not late and await self._redirect(initiated, decision)
+        if not told and not await self._transfer(claim, answered, decision):
+            for caller in answered:
+                await self._context.effects.hang_up(claim, caller)
+            return
+        SENT_ON.labels("fallback" if decision else "apology").inc()
+        if decision is not None:
+            await self._context.effects.tell(
+                own_event(
+                    claim,
+                    initiated,
+                    EventType.CALL_FORWARDED,
+                    time=self._context.clock.now(),
+                    attempt=rounds_before(claim.attempt),
+                    reason=decision.reason,
+                    decision=decision,
+                )
+            )
+
+    async def _redirect(self, initiated: Event, decision: Decision | None) -> bool:
+        """Whether the carrier took the caller. Raises Transient, Ambiguous: to be done again."""
+        carrier = self._carriers.get(initiated.source)
+        if carrier is None or carrier.redirect is None:
+            return False
+        try:
+            await carrier.redirect(initiated, decision.fallback if decision else "")
+        except Permanent as error:
+            self._context.problems.warn("redirect.failed", error)
+            return False
+        return True
+
+    async def _transfer(
+        self, claim: Claim, answered: Sequence[Participant], decision: Decision | None
+    ) -> bool:
+        """Whether LiveKit had the callers connected to the fallback."""
+        if decision is None:
+            return False
+        rooms = self._context.effects.rooms
+        try:
+            for caller in answered:
+                to = f"tel:{decision.fallback}"
+                await rooms.transfer(room=claim.call_id, identity=caller.identity, to=to)
+        except EffectError as error:
+            self._context.problems.warn("transfer.failed", error)
+            return False
+        return True
 
     async def _turn_away(self, call_id: str) -> None:
         """A caller who comes when the agent is given up already rings for nobody, either."""
         claim = await self._context.claims.get(call_id)
-        if claim is not None and claim.state == "missing":
-            await self._context.effects.turn_away(claim)
+        if claim is None or claim.state != "missing":
+            return
+        seen = await self._context.effects.look(claim)
+        if seen.ready:
+            await self._revive(claim, seen)
+        else:
+            await self._context.effects.turn_away(claim, seen)
 
     async def _if_empty(self, call_id: str, then: Reaction) -> None:
         """Close the room unless a SIP leg is in it: agents dial out too, for transfers.
 
         Where the provider carries the audio no SIP leg is the caller's, so its end says nothing.
         """
+        if self._active.has_closed(call_id):
+            return
         claim = await self._context.claims.get(call_id)
         if then is Reaction.CHECK_EMPTY and claim is not None and is_carried(claim):
             return

@@ -40,6 +40,12 @@ class ClaimStore(Protocol):
     async def settle(self, call_id: str, state: Literal["ready", "over"]) -> Claim | None:
         """What an event says about a call, whoever holds it."""
 
+    async def reopen(self, claim: Claim, *, owner: str, lease: float, attempt: int) -> Claim | None:
+        """Take a connected call whose agent was lost, or None: it is not as `claim` says."""
+
+    async def revive(self, claim: Claim) -> Claim | None:
+        """A call that was given up has its agent after all, or None: it is not as it says."""
+
     async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:
         """Take over calls whose deadline passed or whose owner's lease ran out."""
 
@@ -104,6 +110,14 @@ class StoredClaims(ClaimStore):
     @override
     async def settle(self, call_id: str, state: Literal["ready", "over"]) -> Claim | None:
         return await claims.settle(self._db, call_id, state)
+
+    @override
+    async def reopen(self, claim: Claim, *, owner: str, lease: float, attempt: int) -> Claim | None:
+        return await claims.reopen(self._db, claim, owner=owner, lease=lease, attempt=attempt)
+
+    @override
+    async def revive(self, claim: Claim) -> Claim | None:
+        return await claims.revive(self._db, claim)
 
     @override
     async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:

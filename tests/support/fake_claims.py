@@ -120,6 +120,23 @@ class FakeClaims:
         lease = (row.lease_until - self._clock.now()) / 1e6
         return self._write(row, row.owner, lease, state=state)
 
+    async def reopen(self, claim: Claim, *, owner: str, lease: float, attempt: int) -> Claim | None:
+        await self._work()
+        row = self.rows.get(claim.call_id)
+        if row is None or row.fence != claim.fence or row.state != "ready":
+            return None
+        return self._write(
+            row, owner, lease, state="dispatching", fence=row.fence + 1, attempt=attempt
+        )
+
+    async def revive(self, claim: Claim) -> Claim | None:
+        await self._work()
+        row = self.rows.get(claim.call_id)
+        if row is None or row.fence != claim.fence or row.state != "missing":
+            return None
+        lease = (row.lease_until - self._clock.now()) / 1e6
+        return self._write(row, row.owner, lease, state="ready")
+
     async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:
         await self._work()
         now = self._clock.now()

@@ -1,7 +1,7 @@
 """Processes that run the dispatch consumer over one log, one database and one LiveKit, all fake."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -14,11 +14,13 @@ from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
 from consumers.dispatch.pending import Context
 from consumers.dispatch.store import ClaimStore
+from consumers.dispatch.supervision import Silences
 from consumers.runner import Limits, Runner
 from consumers.throttled_log import ThrottledLog
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.provider import Carrier
+from router.providers.livekit.client import Participant
 from router.providers.livekit.events import participant_event
 from router.storage.claims import Claim
 from tests.support.fake_claims import FakeClaims
@@ -45,6 +47,7 @@ class World:
         self.claims = FakeClaims(self.clock, latency=0.004, seen=self._seen)
         self.store: ClaimStore = self.claims  # what the processes use
         self.carriers: dict[str, Carrier] = {}
+        self.silences = Silences(self.clock)
         self._deliveries: set[asyncio.Task[None]] = set()
 
     def _seen(self, claim: Claim) -> None:
@@ -60,6 +63,18 @@ class World:
         self.rooms.on_join = lambda room, agent: self._deliver(
             participant_event(EventType.AGENT_JOINED, room, agent, time=self.clock.now())
         )
+
+    def all_webhooks(self) -> None:
+        """From now on LiveKit tells of every agent that joins, speaks and leaves."""
+
+        def tell(kind: EventType) -> Callable[[str, Participant], None]:
+            return lambda room, who: self._deliver(
+                participant_event(kind, room, who, time=self.clock.now(), raw={"event": "x"})
+            )
+
+        self.rooms.on_join = tell(EventType.AGENT_JOINED)
+        self.rooms.on_speak = tell(EventType.AGENT_READY)
+        self.rooms.on_left = tell(EventType.AGENT_LEFT)
 
     def _deliver(self, event: Event) -> None:
         task = asyncio.create_task(self.tell(event))
@@ -94,6 +109,7 @@ class Process:
             random=random,
             settings=world.settings,
             poll_interval=POLL,
+            silences=world.silences,
         )
         self.active = ActiveCalls(context, name)
         self.rooms = RoomCleanup(

@@ -214,6 +214,8 @@ def test_a_caller_without_an_agent_rings_no_longer_unless_somebody_answered(
     async def scenario() -> None:
         world = World(_fates(Fate.SWALLOWED, Fate.SWALLOWED))
         world.rooms.caller_joins(CALL, **{"sip.callStatus": status})
+        if stays:
+            world.rooms.person_joins(CALL)
         async with process(world):
             await world.tell(initiated(CALL))
             await asyncio.sleep(7.5)

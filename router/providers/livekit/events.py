@@ -68,7 +68,7 @@ def participant_event(
     An agent may dial somebody in, to transfer the caller: that is a leg, its end not the caller's.
     The status is the SIP leg's; of an agent that left it is LiveKit's word for why.
     """
-    if rooms.is_dialled(who):
+    if who.is_dialled:
         kind = _LEGS.get(kind, kind)
     return Event(
         id=event_id(PROVIDER, room, who.sid, kind.value),
