@@ -173,11 +173,10 @@ class PendingCall:
         return max(0.0, wake - now)
 
     async def _facts(self) -> Facts:
-        # Of a second dispatch it could be the first one's agent that was heard, late.
-        heard = self._heard and self.claim.attempt == 1
         late = self._context.clock.monotonic() >= self._deadline
         self.seen = None
-        if self.claim.state == "dispatched" and self._is_worth_a_look(late=late):
+        asked = self.claim.state == "dispatched" and self._is_worth_a_look(late=late)
+        if asked:
             self.seen = await self._look()
         if self.seen is not None and self.seen.doubled and not self._tidied:
             self._certain = False
@@ -191,7 +190,8 @@ class PendingCall:
             late=late,
             left=was_there and seen is not None and not seen.agents,
             unreachable=self._failures >= _UNREACHABLE,
-            heard=heard,
+            # Of a second dispatch it could be the first one's agent that was heard, late.
+            heard=asked and self._heard and self.claim.attempt == 1,
             presence=self.seen,
         )
 

@@ -241,3 +241,31 @@ async def test_what_could_not_be_delivered_is_caught_up_at_the_next_start(tmp_pa
         assert record.agent == "anna"
         assert livekit.jobs == []
         assert commands(call) == []
+
+
+@pytest.mark.parametrize("has_worker", [True, False])
+async def test_an_agent_lost_in_the_middle_of_a_call_is_replaced_or_the_caller_put_through(
+    tmp_path: Path, has_worker: bool
+) -> None:
+    async with world(tmp_path, dispatch={"deadline": 0.5}) as w:
+        w.livekit.register_worker("anna")
+        call = w.telnyx.place_call(ANNA, CALLER)
+        assert await call.answered()
+        await eventually(lambda: any(room.agents for room in w.livekit.rooms))
+        await asyncio.sleep(0.3)
+        if not has_worker:
+            w.livekit.workers.unregister("anna")
+        w.livekit.workers.kill(lingers=0.0)
+        if has_worker:
+            await eventually(lambda: len(w.livekit.jobs) == 2, within=3.0)
+            await asyncio.sleep(0.5)
+            assert commands(call) == ["transfer"]
+        else:
+            await eventually(lambda: call.whats().count("dial.answered") == 2, within=5.0)
+            assert [leg.to for leg in call.dialled[1:]] == [FALLBACK]
+        await asyncio.sleep(0.3)
+        assert call.caller.is_alive
+        w.telnyx.hang_up(call)
+        record, _ = await w.ended(call)
+        assert record.disposition == ("answered" if has_worker else "forwarded")
+        await eventually(lambda: not list(w.livekit.rooms))

@@ -52,7 +52,8 @@ def _comparable(claim: Claim | None) -> object:
 async def _step(store: ClaimStore, known: dict[str, Claim], random: Random) -> object:
     call = random.choice(["a", "b"])
     lease = random.choice([0.0, _LONG])
-    match random.choice(["claim", "advance", "advance", "advance", "settle", "due", "get"]):
+    kinds = ["claim", "advance", "advance", "advance", "settle", "due", "get", "reopen", "revive"]
+    match random.choice(kinds):
         case "claim":
             claim = await store.claim(
                 call,
@@ -71,6 +72,10 @@ async def _step(store: ClaimStore, known: dict[str, Claim], random: Random) -> o
                 attempt=random.choice([None, 1, 2]),
                 due_in=random.choice([None, 0.0, _LONG]),
             )
+        case "reopen" if call in known:
+            claim = await store.reopen(known[call], owner="p2", lease=lease, attempt=3)
+        case "revive" if call in known:
+            claim = await store.revive(known[call])
         case "settle":
             states: list[Literal["ready", "over"]] = ["ready", "ready", "over"]
             claim = await store.settle(call, random.choice(states))

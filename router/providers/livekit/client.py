@@ -271,7 +271,7 @@ class LiveKitClient:
             async with asyncio.timeout(within or self._timeout):
                 return await request()
         except api.TwirpError as error:
-            if error.status == _TOO_MANY or error.code in _REFUSED:
+            if error.status == _TOO_MANY:
                 self.polls.pause(_BUSY)
             raise _translate(error) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
