@@ -205,7 +205,7 @@ def ready(w: World) -> int:
 
 
 def silence() -> float:
-    return SILENT_CALLERS._value.get()
+    return float(SILENT_CALLERS._value.get())
 
 
 @pytest.mark.parametrize("how", ["killed", "dismissed", "killed-without-webhooks"])

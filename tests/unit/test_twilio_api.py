@@ -1,7 +1,7 @@
 """`router.providers.twilio.api` against Twilio's stand-in, and against what else may answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -53,7 +53,7 @@ async def asking(url: str) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def carrier_at(twilio: dict[str, object]) -> AsyncIterator[Carrier]:
+async def carrier_at(twilio: Mapping[str, object]) -> AsyncIterator[Carrier]:
     overrides = {"public_url": "https://switchboard.example", "providers": {"twilio": twilio}}
     target = SipTarget("sip.example", "udp", "user", "password")
     context = ProviderContext(load(overrides=overrides), target, SystemClock())

@@ -148,7 +148,7 @@ class Rooms:
         self,
         room: LiveRoom,
         identity: str,
-        reason: DisconnectReason.ValueType = DisconnectReason.CLIENT_INITIATED,
+        reason: DisconnectReason = DisconnectReason.CLIENT_INITIATED,
     ) -> None:
         """Put somebody out; nothing happens when nobody of that identity is there."""
         participant = room.participants.pop(identity, None)
