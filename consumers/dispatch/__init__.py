@@ -30,7 +30,7 @@ from router.storage.leader import leader
 @asynccontextmanager
 async def _open(resources: Resources) -> AsyncIterator[Consumer]:
     random = SystemRandom()
-    effects = Effects(resources.livekit, resources.log, resources.clock, random)
+    effects = Effects(resources.livekit, resources.log, resources.carriers, resources.clock, random)
     context = Context(
         claims=StoredClaims(resources.database),
         effects=effects,

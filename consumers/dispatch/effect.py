@@ -1,11 +1,11 @@
-"""What the dispatch consumer does to the world: LiveKit's rooms, and the log.
+"""What the dispatch consumer does to the world: LiveKit's rooms, the log, an answered caller.
 
 Nothing here retries a call of LiveKit: whether a repetition is right depends on what is known of
 the call, and that is `consumers.dispatch.plan`'s to decide.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Final, Protocol
 
@@ -16,16 +16,21 @@ from consumers.dispatch.plan import (
     Presence,
     dispatch_to_keep,
     job_metadata,
+    own_event,
     presence,
+    put_through,
+    rounds_before,
     superfluous,
 )
 from router.clock import Clock
-from router.errors import LogUnavailable, Permanent
+from router.errors import EffectError, LogUnavailable, Permanent
 from router.eventlog.base import EventLog
 from router.events.codec import encode
-from router.events.model import Event
+from router.events.model import Decision, Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
+from router.observability.metrics import SENT_ON
+from router.provider import Carrier
 from router.providers.livekit.client import Dispatch, Participant, PollBudget, Room
 from router.providers.livekit.events import participant_event
 from router.storage.claims import Claim
@@ -79,13 +84,19 @@ class AgentRooms(Protocol):
 
 
 class Effects:
-    """LiveKit and the log, in the terms of a call's claim."""
+    """LiveKit, the log and the carriers (by the provider's name), in the terms of a claim."""
 
     def __init__(
-        self, rooms: AgentRooms, event_log: EventLog, clock: Clock, random: Random
+        self,
+        rooms: AgentRooms,
+        event_log: EventLog,
+        carriers: Mapping[str, Carrier],
+        clock: Clock,
+        random: Random,
     ) -> None:
         self.rooms = rooms
         self._log = event_log
+        self._carriers = carriers
         self._clock = clock
         self._random = random
         self._dead: OrderedDict[str, None] = OrderedDict()
@@ -183,6 +194,65 @@ class Effects:
     async def hang_up(self, claim: Claim, caller: Participant) -> None:
         """Put a SIP leg out of the room."""
         await self.rooms.remove_participant(room=claim.call_id, identity=caller.identity)
+
+    async def send_on(self, claim: Claim, seen: Presence, *, insist: bool) -> None:
+        """Put callers who were answered through to the fallback, or tell them that nobody is there.
+
+        No dial time-out helps them any more. The carrier does it; where it can't, LiveKit asks it
+        by SIP; at last they are hung up rather than left in silence.
+
+        Raises:
+            Transient, Ambiguous: only if `insist`: the carrier gave no answer, to be done again.
+        """
+        initiated = msgspec.json.decode(claim.initiated, type=Event)
+        decision = put_through(initiated)
+        answered = [caller for caller in seen.waiting if not caller.is_ringing]
+        told = await self._redirect(initiated, decision, insist=insist)
+        if not told and not await self._transfer(claim, answered, decision):
+            for caller in answered:
+                await self.hang_up(claim, caller)
+            return
+        SENT_ON.labels("fallback" if decision else "apology").inc()
+        if decision is not None:
+            forwarded = own_event(
+                claim,
+                initiated,
+                EventType.CALL_FORWARDED,
+                time=self._clock.now(),
+                attempt=rounds_before(claim.attempt),
+                reason=decision.reason,
+                decision=decision,
+            )
+            await self.tell(forwarded)
+
+    async def _redirect(self, initiated: Event, decision: Decision | None, *, insist: bool) -> bool:
+        """Whether the carrier took the caller."""
+        carrier = self._carriers.get(initiated.source)
+        if carrier is None or carrier.redirect is None:
+            return False
+        try:
+            await carrier.redirect(initiated, decision.fallback if decision else "")
+        except EffectError as error:
+            if insist and not isinstance(error, Permanent):
+                raise
+            log.error("redirect.failed", call_id=initiated.call_id, why=str(error))  # noqa: TRY400
+            return False
+        return True
+
+    async def _transfer(
+        self, claim: Claim, answered: Sequence[Participant], decision: Decision | None
+    ) -> bool:
+        """Whether LiveKit had the callers connected to the fallback."""
+        if decision is None:
+            return False
+        try:
+            for caller in answered:
+                to = f"tel:{decision.fallback}"
+                await self.rooms.transfer(room=claim.call_id, identity=caller.identity, to=to)
+        except EffectError as error:
+            log.error("transfer.failed", call_id=claim.call_id, why=str(error))  # noqa: TRY400
+            return False
+        return True
 
     async def withdraw(self, claim: Claim) -> None:
         """Withdraw every dispatch of the call."""

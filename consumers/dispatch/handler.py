@@ -6,7 +6,7 @@ this process die, the claim is what another one goes on from.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, cast
 
 import msgspec
@@ -21,19 +21,13 @@ from consumers.dispatch.plan import (
     Reaction,
     is_carried,
     is_command,
-    own_event,
     presence,
-    put_through,
     reaction,
-    rounds_before,
 )
-from router.errors import EffectError, Permanent
-from router.events.model import Decision, Event
-from router.events.types import EventType
+from router.errors import Permanent
+from router.events.model import Event
 from router.observability import log as logs
-from router.observability.metrics import SENT_ON
 from router.provider import Carrier
-from router.providers.livekit.client import Participant
 from router.storage.claims import Claim
 
 log = logs.get(__name__)
@@ -199,68 +193,11 @@ class Dispatcher(Consumer):
             return Done()
         await effects.turn_away(claim, seen)  # first: the caller waits for it
         if seen.silent:
-            await self._send_on(claim, seen, event)
+            waited = (self._context.clock.now() - event.time) / _MICROS
+            await effects.send_on(claim, seen, insist=waited <= _CARRIER_HAS)
         await effects.withdraw(claim)
         self._active.is_over(claim.call_id)
         return Done()
-
-    async def _send_on(self, claim: Claim, seen: Presence, event: Event) -> None:
-        """Put a caller who was answered through to the fallback, or tell them that nobody is there.
-
-        No dial time-out helps them any more. The carrier does it; where it can't, or does not for
-        `_CARRIER_HAS` seconds, LiveKit asks it by SIP; at last the caller is hung up rather than
-        left in silence.
-        """
-        initiated = msgspec.json.decode(claim.initiated, type=Event)
-        decision = put_through(initiated)
-        answered = [caller for caller in seen.waiting if not caller.is_ringing]
-        late = self._context.clock.now() - event.time > _CARRIER_HAS * _MICROS
-        told = not late and await self._redirect(initiated, decision)
-        if not told and not await self._transfer(claim, answered, decision):
-            for caller in answered:
-                await self._context.effects.hang_up(claim, caller)
-            return
-        SENT_ON.labels("fallback" if decision else "apology").inc()
-        if decision is not None:
-            await self._context.effects.tell(
-                own_event(
-                    claim,
-                    initiated,
-                    EventType.CALL_FORWARDED,
-                    time=self._context.clock.now(),
-                    attempt=rounds_before(claim.attempt),
-                    reason=decision.reason,
-                    decision=decision,
-                )
-            )
-
-    async def _redirect(self, initiated: Event, decision: Decision | None) -> bool:
-        """Whether the carrier took the caller. Raises Transient, Ambiguous: to be done again."""
-        carrier = self._carriers.get(initiated.source)
-        if carrier is None or carrier.redirect is None:
-            return False
-        try:
-            await carrier.redirect(initiated, decision.fallback if decision else "")
-        except Permanent as error:
-            self._context.problems.warn("redirect.failed", error)
-            return False
-        return True
-
-    async def _transfer(
-        self, claim: Claim, answered: Sequence[Participant], decision: Decision | None
-    ) -> bool:
-        """Whether LiveKit had the callers connected to the fallback."""
-        if decision is None:
-            return False
-        rooms = self._context.effects.rooms
-        try:
-            for caller in answered:
-                to = f"tel:{decision.fallback}"
-                await rooms.transfer(room=claim.call_id, identity=caller.identity, to=to)
-        except EffectError as error:
-            self._context.problems.warn("transfer.failed", error)
-            return False
-        return True
 
     async def _turn_away(self, call_id: str) -> None:
         """A caller who comes when the agent is given up already rings for nobody, either."""

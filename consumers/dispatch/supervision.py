@@ -42,7 +42,7 @@ _LIMIT: Final = 20_000  # calls; more than one process can carry
 _PING_EVERY: Final = 0.5  # seconds between two questions to one agent
 _PING_WITHIN: Final = 0.75  # seconds that an agent may take to answer; two in a row count
 _GOODBYE: Final = 1.5  # seconds in which a caller hangs up to whom the agent has said goodbye
-_TRIES: Final = 8  # at replacing an agent, until the next list
+_TRIES: Final = 6  # at replacing an agent: some 5 s
 _SILENCE: Final = 5.0  # seconds
 
 CLIENT_INITIATED: Final = "CLIENT_INITIATED"
@@ -243,8 +243,12 @@ class Supervision:
         self._silences.note(call.claim.call_id, silent=seen.silent)
 
     async def _after_loss(self, call: _Call, pause: float) -> None:
-        """Look whether the caller is alone, and have the agent replaced."""
+        """Look whether the caller is alone, and have the agent replaced.
+
+        That needs the database; while it is away the caller is not kept waiting for it.
+        """
         await self._clock.sleep(pause)
+        seen: Presence | None = None
         for attempt in range(1, _TRIES + 1):
             if self._calls.get(call.claim.call_id) is not call:
                 return
@@ -259,6 +263,11 @@ class Supervision:
             else:
                 return
         call.doubtful = True  # the next list has it looked into
+        if seen is not None and seen.silent and seen.alone:
+            try:
+                await self._effects.send_on(call.claim, seen, insist=False)
+            except EffectError as error:
+                self._problems.warn("supervision.failed", error)
 
     async def _lost(self, call: _Call) -> None:
         """Raises StorageUnavailable; the call stays suspect then."""

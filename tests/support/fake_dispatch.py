@@ -103,7 +103,7 @@ class Process:
         random = Random(seed)
         context = Context(
             claims=world.store,
-            effects=Effects(world.rooms, world.log, world.clock, random),
+            effects=Effects(world.rooms, world.log, world.carriers, world.clock, random),
             problems=ThrottledLog(world.clock),
             clock=world.clock,
             random=random,

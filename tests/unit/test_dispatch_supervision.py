@@ -498,3 +498,22 @@ def test_a_caller_in_silence_is_counted() -> None:
 
     with logged():
         fake_time.run(scenario())
+
+
+def test_a_caller_whose_agent_is_lost_does_not_wait_for_the_database() -> None:
+    async def scenario() -> None:
+        world, carrier = lost_world()
+        async with process(world):
+            await connected(world)
+            world.claims.unavailable = True
+            await asyncio.sleep(1.0)
+            world.rooms.kill_agents(CALL)
+            await asyncio.sleep(12.0)
+            assert carrier.taken == [(CALL, "+14155550111")]
+            world.claims.unavailable = False
+            await asyncio.sleep(20.0)
+            assert world.state(CALL) == "over"
+            assert len(carrier.taken) == len(world.rooms.made) == 1
+
+    with logged():
+        fake_time.run(scenario())
