@@ -41,6 +41,7 @@ from router.observability import log
 from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
 from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER
 from router.providers.telnyx.missed import missed
+from router.providers.telnyx.reply import Answers, answers_of
 from router.rest import Rest, open_rest
 
 logger = log.get(__name__)
@@ -76,7 +77,7 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         yield Carrier(
             standing=partial(_standing, rest),
             carry_out=partial(_carry_out, rest, commands),
-            redirect=partial(_redirect, rest, commands, context.clock),
+            redirect=partial(_redirect, rest, commands, answers_of(context), context.clock),
             missed=partial(missed, rest, context.clock),
         )
 
@@ -107,22 +108,44 @@ async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
 
 
 async def _redirect(
-    rest: Rest, commands: "_Commands", clock: Clock, call: Event, fallback: str
+    rest: Rest,
+    commands: "_Commands",
+    answers: Answers,
+    clock: Clock,
+    call: Event,
+    fallback: str,
 ) -> None:
     """See `Carrier.redirect`: a caller who is bridged to LiveKit.
 
     The transfer leaves that bridge until the fallback answers, so LiveKit's room must not be closed
-    before the SIP leg has left it: Telnyx would end both.
+    before the SIP leg has left it: Telnyx would end both. A TeXML call gets a new document.
     """
-    control_id = call.data.control_id
-    if not control_id:
-        raise Permanent("a TeXML call takes no commands")
+    if not call.data.control_id:
+        await _replace_texml(rest, answers, call, fallback)
+        return
     try:
         if fallback and await _is_taken(rest, call, commands.put_through(call, fallback)):
             return
         if await _is_taken(rest, call, commands.apologise()):
             await clock.sleep(commands.speech)
             await _is_taken(rest, call, ("hangup", {}))
+    except Permanent as error:
+        if error.code != _GONE:
+            raise
+
+
+async def _replace_texml(rest: Rest, answers: Answers, call: Event, fallback: str) -> None:
+    """See developers.telnyx.com/api-reference/texml-rest-commands/update-call."""
+    data = call.data
+    if not data.account:
+        raise Permanent("the webhook of a TeXML call did not say whose it is: AccountSid")
+    try:
+        document = answers.to_number(fallback, data.to_number) if fallback else answers.apology
+    except ValueError as error:
+        raise Permanent(str(error)) from error
+    path = f"/texml/Accounts/{quote(data.account, safe='')}/Calls/{quote(data.provider_call_id)}"
+    try:
+        await rest.post(path, form={"Texml": document.decode()})
     except Permanent as error:
         if error.code != _GONE:
             raise
