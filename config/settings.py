@@ -119,6 +119,7 @@ class LiveKitSettings(Section):
     webhook_keys: Annotated[dict[ApiKeyId, LiveKitSecret], *Table]
     timeout: Annotated[Seconds, within(0.01, 60)]
     poll_interval: Annotated[Seconds, within(0.01, 60)]
+    polls_per_minute: Annotated[Count, count(1, 100_000)]
 
 
 class DispatchSettings(Section):

@@ -126,6 +126,13 @@ class Carrier:
     To be repeated with the same event when its outcome is unknown: the carrier acts once.
     """
 
+    redirect: Callable[[Event, str], Awaitable[None]] | None = None
+    """Take an answered caller whose agent was lost: the `call.initiated`, the fallback's number.
+
+    The number is E.164; "": there is none, and the caller hears the apology, then the call ends.
+    Nothing happens where the call is over. Permanent: this carrier, or this call, can't be told.
+    """
+
     missed: Callable[[int], AsyncIterator[Event]] | None = None
     """The events since a time (µs since epoch) that could not be delivered to us."""
 

@@ -193,6 +193,10 @@ class Story:
     def _best_ends(self) -> Sequence[Event]:
         """Who knows best that the call is over; words about the call before those about a dial."""
         said = self._all(EventType.CALL_ENDED)
+        if (
+            EventType.CALL_FORWARDED in self._of
+        ):  # then the end of the agent's dial is not the call's
+            said = [event for event in said if event.data.stage != "agent"]
         known = [event for event in said if event.data.disposition != "lost"]
         best = [event for event in known if event.source == self.provider] or known
         return sorted(best, key=lambda event: event.data.stage != "")

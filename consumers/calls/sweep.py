@@ -30,7 +30,7 @@ import msgspec
 from config.settings import CallsSettings
 from consumers.calls.plan import fold
 from consumers.calls.story import SOURCE
-from consumers.complaints import Complaints
+from consumers.throttled_log import ThrottledLog
 from router.clock import Clock
 from router.errors import LogFailed, Permanent, StorageError
 from router.eventlog.base import EventLog
@@ -95,7 +95,7 @@ class Sweeper:
         self._desks = {name: _Desk(carrier.standing) for name, carrier in carriers.items()}
         self._no_desk = _Desk(None)
         self._next: OrderedDict[str, tuple[float, float]] = OrderedDict()  # when, pause after it
-        self._complaints = Complaints(clock)
+        self._problems = ThrottledLog(clock)
 
     async def run(self) -> None:
         """Sweep whenever this process leads, until cancelled.
@@ -109,7 +109,7 @@ class Sweeper:
                     if leading:
                         await self._lead()
             except StorageError as error:
-                self._complaints.complain("sweep.waiting", error)
+                self._problems.warn("sweep.waiting", error)
             await self._clock.sleep(self._every)
 
     async def _lead(self) -> None:
@@ -122,7 +122,7 @@ class Sweeper:
                 try:
                     page = await self._unended(after)
                 except StorageError as error:
-                    self._complaints.complain("sweep.waiting", error)
+                    self._problems.warn("sweep.waiting", error)
                     continue
                 for record in page:
                     self._consider(record, questions)
@@ -149,7 +149,7 @@ class Sweeper:
         except LogFailed:
             raise
         except Exception as error:  # noqa: BLE001  one answer must not end the asking
-            self._complaints.complain("sweep.failed", error)
+            self._problems.warn("sweep.failed", error)
         self._wait(record.call_id)
 
     def _wait(self, call_id: str) -> None:

@@ -1,8 +1,8 @@
-"""Brings the right agent into every call's room, once.
+"""Brings the right agent into every call's room, once, and sees that it stays.
 
-`plan` decides (pure), `effect` acts on LiveKit and the log, `connect` is one call's way to its
-agent, `watch` runs all of them, `follow` looks after connected calls, `rooms` closes what is left
-over, `handler` takes the events.
+`plan` decides (pure), `effect` acts on LiveKit and the log, `pending` brings one call's agent,
+`supervision` looks after connected calls, `active` runs both, `cleanup` closes the rooms that are
+left over, `handler` takes the events, `store` keeps the claims.
 """
 
 from collections.abc import AsyncIterator
@@ -12,14 +12,15 @@ from random import SystemRandom
 from typing import Final
 from uuid import uuid4
 
-from consumers.complaints import Complaints
 from consumers.consumer import Consumer, ConsumerSpec
-from consumers.dispatch.connect import Means
+from consumers.dispatch.active import ActiveCalls
+from consumers.dispatch.cleanup import LEASE, RoomCleanup
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
-from consumers.dispatch.rooms import LEASE, Rooms
+from consumers.dispatch.pending import Context
 from consumers.dispatch.store import StoredClaims
-from consumers.dispatch.watch import Watch
+from consumers.dispatch.supervision import Silences
+from consumers.throttled_log import ThrottledLog
 from router.events.types import CALLS_TOPIC
 from router.resources import Resources
 from router.storage import claims
@@ -29,18 +30,19 @@ from router.storage.leader import leader
 @asynccontextmanager
 async def _open(resources: Resources) -> AsyncIterator[Consumer]:
     random = SystemRandom()
-    effects = Effects(resources.livekit, resources.log, resources.clock, random)
-    means = Means(
+    effects = Effects(resources.livekit, resources.log, resources.carriers, resources.clock, random)
+    context = Context(
         claims=StoredClaims(resources.database),
         effects=effects,
-        complaints=Complaints(resources.clock),
+        problems=ThrottledLog(resources.clock),
         clock=resources.clock,
         random=random,
         settings=resources.settings.dispatch,
         poll_interval=resources.settings.livekit.poll_interval,
+        silences=Silences(resources.clock),
     )
-    watch = Watch(means, owner=uuid4().hex)
-    rooms = Rooms(
+    active = ActiveCalls(context, owner=uuid4().hex)
+    rooms = RoomCleanup(
         resources.livekit,
         resources.clock,
         random,
@@ -49,9 +51,9 @@ async def _open(resources: Resources) -> AsyncIterator[Consumer]:
         tell=effects.tell,
     )
     try:
-        yield Dispatcher(means, watch, rooms, resources.carriers)
+        yield Dispatcher(context, active, rooms, resources.carriers)
     finally:
-        await watch.release()
+        await active.release()
 
 
 CONSUMER: Final = ConsumerSpec(

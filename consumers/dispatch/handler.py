@@ -1,8 +1,8 @@
 """Events of calls → agents in rooms.
 
-A `call.initiated` only claims its call here; bringing the agent takes seconds, outlives rebalances,
-and is `Watch`'s. Once the claim is written the event has done its work: should this process die,
-the claim is what another one goes on from.
+A `call.initiated` only claims its call here; bringing the agent takes seconds and outlives
+rebalances, `ActiveCalls` does it. Once the claim is written the event has done its work: should
+this process die, the claim is what another one goes on from.
 """
 
 import asyncio
@@ -13,18 +13,29 @@ import msgspec
 from typing_extensions import override
 
 from consumers.consumer import Consumer, Done, Outcome, RetryIn
-from consumers.dispatch.connect import Means
-from consumers.dispatch.plan import Reaction, is_carried, is_command, presence, reaction
-from consumers.dispatch.rooms import Rooms
-from consumers.dispatch.watch import Watch
+from consumers.dispatch.active import ActiveCalls
+from consumers.dispatch.cleanup import RoomCleanup
+from consumers.dispatch.pending import Context
+from consumers.dispatch.plan import (
+    Presence,
+    Reaction,
+    is_carried,
+    is_command,
+    presence,
+    reaction,
+)
 from router.errors import Permanent
 from router.events.model import Event
+from router.observability import log as logs
 from router.provider import Carrier
 from router.storage.claims import Claim
+
+log = logs.get(__name__)
 
 _SETTLING: Final = 0.1  # seconds; what the carrier is to do next with the caller waits behind this
 _NAMING: Final = 1.0  # seconds until LiveKit is asked again which agent is whose
 _UNDECIDED: Final = 10.0  # seconds that a second agent is borne until it is known which one stays
+_CARRIER_HAS: Final = 10.0  # seconds to take an answered caller whom no agent is left for
 _MICROS: Final = 1_000_000
 
 
@@ -32,17 +43,21 @@ class Dispatcher(Consumer):
     """The dispatch consumer. `carriers`: by the provider's name."""
 
     def __init__(
-        self, means: Means, watch: Watch, rooms: Rooms, carriers: Mapping[str, Carrier]
+        self,
+        context: Context,
+        active: ActiveCalls,
+        rooms: RoomCleanup,
+        carriers: Mapping[str, Carrier],
     ) -> None:
-        self._means = means
-        self._watch = watch
+        self._context = context
+        self._active = active
         self._rooms = rooms
         self._carriers = carriers
 
     @override
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch.run())
+            tasks.create_task(self._active.run())
             tasks.create_task(self._rooms.run())
 
     @override
@@ -63,8 +78,8 @@ class Dispatcher(Consumer):
         return cast("Outcome", outcome)
 
     async def _command(self, event: Event) -> None:
-        age = self._means.clock.now() - event.time
-        if age > self._means.settings.ring_window * _MICROS:
+        age = self._context.clock.now() - event.time
+        if age > self._context.settings.ring_window * _MICROS:
             return  # nobody is on the line any more
         carrier = self._carriers.get(event.source)
         if carrier is None or carrier.carry_out is None:
@@ -75,33 +90,35 @@ class Dispatcher(Consumer):
         match reaction(event):
             case Reaction.START:
                 await self._start(event)
-            case Reaction.HEAR:
-                self._watch.hear(event.call_id)
-            case Reaction.CHECK_LATE:
+            case Reaction.HEAR | Reaction.CHECK_LATE:
+                self._active.hears_of(event)
                 return await self._check_late(event)
+            case Reaction.CHECK_LOST:
+                self._active.hears_of(event)
+                await self._active.somebody_left(event)
             case Reaction.WITHDRAW:
-                return await self._withdraw(event.call_id)
+                return await self._give_up(event)
             case Reaction.TURN_AWAY:
                 await self._turn_away(event.call_id)
             case Reaction.CLOSE:
-                await self._watch.close(event.call_id)
+                await self._active.close(event.call_id)
             case Reaction.CHECK_EMPTY | Reaction.SWEEP as then:
                 await self._if_empty(event.call_id, then)
             case Reaction.NONE:
-                await self._rooms.hear(event)
+                await self._rooms.after(event)
         return Done()
 
     async def _start(self, event: Event) -> None:
-        await self._watch.reserve()
+        await self._active.reserve()
         begun = False
         try:
             claim, fresh = await self._claim(event)
             if claim is not None:
-                self._watch.begin(claim, fresh=fresh)
+                self._active.begin(claim, fresh=fresh)
                 begun = True
         finally:
             if not begun:
-                self._watch.free()
+                self._active.free()
 
     async def _claim(self, event: Event) -> tuple[Claim | None, bool]:
         """The claim, if the call is ours to serve, and whether nobody tried before."""
@@ -109,10 +126,10 @@ class Dispatcher(Consumer):
         if decision is None:
             return None, False
         kept = msgspec.structs.replace(event.data, raw={}, timing={})
-        claim = await self._means.claims.claim(
+        claim = await self._context.claims.claim(
             event.call_id,
-            owner=self._watch.owner,
-            lease=self._means.settings.lease,
+            owner=self._active.owner,
+            lease=self._context.settings.lease,
             agent=decision.agent,
             livekit_agent_name=decision.livekit_agent_name,
             initiated=msgspec.json.encode(msgspec.structs.replace(event, data=kept)),
@@ -120,10 +137,10 @@ class Dispatcher(Consumer):
         if claim is not None:
             return claim, claim.fence == 1
         # Ours after all when the database broke after it had written what we asked for.
-        held = await self._means.claims.get(event.call_id)
-        if held is None or held.final or held.owner != self._watch.owner:
+        held = await self._context.claims.get(event.call_id)
+        if held is None or held.final or held.owner != self._active.owner:
             return None, False
-        return (None if self._watch.waits(event.call_id) else held), False
+        return (None if self._active.waits(event.call_id) else held), False
 
     async def _check_late(self, event: Event) -> Outcome:
         """An agent that came for a call that is settled: the call keeps one, at most.
@@ -131,48 +148,82 @@ class Dispatcher(Consumer):
         The last guard against a dispatch that LiveKit carried out long after it gave no answer, and
         against an agent that was withdrawn while it was on its way.
         """
-        claim = await self._means.claims.get(event.call_id)
+        if self._active.waits(event.call_id):
+            return Done()
+        claim = await self._context.claims.get(event.call_id)
         if claim is None or not claim.final:
             return Done()
-        effects = self._means.effects
+        effects = self._context.effects
         if claim.state == "over":
             await effects.rooms.delete_room(event.call_id)
             return Done()
-        if claim.state != "ready":
-            await effects.withdraw(claim)
         seen = await effects.look(claim)
-        patient = self._means.clock.now() - event.time < _UNDECIDED * _MICROS
+        patient = self._context.clock.now() - event.time < _UNDECIDED * _MICROS
+        if claim.state != "ready":
+            if seen.ready and seen.waiting:
+                await self._revive(claim, seen)
+                return Done()
+            if seen.waiting and seen.agents and patient:
+                return RetryIn(_NAMING, "the agent came late, and the caller may hear it yet")
+            await effects.withdraw(claim)
+            seen = await effects.look(claim)
         if seen.doubled and not await effects.part(claim, seen, patient=patient) and patient:
             return RetryIn(_NAMING, "it is not known yet which agent stays")
         return Done()
 
-    async def _withdraw(self, call_id: str) -> Outcome:
-        claim = await self._means.claims.get(call_id)
+    async def _revive(self, claim: Claim, seen: Presence) -> None:
+        """The agent of a call that was given up can be heard: the call goes on with it."""
+        revived = await self._context.claims.revive(claim)
+        if revived is not None:
+            log.info("agent.kept", call_id=claim.call_id, attempt=claim.attempt)
+            self._active.supervise(revived, seen, doubtful=True)
+            await self._context.effects.tell_presence(claim.call_id, seen)
+
+    async def _give_up(self, event: Event) -> Outcome:
+        """No agent came: whoever waits is sent on, and what may still bring one is withdrawn."""
+        claim = await self._context.claims.get(event.call_id)
         if claim is not None and not claim.final:
             return RetryIn(_SETTLING, "the call was not settled in time")  # it is about to be
-        if claim is not None and claim.state == "missing":
-            await self._means.effects.turn_away(claim)  # first: the caller waits for it
-            await self._means.effects.withdraw(claim)
+        if claim is None or claim.state != "missing":
+            return Done()
+        effects = self._context.effects
+        seen = await effects.look(claim)
+        if seen.ready:
+            await self._revive(claim, seen)
+            return Done()
+        await effects.turn_away(claim, seen)  # first: the caller waits for it
+        if seen.silent:
+            waited = (self._context.clock.now() - event.time) / _MICROS
+            await effects.send_on(claim, seen, insist=waited <= _CARRIER_HAS)
+        await effects.withdraw(claim)
+        self._active.is_over(claim.call_id)
         return Done()
 
     async def _turn_away(self, call_id: str) -> None:
         """A caller who comes when the agent is given up already rings for nobody, either."""
-        claim = await self._means.claims.get(call_id)
-        if claim is not None and claim.state == "missing":
-            await self._means.effects.turn_away(claim)
+        claim = await self._context.claims.get(call_id)
+        if claim is None or claim.state != "missing":
+            return
+        seen = await self._context.effects.look(claim)
+        if seen.ready:
+            await self._revive(claim, seen)
+        else:
+            await self._context.effects.turn_away(claim, seen)
 
     async def _if_empty(self, call_id: str, then: Reaction) -> None:
         """Close the room unless a SIP leg is in it: agents dial out too, for transfers.
 
         Where the provider carries the audio no SIP leg is the caller's, so its end says nothing.
         """
-        claim = await self._means.claims.get(call_id)
+        if self._active.has_closed(call_id):
+            return
+        claim = await self._context.claims.get(call_id)
         if then is Reaction.CHECK_EMPTY and claim is not None and is_carried(claim):
             return
-        found = await self._means.effects.rooms.participants(call_id)
+        found = await self._context.effects.rooms.participants(call_id)
         if presence(found, "").callers:
             return
         if then is Reaction.SWEEP:
-            await self._means.effects.rooms.delete_room(call_id)
+            await self._context.effects.rooms.delete_room(call_id)
         else:
-            await self._watch.close(call_id)
+            await self._active.close(call_id)

@@ -70,7 +70,8 @@ HANDLED: Final = Counter(
 )
 DISPATCHES: Final = Counter(
     "switchboard_dispatches_total",
-    "Calls by what became of their dispatch: ready, missing, expired; again: a second try",
+    "Calls by what became of their dispatch: ready, missing, expired; again: a second try; lost:"
+    " the agent of a connected call is to be replaced",
     ("outcome",),
     registry=REGISTRY,
 )
@@ -89,6 +90,22 @@ FSYNC_SECONDS: Final = Histogram(
     "switchboard_journal_fsync_seconds",
     "One commit of the journal with its fsync: what each webhook's answer waits for",
     buckets=_SECONDS,
+    registry=REGISTRY,
+)
+SILENT_CALLERS: Final = Counter(
+    "switchboard_silent_callers_total",
+    "Callers who were answered and then heard nobody for more than five seconds: must stay 0",
+    registry=REGISTRY,
+)
+CALLERS_IN_SILENCE: Final = Gauge(
+    "switchboard_callers_in_silence",
+    "Those of them who are waiting now: must be 0",
+    registry=REGISTRY,
+)
+SENT_ON: Final = Counter(
+    "switchboard_callers_sent_on_total",
+    "Answered callers whose agent was lost and not replaced, by where they went: fallback, apology",
+    ("to",),
     registry=REGISTRY,
 )
 ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", registry=REGISTRY)

@@ -34,7 +34,7 @@ def _routed(event: Event, table: RouteTable) -> Event:
     ours, direction = data.to_number, data.direction
     if direction is None:
         ours, direction = _our_end(event, table)
-    decision = decide_call(ours, event.source, table)
+    decision = decide_call(ours, event.source, table, carries_audio=data.media == "provider")
     if data.disposition == "failed":
         decision = _after_failure(decision)
     routed = msgspec.structs.replace(data, direction=direction, decision=decision)
@@ -68,11 +68,15 @@ def _after_failure(decision: Decision) -> Decision:
     )
 
 
-def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:
+def decide_call(
+    to_number: str, provider: str, table: RouteTable, *, carries_audio: bool = False
+) -> Decision:
     """The decision for a call to `to_number` that arrived through `provider`.
 
     A number that is mapped at another carrier is ours all the same: it may be moving between the
-    two, and the call is signed. `mapping_behind` tells of it.
+    two, and the call is signed. `mapping_behind` tells of it. Not so where the provider
+    `carries_audio` itself (Vocode): it has an agent of its own for numbers that are not mapped to
+    it.
     """
     route = table.get(to_number)
     if route is None:
@@ -81,6 +85,9 @@ def decide_call(to_number: str, provider: str, table: RouteTable) -> Decision:
     decision = _along(route, table.version)
     if route.provider == provider:
         return decision
+    if carries_audio:
+        reason = f"number is mapped at {route.provider}, but the call came from {provider}"
+        return Decision(action="reject", reason=reason, table_version=table.version)
     behind = f"mapped at {route.provider}, but the call came from {provider}"
     return msgspec.structs.replace(decision, reason=f"{decision.reason} ({behind})")
 

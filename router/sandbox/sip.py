@@ -40,6 +40,8 @@ class Leg:
         self.is_ended = False
         self.ended_by: Literal["", "caller", "callee"] = ""
         self.room = ""  # LiveKit's room, once it has one
+        self.takes_refer = True  # whether the caller's end lets itself be sent elsewhere
+        self.referred_to = ""
         self._changed = Signal()
 
     @property
@@ -80,6 +82,14 @@ class Leg:
     def refuse(self, status: int) -> None:
         """The callee sends a final 4xx to 6xx."""
         self._end("callee", status)
+
+    def refer(self, to: str) -> bool:
+        """The callee has the caller's end call `to` instead (RFC 3515); whether it does."""
+        if not (self.takes_refer and self.is_answered and not self.is_ended):
+            return False
+        self.referred_to = to
+        self.bye()
+        return True
 
     def bye(self) -> None:
         """The callee ends an answered call."""

@@ -3,6 +3,7 @@
     claimed ──▶ dispatching ──▶ dispatched ──▶ ready
                      ▲               │
                      └─ next attempt ┘   any of the three ──▶ missing | expired
+    ready ──▶ dispatching: the agent was lost (`reopen`) · missing ──▶ ready: it came (`revive`)
     anything ──▶ over
 
 Whoever wants to dispatch claims the call first. The claim lasts for a lease; each change of owner
@@ -174,6 +175,41 @@ async def settle(db: Database, call_id: str, state: Literal["ready", "over"]) ->
     """
     statement = _settling_ready() if state == "ready" else _settling_over(db.dialect)
     return await _write(db, statement, {"of_call": call_id})
+
+
+async def reopen(
+    db: Database, claim: Claim, *, owner: str, lease: float, attempt: int
+) -> Claim | None:
+    """Take a connected call whose agent was lost, to bring another one by dispatch `attempt`.
+
+    None when it is not as `claim` says any more: somebody else has it, or it is over.
+    """
+    again = {
+        "state": "dispatching",
+        "fence": claims.c.fence + 1,
+        "owner": owner,
+        "lease_until": now_micros() + micros(lease),
+        "due_at": None,
+        "attempt": attempt,
+    }
+    return await _change(db, claim, "ready", again)
+
+
+async def revive(db: Database, claim: Claim) -> Claim | None:
+    """The agent of a call that was given up can be heard after all; None as `reopen`."""
+    return await _change(db, claim, "missing", {"state": "ready", "due_at": None})
+
+
+async def _change(
+    db: Database, claim: Claim, from_: ClaimState, values: Mapping[str, Any]
+) -> Claim | None:
+    as_read = and_(
+        claims.c.call_id == claim.call_id,
+        claims.c.fence == claim.fence,
+        claims.c.state == from_,
+    )
+    statement = update(claims).where(as_read).values(**values, updated_at=now_micros())
+    return await _write(db, statement.returning(claims), {})
 
 
 async def due(db: Database, *, owner: str, lease: float, limit: int) -> list[Claim]:

@@ -12,8 +12,8 @@ from config.settings import LiveKitSettings
 from router.errors import Ambiguous, Permanent, Transient
 from router.events.ids import call_id
 from router.providers.livekit import setup
-from router.providers.livekit.client import LiveKitClient, open_livekit
-from router.sandbox.livekit import Behaviour, LiveKitStandIn
+from router.providers.livekit.client import LiveKitClient, PollBudget, open_livekit
+from router.sandbox.livekit import Behaviour, Invite, LiveKitStandIn
 from router.sandbox.serve import serve
 from router.secrets import SipCredentials
 from tests.support.sandbox_livekit import API_KEY, API_SECRET, eventually
@@ -48,6 +48,7 @@ def settings(url: str, timeout: float = 5.0) -> LiveKitSettings:
             "webhook_keys": {},
             "timeout": timeout,
             "poll_interval": 0.5,
+            "polls_per_minute": 300,
         }
     )
 
@@ -171,6 +172,77 @@ async def test_an_agent_that_came_although_it_was_withdrawn_is_told_from_the_oth
             [stranger] = inside - set(kept.agents)
             await client.remove_participant(room=ROOM, identity=stranger)
             assert {who.identity for who in await client.participants(ROOM)} == set(kept.agents)
+
+
+async def test_an_agent_answers_until_its_process_is_gone() -> None:
+    async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:
+        standin.register_worker("anna")
+        async with open_livekit(settings(standin.url)) as client:
+            await client.create_dispatch(room=ROOM, agent_name="anna", metadata="")
+            room = standin.rooms.get(ROOM)
+            assert room is not None
+            await eventually(lambda: bool(room.agents))
+            [agent] = room.agents
+            assert await client.answers(room=ROOM, identity=agent, within=0.2) is True
+            assert standin.workers.kill("anna", lingers=0.3) == 1
+            assert await client.answers(room=ROOM, identity=agent, within=0.2) is False
+            await eventually(lambda: not room.agents)
+            standin.faults.refuse()
+            assert await client.answers(room=ROOM, identity=agent, within=0.2) is None
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_a_caller_is_transferred_where_the_carrier_does_that(takes: bool) -> None:
+    async with LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin:
+        standin.register_worker("anna")
+        async with open_livekit(settings(standin.url)) as client:
+            await setup.ensure(client, CREDENTIALS)
+            await client.create_dispatch(room=ROOM, agent_name="anna", metadata="")
+            invite = Invite(
+                to_user=ROOM,
+                from_user="+12125550123",
+                username=CREDENTIALS.username,
+                password=CREDENTIALS.password,
+            )
+            leg = standin.invite(invite)
+            leg.takes_refer = takes
+            assert await leg.answered()
+            order = {"room": ROOM, "identity": "sip_+12125550123", "to": "tel:+14155550199"}
+            if takes:
+                await client.transfer(**order)
+                assert (leg.referred_to, leg.is_ended) == ("tel:+14155550199", True)
+            else:
+                with pytest.raises(Permanent):
+                    await client.transfer(**order)
+                assert not leg.is_ended
+            with pytest.raises(Permanent):
+                await client.transfer(**(order | {"identity": "nobody"}))
+
+
+def test_polls_have_a_budget_and_a_429_ends_them_for_a_while() -> None:
+    now = [100.0]
+    polls = PollBudget(60, lambda: now[0])
+    assert sum(polls.spend(can_wait=True) for _ in range(100)) == 6  # half of ten seconds' worth
+    assert sum(polls.spend() for _ in range(100)) == 4
+    now[0] += 3.0
+    assert sum(polls.spend() for _ in range(100)) == 3
+    polls.pause(10.0)
+    now[0] += 9.9
+    assert not polls.spend()
+    now[0] += 2.0
+    assert polls.spend()
+
+
+async def test_too_many_requests_pause_the_polls() -> None:
+    async with (
+        LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET) as standin,
+        open_livekit(settings(standin.url)) as client,
+    ):
+        assert client.polls.spend()
+        standin.faults.fail("CreateDispatch", "resource_exhausted")
+        with pytest.raises(Transient):
+            await client.create_dispatch(room=ROOM, agent_name="anna", metadata="")
+        assert not client.polls.spend()
 
 
 class TestFailures:

@@ -259,3 +259,35 @@ async def test_prune_deletes_piece_by_piece_and_counts_all(
     await pass_time(db, 100.0)
     assert await claims.prune(db, 50.0) == old
     assert await claims.prune(db, 50.0) == 0
+
+
+async def test_a_lost_agent_reopens_the_call_once(db: Database, other: Database) -> None:
+    claim = await taken(db)
+    ready = await claims.advance(db, claim, state="ready", lease=LEASE, attempt=1)
+    assert ready is not None
+    first, second = await asyncio.gather(
+        claims.reopen(db, ready, owner="b", lease=LEASE, attempt=3),
+        claims.reopen(other, ready, owner="c", lease=LEASE, attempt=3),
+    )
+    [won] = [each for each in (first, second) if each is not None]
+    assert (won.state, won.attempt, won.fence) == ("dispatching", 3, ready.fence + 1)
+    assert await claims.advance(db, ready, state="dispatched", lease=LEASE) is None
+    await pass_time(db, 2 * LEASE)
+    [heir] = await claims.due(db, owner="d", lease=LEASE, limit=5)
+    assert (heir.owner, heir.attempt) == ("d", 3)
+
+
+async def test_only_a_connected_call_is_reopened_and_only_one_given_up_revived(
+    db: Database,
+) -> None:
+    claim = await taken(db)
+    assert await claims.reopen(db, claim, owner="b", lease=LEASE, attempt=3) is None
+    assert await claims.revive(db, claim) is None
+    missing = await claims.advance(db, claim, state="missing", lease=LEASE)
+    assert missing is not None
+    revived = await claims.revive(db, missing)
+    assert revived is not None
+    assert revived.state == "ready"
+    await claims.settle(db, CALL, "over")
+    assert await claims.reopen(db, revived, owner="b", lease=LEASE, attempt=3) is None
+    assert await claims.revive(db, missing) is None

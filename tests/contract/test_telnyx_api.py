@@ -1,5 +1,6 @@
 """Our client of Telnyx's API against the stand-in, which Telnyx's own SDK agrees with."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,11 +12,12 @@ from aiohttp import web as http
 
 from router.errors import Ambiguous, EffectError, Permanent, Transient
 from router.events.ids import call_id
+from router.events.model import Event
 from router.events.types import EventType
 from router.provider import CallRef, Carrier, Standing
 from router.providers.telnyx.api import open_carrier
 from router.sandbox.telnyx import Call
-from tests.support.sandbox_clock import START, FakeClock
+from tests.support.sandbox_clock import START, FakeClock, settle
 from tests.support.sandbox_livekit import eventually
 from tests.support.sandbox_telnyx import (
     API_KEY,
@@ -324,3 +326,48 @@ def test_the_clients_repr_holds_no_key() -> None:
     settings = context("https://api.example", FakeClock())
     assert API_KEY not in repr(settings)
     assert TARGET.password not in repr(replace(TARGET))
+
+
+async def redirect(carrier: Carrier, event: Event, number: str) -> None:
+    assert carrier.redirect is not None
+    await carrier.redirect(event, number)
+
+
+async def test_an_answered_caller_is_transferred_to_the_fallback(world: World) -> None:
+    world.switch.prepare = answers
+    call, event = await world.calls()
+    await world.carry_out(event, DISPATCH)
+    assert await call.answered()
+    await redirect(world.carrier, event, OTHER)
+    await redirect(world.carrier, event, OTHER)  # an outcome that was not known
+    await eventually(lambda: call.whats().count("call.bridged") == 4)
+    old, new = call.dialled
+    await eventually(lambda: not old.is_alive)
+    assert (new.to, call.caller.is_alive) == (OTHER, True)
+    world.standin.hang_up(call)
+    await call.ended()
+
+
+async def test_an_answered_caller_without_a_fallback_hears_the_apology_then_the_end(
+    world: World,
+) -> None:
+    world.switch.prepare = answers
+    call, event = await world.calls()
+    await world.carry_out(event, DISPATCH)
+    assert await call.answered()
+    told = asyncio.create_task(redirect(world.carrier, event, ""))
+    await eventually(lambda: bool(call.said))
+    assert call.caller.is_alive
+    await settle()
+    await world.clock.advance(10.0)
+    await told
+    await call.ended()
+    assert told_to(call) == ["transfer", "speak", "hangup"]
+    await redirect(world.carrier, event, OTHER)  # they are gone: nothing
+
+
+async def test_a_texml_call_whose_account_is_not_known_can_not_be_told(world: World) -> None:
+    _, event = await world.calls()
+    texml = msgspec.structs.replace(event.data, control_id="", account="")
+    with pytest.raises(Permanent, match="AccountSid"):
+        await redirect(world.carrier, msgspec.structs.replace(event, data=texml), OTHER)

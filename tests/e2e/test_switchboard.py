@@ -7,8 +7,9 @@ its own tone, are dispatched; the test listens to the RTP and hears who speaks.
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,12 +18,15 @@ from xml.etree import ElementTree as ET
 
 import aiohttp
 import pytest
+from aiohttp import web
 from livekit import api
 
 from config import Settings
 from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
+from router.observability.metrics import SILENT_CALLERS
+from router.sandbox.serve import serve
 from router.storage import calls as call_store
 from router.storage.engine import Database, open_database
 from tests.support.nodes import (
@@ -35,6 +39,7 @@ from tests.support.nodes import (
 )
 from tests.support.servers.kafka import kafka_server
 from tests.support.servers.postgres import Postgres
+from tests.support.sip.agent import AgentWorker, agent_worker
 from tests.support.sip.caller import SipCall, SipResult, place_calls
 from tests.support.telephony import Telephony, assert_hears_only, real_telephony
 from tests.support.twilio_requests import form, headers, sign
@@ -278,3 +283,101 @@ async def test_an_agent_without_a_worker_is_missing_and_the_fallback_is_dialled(
         record, _ = await board.record(sid, until="call.forwarded")
         assert record.state == "forwarded"
         assert await board.room_is_gone(record.call_id)
+
+
+@asynccontextmanager
+async def twilio_api() -> AsyncIterator[tuple[str, list[dict[str, str]]]]:
+    """Twilio's REST API as far as it is asked here: the updates of calls that it got."""
+    updates: list[dict[str, str]] = []
+
+    async def update(request: web.Request) -> web.Response:
+        updates.append({key: str(value) for key, value in (await request.post()).items()})
+        return web.json_response({"sid": request.match_info["sid"], "status": "in-progress"})
+
+    app = web.Application()
+    app.router.add_post("/2010-04-01/Accounts/{account}/Calls/{sid}.json", update)
+    async with serve(app, 0) as url:
+        yield url, updates
+
+
+@contextmanager
+def two_workers(telephony: Telephony) -> Iterator[dict[str, AgentWorker]]:
+    """Two processes that serve the same agent, told apart by their tones."""
+    name = "nobody-is-registered-for-this"
+    with ExitStack() as stack:
+        yield {
+            str(tone): stack.enter_context(agent_worker(name, tone=tone, livekit=telephony.livekit))
+            for tone in (440.0, 660.0)
+        }
+
+
+async def talking_worker(workers: dict[str, AgentWorker], room: str) -> str:
+    """The tone of the one whose agent is in the room."""
+    async with asyncio.timeout(20):
+        while True:
+            for tone, worker in workers.items():
+                if worker.events("published", room=room):
+                    return tone
+            await asyncio.sleep(0.05)
+
+
+async def test_an_agent_killed_in_the_middle_of_a_call_is_replaced_and_heard_within_3_s(
+    telephony: Telephony, tmp_path: Path
+) -> None:
+    with two_workers(telephony) as workers:
+        async with switchboard(telephony, tmp_path, {}) as board:
+            sid = new_sid()
+            sip = await board.answer(sid, "nobody")
+            leg = asyncio.create_task(board.dialled(sid, sip, enough=60.0, hold=12.0))
+            _, events = await board.record(sid, until="agent.ready")
+            first = await talking_worker(workers, events[0].call_id)
+            await asyncio.sleep(3.0)
+            killed_at = time.monotonic()
+            workers.pop(first).kill()
+            result = await leg
+            [second] = workers
+            before = [at for at in result.audio.moments(float(first)) if at < killed_at]
+            after = [at for at in result.audio.moments(float(second)) if at > killed_at]
+            assert before
+            assert after, "nobody was heard any more"
+            assert after[0] - killed_at < 3.0, after[0] - killed_at
+            record, events = await board.record(sid, until="sip.left")
+            told = [event.type.value for event in events]
+            assert told.count("agent.ready") == 2
+            assert told.count("agent.missing") == 0
+            assert record.disposition == "answered"
+            assert await board.room_is_gone(record.call_id)
+
+
+async def test_where_no_worker_is_left_the_caller_reaches_the_fallback(
+    telephony: Telephony, tmp_path: Path
+) -> None:
+    before = SILENT_CALLERS._value.get()
+    with two_workers(telephony) as workers:
+        async with (
+            twilio_api() as (url, updates),
+            switchboard(
+                telephony,
+                tmp_path,
+                {},
+                dispatch={"deadline": 1.5},
+                providers={"twilio": {"api_url": url}},
+            ) as board,
+        ):
+            sid = new_sid()
+            sip = await board.answer(sid, "nobody")
+            leg = asyncio.create_task(board.dialled(sid, sip, enough=60.0, hold=25.0))
+            _, events = await board.record(sid, until="agent.ready")
+            while workers:  # again and again
+                tone = await talking_worker(workers, events[0].call_id)
+                await asyncio.sleep(2.5)
+                workers.pop(tone).kill()
+            await eventually(lambda: bool(updates), within=10.0)
+            assert FALLBACK in updates[0]["Twiml"]
+            _, events = await board.record(sid, until="call.forwarded")
+            told = [event.type.value for event in events]
+            assert told.count("agent.missing") == 1
+            leg.cancel()  # Twilio ends the dial to LiveKit, and dials the fallback
+            await asyncio.gather(leg, return_exceptions=True)
+            assert len(updates) == 1
+    assert SILENT_CALLERS._value.get() == before

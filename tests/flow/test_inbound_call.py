@@ -1,5 +1,6 @@
 """One inbound call through a whole node, with the sandbox's Twilio and LiveKit around it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from config import Settings
 from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
+from router.observability.metrics import SILENT_CALLERS
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.twilio.call import Call
@@ -28,6 +30,7 @@ from tests.support.nodes import (
     node_settings,
     running,
 )
+from tests.support.settings import merged
 
 
 class World:
@@ -55,8 +58,6 @@ class World:
 
 
 async def _pause() -> None:
-    import asyncio
-
     await asyncio.sleep(0.01)
 
 
@@ -71,7 +72,8 @@ async def world(folder: Path, *, webhooks: bool = True, **more: Any) -> AsyncIte
             account_sid=ACCOUNT, auth_token=TOKEN, webhook_base=base, dial_sip=livekit.invite
         ) as twilio,
     ):
-        settings = node_settings(folder, port=port, livekit_url=livekit.url, **more)
+        api = {"providers": {"twilio": {"api_url": twilio.url}}}
+        settings = node_settings(folder, port=port, livekit_url=livekit.url, **merged(api, more))
         routes = await apply_text(settings)
         async with running(settings, routes=routes) as node:
             await eventually(lambda: node.health()[1]["livekit"] == "ok")
@@ -188,3 +190,84 @@ async def test_a_change_of_the_mapping_holds_for_the_next_call(tmp_path: Path) -
         record, _ = await w.ended(call)
         assert record.agent == "bob"
         assert [job.agent_name for job in w.livekit.jobs] == ["anna", "bob"]
+
+
+async def talking(w: World, to: str = "+14155550100") -> Call:
+    """A call whose caller hears their agent."""
+    call = w.twilio.place_call(to, "+12125550123")
+    await call.answered()
+    await eventually(lambda: silence() == 0 and ready(w) == 1)
+    return call
+
+
+def ready(w: World) -> int:
+    return sum(len(room.agents) for room in w.livekit.rooms)
+
+
+def silence() -> float:
+    return float(SILENT_CALLERS._value.get())
+
+
+@pytest.mark.parametrize("how", ["killed", "dismissed", "killed-without-webhooks"])
+async def test_an_agent_lost_in_the_middle_of_a_call_is_replaced(tmp_path: Path, how: str) -> None:
+    before = silence()
+    async with world(tmp_path, webhooks=not how.endswith("webhooks")) as w:
+        w.livekit.register_worker("anna")
+        call = await talking(w)
+        await asyncio.sleep(0.7)  # it answers when it is asked
+        if how == "dismissed":
+            w.livekit.workers.dismiss("anna")
+        else:
+            w.livekit.workers.kill("anna")
+        await eventually(lambda: len(w.livekit.jobs) == 2, within=3.0)
+        await eventually(lambda: ready(w) == 1)
+        await asyncio.sleep(0.3)
+        assert not call.is_ended
+        call.hangup()
+        record, events = await w.ended(call)
+        told = types(events)
+        assert (told.count("agent.ready"), told.count("agent.dispatched")) == (2, 2)
+        assert (record.disposition, record.agent) == ("answered", "anna")
+        assert silence() == before
+        await eventually(lambda: not w.livekit.rooms.get(record.call_id))
+
+
+@pytest.mark.parametrize(("to", "fallback"), [("+14155550100", True), ("+14155550101", False)])
+async def test_a_caller_whose_agent_is_lost_for_good_is_put_through_or_told(
+    tmp_path: Path, to: str, fallback: bool
+) -> None:
+    async with world(tmp_path, dispatch={"deadline": 0.4}) as w:
+        w.livekit.register_worker("anna")
+        w.livekit.register_worker("bob")
+        call = await talking(w, to)
+        for name in ("anna", "bob"):
+            w.livekit.workers.unregister(name)
+        w.livekit.workers.kill(lingers=0.0)
+        await eventually(lambda: "rest.redirected" in call.whats(), within=5.0)
+        if fallback:
+            await eventually(lambda: call.whats().count("dial.answered") == 2)
+            assert "<Number>+14155550199</Number>" in call.twiml[1]
+            await asyncio.sleep(0.3)
+            assert not call.is_ended
+            call.hangup()
+        else:
+            await eventually(lambda: "said" in call.whats())
+        record, events = await w.ended(call)
+        told = types(events)
+        assert told.count("agent.missing") == 1
+        assert told.count("call.forwarded") == fallback
+        assert record.disposition == ("forwarded" if fallback else "answered")
+        assert record.duration == pytest.approx(call.duration, abs=1.0)
+        assert call.status == "completed"
+
+
+async def test_an_agent_that_dies_again_and_again_leaves_the_caller_to_the_fallback(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as w:
+        w.livekit.register_worker("anna", Behaviour(dies_after=0.8))
+        call = await talking(w)
+        await eventually(lambda: "rest.redirected" in call.whats(), within=20.0)
+        assert len(w.livekit.jobs) == 4
+        call.hangup()
+        await w.ended(call)

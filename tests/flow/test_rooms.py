@@ -10,7 +10,7 @@ from random import Random
 
 from livekit import api
 
-from consumers.dispatch.rooms import LEASE, Rooms, Tell
+from consumers.dispatch.cleanup import LEASE, RoomCleanup, Tell
 from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType as T
@@ -64,8 +64,8 @@ async def world(
             yield livekit, client, database
 
 
-def made(client: LiveKitClient, database: Database, tell: Tell) -> Rooms:
-    return Rooms(
+def made(client: LiveKitClient, database: Database, tell: Tell) -> RoomCleanup:
+    return RoomCleanup(
         client,
         Later(),
         Random(7),

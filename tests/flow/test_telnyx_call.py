@@ -32,7 +32,7 @@ from tests.support.sandbox_telnyx import API_KEY, SEED
 
 ANNA, NOBODY, UNKNOWN = "+14155550100", "+14155550102", "+14155559999"
 FALLBACK, CALLER = "+14155550199", "+12125550123"
-TEXML, TEXML_NOBODY = "+14155550103", "+14155550104"
+TEXML, TEXML_NOBODY, TEXML_ANNA = "+14155550103", "+14155550104", "+14155550105"
 MAPPING = f"""
 agents:
   - {{name: anna, livekit_agent_name: anna}}
@@ -41,6 +41,7 @@ numbers:
   - {{number: "{ANNA}", provider: telnyx, agent: anna, fallback: "{FALLBACK}"}}
   - {{number: "{NOBODY}", provider: telnyx, agent: nobody, fallback: "{FALLBACK}"}}
   - {{number: "{TEXML}", provider: telnyx, agent: anna}}
+  - {{number: "{TEXML_ANNA}", provider: telnyx, agent: anna, fallback: "{FALLBACK}"}}
   - {{number: "{TEXML_NOBODY}", provider: telnyx, agent: nobody, fallback: "{FALLBACK}"}}
 """
 
@@ -93,7 +94,7 @@ async def world(
             disorder=disorder,
         ) as telnyx,
     ):
-        telnyx.texml_numbers |= {TEXML, TEXML_NOBODY}
+        telnyx.texml_numbers |= {TEXML, TEXML_NOBODY, TEXML_ANNA}
         settings = settings_of(folder, telnyx, port, livekit.url, **more)
         routes = await apply_text(settings, MAPPING)
         async with running(settings, routes=routes) as node:
@@ -241,3 +242,52 @@ async def test_what_could_not_be_delivered_is_caught_up_at_the_next_start(tmp_pa
         assert record.agent == "anna"
         assert livekit.jobs == []
         assert commands(call) == []
+
+
+@pytest.mark.parametrize("has_worker", [True, False])
+async def test_an_agent_lost_in_the_middle_of_a_call_is_replaced_or_the_caller_put_through(
+    tmp_path: Path, has_worker: bool
+) -> None:
+    async with world(tmp_path, dispatch={"deadline": 0.5}) as w:
+        w.livekit.register_worker("anna")
+        call = w.telnyx.place_call(ANNA, CALLER)
+        assert await call.answered()
+        await eventually(lambda: any(room.agents for room in w.livekit.rooms))
+        await asyncio.sleep(0.3)
+        if not has_worker:
+            w.livekit.workers.unregister("anna")
+        w.livekit.workers.kill(lingers=0.0)
+        if has_worker:
+            await eventually(lambda: len(w.livekit.jobs) == 2, within=3.0)
+            await asyncio.sleep(0.5)
+            assert commands(call) == ["transfer"]
+        else:
+            await eventually(lambda: call.whats().count("dial.answered") == 2, within=5.0)
+            assert [leg.to for leg in call.dialled[1:]] == [FALLBACK]
+        await asyncio.sleep(0.3)
+        assert call.caller.is_alive
+        w.telnyx.hang_up(call)
+        record, _ = await w.ended(call)
+        assert record.disposition == ("answered" if has_worker else "forwarded")
+        await eventually(lambda: not list(w.livekit.rooms))
+
+
+@pytest.mark.parametrize("number", [TEXML, TEXML_ANNA])
+async def test_a_texml_caller_whose_agent_is_lost_gets_another_document(
+    tmp_path: Path, number: str
+) -> None:
+    async with world(tmp_path, dispatch={"deadline": 0.5}) as w:
+        w.livekit.register_worker("anna")
+        call = w.telnyx.place_call(number, CALLER)
+        assert await call.answered()
+        await eventually(lambda: "dial.answered" in call.whats())
+        w.livekit.workers.unregister("anna")
+        w.livekit.workers.kill(lingers=0.0)
+        await eventually(lambda: "rest.redirected" in call.whats(), within=5.0)
+        if number == TEXML:  # without a fallback
+            await eventually(lambda: bool(call.said))
+        else:
+            await eventually(lambda: call.whats().count("dial.answered") == 2)
+            assert call.dialled[-1].to == FALLBACK
+            w.telnyx.hang_up(call)
+        await w.ended(call)

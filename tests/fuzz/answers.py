@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 from typing_extensions import override
 
+from config import load
 from router.errors import BadPayload, EffectError
 from router.events.model import Decision, Event
 from router.provider import CallRef, SipTarget
@@ -31,7 +32,9 @@ from tests.providers.found import Payload, StillClock, payloads
 _STATUSES: Final = (200, 201, 204, 302, 400, 404, 422, 429, 500, 503)
 _NOW: Final = 1_780_000_000_000_000
 _REF: Final = CallRef("id", "CA" + "0f" * 16, "AC" + "a1" * 16, "v3:control")
-_COMMANDS: Final = telnyx._Commands(SipTarget("sip.example.com", "tls", "user", "password"), 20)
+_COMMANDS: Final = telnyx._Commands(
+    SipTarget("sip.example.com", "tls", "user", "password"), load().providers.telnyx
+)
 _DECISIONS: Final = (
     Decision(action="dispatch", reason="", table_version=1, fallback="+14155550111"),
     Decision(action="forward", reason="", table_version=1, fallback="+14155550111"),

@@ -91,10 +91,10 @@ async def _assert_free(process: Process) -> None:
     """As many places can be had as there are, and no more: none was given back twice."""
     async with asyncio.timeout(1.0):
         for _ in range(PLACES):
-            await process.watch.reserve()
-    assert process.watch._slots.locked()
+            await process.active.reserve()
+    assert process.active._slots.locked()
     for _ in range(PLACES):
-        process.watch.free()
+        process.active.free()
 
 
 def test_a_claim_that_can_not_be_read_costs_no_place() -> None:
@@ -131,8 +131,8 @@ def test_a_connection_that_is_replaced_before_it_began_gives_its_place_back() ->
         assert claim is not None
         process = Process(world, "p1")
         for _ in range(2):
-            await process.watch.reserve()
-            process.watch.begin(claim, fresh=True)
+            await process.active.reserve()
+            process.active.begin(claim, fresh=True)
         await asyncio.sleep(30.0)
         await _assert_free(process)
         await process.stop()

@@ -1,4 +1,4 @@
-"""`consumers.dispatch.ports.ClaimStore` in memory, by the rules of `router.storage.claims`.
+"""`consumers.dispatch.store.ClaimStore` in memory, by the rules of `router.storage.claims`.
 
 `tests/unit/test_dispatch_claims.py` holds the two against each other.
 """
@@ -119,6 +119,23 @@ class FakeClaims:
             return None
         lease = (row.lease_until - self._clock.now()) / 1e6
         return self._write(row, row.owner, lease, state=state)
+
+    async def reopen(self, claim: Claim, *, owner: str, lease: float, attempt: int) -> Claim | None:
+        await self._work()
+        row = self.rows.get(claim.call_id)
+        if row is None or row.fence != claim.fence or row.state != "ready":
+            return None
+        return self._write(
+            row, owner, lease, state="dispatching", fence=row.fence + 1, attempt=attempt
+        )
+
+    async def revive(self, claim: Claim) -> Claim | None:
+        await self._work()
+        row = self.rows.get(claim.call_id)
+        if row is None or row.fence != claim.fence or row.state != "missing":
+            return None
+        lease = (row.lease_until - self._clock.now()) / 1e6
+        return self._write(row, row.owner, lease, state="ready")
 
     async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:
         await self._work()

@@ -1,24 +1,26 @@
 """Processes that run the dispatch consumer over one log, one database and one LiveKit, all fake."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
 from config.settings import DispatchSettings
-from consumers.complaints import Complaints
 from consumers.consumer import ConsumerSpec
 from consumers.dispatch import CONSUMER
-from consumers.dispatch.connect import Means
+from consumers.dispatch.active import ActiveCalls
+from consumers.dispatch.cleanup import RoomCleanup
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.handler import Dispatcher
-from consumers.dispatch.ports import ClaimStore
-from consumers.dispatch.rooms import Rooms
-from consumers.dispatch.watch import Watch
+from consumers.dispatch.pending import Context
+from consumers.dispatch.store import ClaimStore
+from consumers.dispatch.supervision import Silences
 from consumers.runner import Limits, Runner
+from consumers.throttled_log import ThrottledLog
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.provider import Carrier
+from router.providers.livekit.client import Participant
 from router.providers.livekit.events import participant_event
 from router.storage.claims import Claim
 from tests.support.fake_claims import FakeClaims
@@ -45,6 +47,7 @@ class World:
         self.claims = FakeClaims(self.clock, latency=0.004, seen=self._seen)
         self.store: ClaimStore = self.claims  # what the processes use
         self.carriers: dict[str, Carrier] = {}
+        self.silences = Silences(self.clock)
         self._deliveries: set[asyncio.Task[None]] = set()
 
     def _seen(self, claim: Claim) -> None:
@@ -60,6 +63,18 @@ class World:
         self.rooms.on_join = lambda room, agent: self._deliver(
             participant_event(EventType.AGENT_JOINED, room, agent, time=self.clock.now())
         )
+
+    def all_webhooks(self) -> None:
+        """From now on LiveKit tells of every agent that joins, speaks and leaves."""
+
+        def tell(kind: EventType) -> Callable[[str, Participant], None]:
+            return lambda room, who: self._deliver(
+                participant_event(kind, room, who, time=self.clock.now(), raw={"event": "x"})
+            )
+
+        self.rooms.on_join = tell(EventType.AGENT_JOINED)
+        self.rooms.on_speak = tell(EventType.AGENT_READY)
+        self.rooms.on_left = tell(EventType.AGENT_LEFT)
 
     def _deliver(self, event: Event) -> None:
         task = asyncio.create_task(self.tell(event))
@@ -86,25 +101,26 @@ class Process:
 
     def __init__(self, world: World, name: str, seed: int = 7) -> None:
         random = Random(seed)
-        means = Means(
+        context = Context(
             claims=world.store,
-            effects=Effects(world.rooms, world.log, world.clock, random),
-            complaints=Complaints(world.clock),
+            effects=Effects(world.rooms, world.log, world.carriers, world.clock, random),
+            problems=ThrottledLog(world.clock),
             clock=world.clock,
             random=random,
             settings=world.settings,
             poll_interval=POLL,
+            silences=world.silences,
         )
-        self.watch = Watch(means, name)
-        self.rooms = Rooms(
+        self.active = ActiveCalls(context, name)
+        self.rooms = RoomCleanup(
             world.rooms,
             world.clock,
             random,
             lead=nobody_leads,
             states=world.claims.states,
-            tell=means.effects.tell,
+            tell=context.effects.tell,
         )
-        self.consumer = Dispatcher(means, self.watch, self.rooms, world.carriers)
+        self.consumer = Dispatcher(context, self.active, self.rooms, world.carriers)
         self._stop = asyncio.Event()
         spec: ConsumerSpec = CONSUMER
         self.runner = Runner(
@@ -123,7 +139,7 @@ class Process:
 
     async def crash(self) -> None:
         """As by SIGKILL: nothing is drained, committed or released."""
-        doomed = [*self._tasks, *(task for _, task in self.watch._waiting.values())]
+        doomed = [*self._tasks, *(task for _, task in self.active._waiting.values())]
         for task in doomed:
             task.cancel()
         await asyncio.wait(doomed)
@@ -134,7 +150,7 @@ class Process:
         await self._tasks[0]
         self._tasks[1].cancel()
         await asyncio.wait(self._tasks)
-        await self.watch.release()
+        await self.active.release()
 
 
 @asynccontextmanager

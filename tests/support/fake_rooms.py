@@ -1,4 +1,4 @@
-"""`consumers.dispatch.ports.AgentRooms` in memory: LiveKit with its habits and its failures.
+"""`consumers.dispatch.effect.AgentRooms` in memory: LiveKit with its habits and its failures.
 
 As the real one: every `create_dispatch` starts one more agent, whatever went before; an accepted
 dispatch says nothing about an agent; withdrawing a dispatch takes its agent out of the room, but a
@@ -7,11 +7,19 @@ stubborn one that is on its way comes all the same.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from router.errors import Ambiguous, Permanent, Transient
-from router.providers.livekit.client import Dispatch, Participant, Room
+from router.providers.livekit.client import Dispatch, Participant, PollBudget, Room
+
+
+def _loop_time() -> float:
+    """Also before the loop runs, where a test makes its world."""
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop().time()
+    return 0.0
 
 
 class Fate(Enum):
@@ -38,6 +46,7 @@ class _Made:
     stubborn: bool = False
     deleted: bool = False  # the dispatch
     gone: bool = False  # the agent: it left, or will not come
+    killed: bool = False  # its process
 
 
 @dataclass
@@ -54,8 +63,16 @@ class FakeRooms:
     silent: bool = False  # connects, and never answers
     made: list[_Made] = field(default_factory=list)
     sip: dict[str, dict[str, Participant]] = field(default_factory=dict)
+    people: dict[str, list[Participant]] = field(default_factory=dict)  # in browsers
     closed: list[str] = field(default_factory=list)
     asked: int = 0
+    pinged: int = 0
+    knows_rpc: bool = True  # whether the agents' SDK answers
+    transfers: bool = False  # whether the carrier takes a REFER
+    transferred: list[tuple[str, str, str]] = field(default_factory=list)
+    polls: PollBudget = field(default_factory=lambda: PollBudget(300.0, _loop_time))
+    on_speak: Callable[[str, Participant], None] = lambda room, agent: None  # LiveKit's webhook
+    on_left: Callable[[str, Participant], None] = lambda room, agent: None  # LiveKit's webhook
     on_join: Callable[[str, Participant], None] = lambda room, agent: None  # LiveKit's webhook
 
     async def create_dispatch(self, *, room: str, agent_name: str, metadata: str) -> str:
@@ -89,6 +106,11 @@ class FakeRooms:
     def _joined(self, made: _Made) -> None:
         if not made.gone:
             self.on_join(made.room, self._agent(made))
+            asyncio.get_running_loop().call_later(self.speak_after, self._speaks, made)
+
+    def _speaks(self, made: _Made) -> None:
+        if not made.gone:
+            self.on_speak(made.room, self._agent(made))
 
     async def delete_dispatch(self, *, room: str, dispatch_id: str) -> None:
         await self._network()
@@ -125,7 +147,7 @@ class FakeRooms:
     async def participants(self, room: str) -> Sequence[Participant]:
         await self._network()
         agents = [self._agent(made) for made in self._standing(room) if self._is_inside(made)]
-        return [*agents, *self.sip.get(room, {}).values()]
+        return [*agents, *self.sip.get(room, {}).values(), *self.people.get(room, [])]
 
     def _agent(self, made: _Made) -> Participant:
         speaks = made.joins_at is not None and self._now() >= made.joins_at + self.speak_after
@@ -142,6 +164,41 @@ class FakeRooms:
     def _is_inside(self, made: _Made) -> bool:
         return not made.gone and made.joins_at is not None and self._now() >= made.joins_at
 
+    async def answers(self, *, room: str, identity: str, within: float) -> bool | None:
+        self.pinged += 1
+        made = next((m for m in self._standing(room) if identity == f"agent-{m.id}"), None)
+        if made is None or not self._is_inside(made):
+            return None
+        if made.killed or not self.knows_rpc:
+            await asyncio.sleep(within)
+            return False
+        await asyncio.sleep(self.latency)
+        return True
+
+    async def transfer(self, *, room: str, identity: str, to: str) -> None:
+        await self._network()
+        if not self.transfers:
+            raise Permanent("the carrier does not transfer")
+        self.transferred.append((room, identity, to))
+        for sid in [s for s, leg in self.sip.get(room, {}).items() if leg.identity == identity]:
+            del self.sip[room][sid]
+
+    def kill_agents(self, room: str, *, lingers: float = 21.0) -> None:
+        """Their processes are gone; LiveKit lists them, publishing, until it notices."""
+        for made in self._standing(room):
+            if self._is_inside(made):
+                made.killed = True
+                asyncio.get_running_loop().call_later(
+                    lingers, self.agents_leave, room, "CONNECTION_TIMEOUT"
+                )
+
+    def agents_leave(self, room: str, reason: str = "CLIENT_INITIATED") -> None:
+        """They leave the room, and LiveKit's webhook says so."""
+        for made in self._standing(room):
+            if self._is_inside(made):
+                made.gone = True
+                self.on_left(room, replace(self._agent(made), disconnect_reason=reason))
+
     async def delete_room(self, room: str) -> None:
         await self._network()
         self.closed.append(room)
@@ -155,6 +212,14 @@ class FakeRooms:
             sid, "sip_caller", "SIP", "", publishes_audio=True, attributes=attributes, joined_at=0
         )
         self.sip.setdefault(room, {})[sid] = who
+        return who
+
+    def person_joins(self, room: str) -> Participant:
+        """Somebody in a browser, who can be heard."""
+        who = Participant(
+            "PA_person", "carol", "STANDARD", "", publishes_audio=True, attributes={}, joined_at=0
+        )
+        self.people.setdefault(room, []).append(who)
         return who
 
     def caller_leaves(self, room: str, sid: str = "PA_caller") -> None:

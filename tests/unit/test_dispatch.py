@@ -214,6 +214,8 @@ def test_a_caller_without_an_agent_rings_no_longer_unless_somebody_answered(
     async def scenario() -> None:
         world = World(_fates(Fate.SWALLOWED, Fate.SWALLOWED))
         world.rooms.caller_joins(CALL, **{"sip.callStatus": status})
+        if stays:
+            world.rooms.person_joins(CALL)
         async with process(world):
             await world.tell(initiated(CALL))
             await asyncio.sleep(7.5)
@@ -533,7 +535,7 @@ def test_no_more_calls_at_once_than_set() -> None:
         async with process(world) as running:
             await world.tell(*(initiated(call) for call in calls))
             await asyncio.sleep(3.0)
-            assert len(running.watch._waiting) == world.settings.concurrency
+            assert len(running.active._waiting) == world.settings.concurrency
             await asyncio.sleep(40.0)
         assert {world.state(call) for call in calls} == {"missing"}
         assert world.log.all(dead_topic(CALLS_TOPIC)) == []

@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from config import load
-from consumers.dispatch.ports import ClaimStore
-from consumers.dispatch.store import StoredClaims
+from consumers.dispatch.store import ClaimStore, StoredClaims
 from router.storage.claims import Claim, ClaimState
 from router.storage.engine import Database, open_database
 from router.storage.migrate import migrate
@@ -53,7 +52,8 @@ def _comparable(claim: Claim | None) -> object:
 async def _step(store: ClaimStore, known: dict[str, Claim], random: Random) -> object:
     call = random.choice(["a", "b"])
     lease = random.choice([0.0, _LONG])
-    match random.choice(["claim", "advance", "advance", "advance", "settle", "due", "get"]):
+    kinds = ["claim", "advance", "advance", "advance", "settle", "due", "get", "reopen", "revive"]
+    match random.choice(kinds):
         case "claim":
             claim = await store.claim(
                 call,
@@ -72,6 +72,10 @@ async def _step(store: ClaimStore, known: dict[str, Claim], random: Random) -> o
                 attempt=random.choice([None, 1, 2]),
                 due_in=random.choice([None, 0.0, _LONG]),
             )
+        case "reopen" if call in known:
+            claim = await store.reopen(known[call], owner="p2", lease=lease, attempt=3)
+        case "revive" if call in known:
+            claim = await store.revive(known[call])
         case "settle":
             states: list[Literal["ready", "over"]] = ["ready", "ready", "over"]
             claim = await store.settle(call, random.choice(states))

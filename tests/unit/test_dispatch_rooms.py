@@ -9,7 +9,7 @@ from random import Random
 import msgspec
 import pytest
 
-from consumers.dispatch.rooms import Rooms
+from consumers.dispatch.cleanup import RoomCleanup
 from router.errors import EffectError, Permanent, StorageUnavailable, Transient
 from router.events.ids import call_id
 from router.events.model import Event, EventData
@@ -90,9 +90,9 @@ class Project:
             raise self.failing[room]
 
 
-def made(project: Project) -> Rooms:
+def made(project: Project) -> RoomCleanup:
     clock = FakeClock()
-    return Rooms(
+    return RoomCleanup(
         project, clock, Random(7), lead=project.lead, states=project.states, tell=project.tell
     )
 
@@ -229,7 +229,7 @@ def of_agent(webhook: str, room: str = ROOM) -> Event:
 @pytest.mark.parametrize("webhook", ["participant_joined", "track_published"])
 def test_an_agent_that_came_is_told_of_with_its_call(webhook: str) -> None:
     project = Project(inside={ROOM: [AGENT, CALLER_OVER_A_TRUNK]})
-    fake_time.run(made(project).hear(of_agent(webhook)))
+    fake_time.run(made(project).after(of_agent(webhook)))
     kinds = [told.type for told in project.told]
     assert kinds == [T.CALL_INITIATED, T.CALL_ANSWERED, T.AGENT_JOINED, T.AGENT_READY]
     assert {told.call_id for told in project.told} == {call_id("twilio", "AC1", "CA1")}
@@ -247,18 +247,18 @@ def test_an_agent_that_came_is_told_of_with_its_call(webhook: str) -> None:
 )
 def test_nothing_else_costs_a_request(other: Event) -> None:
     project = Project(inside={ROOM: [AGENT, CALLER_OVER_A_TRUNK]})
-    fake_time.run(made(project).hear(other))
+    fake_time.run(made(project).after(other))
     assert (project.asked, project.told) == ([], [])
 
 
 def test_an_agent_whose_room_is_gone_or_has_no_phone_tells_nothing() -> None:
     project = Project(inside={"web": [AGENT]})
     for room in ("gone", "web"):
-        fake_time.run(made(project).hear(of_agent("track_published", room)))
+        fake_time.run(made(project).after(of_agent("track_published", room)))
     assert project.told == []
 
 
 def test_what_livekit_did_not_say_is_asked_again() -> None:
     project = Project(failing={ROOM: Transient("can't be reached")})
     with pytest.raises(Transient):
-        fake_time.run(made(project).hear(of_agent("track_published")))
+        fake_time.run(made(project).after(of_agent("track_published")))

@@ -173,6 +173,6 @@ def test_a_claim_that_can_not_be_read_is_left_to_the_version_that_wrote_it() -> 
         async with process(world, "heir") as heir:
             await asyncio.sleep(20.0)
             assert (world.state(strange), world.state(plain)) == ("claimed", "ready")
-            assert not heir.watch._slots.locked()
+            assert not heir.active._slots.locked()
 
     fake_time.run(scenario())

@@ -8,9 +8,11 @@ from typing import Any
 
 import jwt
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 from livekit import api
+from livekit.protocol import models
 from multidict import CIMultiDict
 
 from router.errors import BadPayload, BadSignature, ConfigError
@@ -18,6 +20,8 @@ from router.events.ids import call_id
 from router.events.model import Event
 from router.events.types import EventType
 from router.provider import WebhookRequest
+from router.providers.livekit import client
+from router.providers.livekit.message import read
 from router.providers.livekit.source import LiveKitSource
 
 KEY, SECRET = "devkey", "a-secret-of-thirty-two-characters"
@@ -134,10 +138,49 @@ def test_signed_but_unreadable(content: bytes) -> None:
 
 
 def test_the_field_that_is_wrong_is_named_and_its_value_is_not() -> None:
-    who = participant("SIP", attributes={"sip.phoneNumber": 14155550100})
-    with pytest.raises(BadPayload, match=r"participant\.attributes") as caught:
+    who = participant("SIP", identity=[14155550100])
+    with pytest.raises(BadPayload, match=r"participant\.identity") as caught:
         parsed(body("participant_joined", participant=who))
     assert "14155550100" not in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", [None, 7, 1.5, True, [], {"a": None}])
+def test_an_attribute_that_is_no_text_costs_nothing_but_itself(odd: object) -> None:
+    known = {"sip.callStatus": "active", "sip.ruleID": "SDR_1", "sip.callID": "SCL_1"}
+    event = parsed(
+        body("participant_joined", participant=participant("SIP", attributes=known | {"x": odd}))
+    )
+    assert (event.type, event.data.status) == (EventType.SIP_JOINED, "active")
+    alone = parsed(body("participant_joined", participant=participant("AGENT", attributes=odd)))
+    assert alone.type == EventType.AGENT_JOINED
+
+
+def test_a_number_in_an_attribute_is_the_text_that_it_is_written_as() -> None:
+    who = participant("SIP", attributes={"sip.twilio.callSid": 14155550100, "sip.callStatus": None})
+    event = parsed(body("participant_joined", participant=who))
+    assert (event.data.provider_call_id, event.data.status) == ("14155550100", "")
+
+
+@pytest.mark.parametrize(
+    ("track", "heard"),
+    [
+        ({"type": "AUDIO"}, True),
+        ({"type": 0}, True),
+        ({}, True),  # the enum's default is AUDIO
+        ({"type": "AUDIO", "muted": None}, True),
+        ({"type": "AUDIO", "muted": True}, False),
+        ({"type": "VIDEO"}, False),
+        ({"type": "DATA"}, False),
+    ],
+)
+def test_webhook_and_api_agree_on_who_can_be_heard(track: dict[str, Any], heard: bool) -> None:
+    info = models.ParticipantInfo(kind=models.ParticipantInfo.Kind.AGENT)
+    json_format.ParseDict({"tracks": [track]}, info)
+    assert client.participant(info).publishes_audio is heard
+    told = read({"participant": {"tracks": [track, None]}}).participant.participant
+    assert told.publishes_audio is heard
+    event = parsed(body("track_published", participant=participant("AGENT"), track=track))
+    assert (event.type == EventType.AGENT_READY) is heard
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`router.providers.twilio.api` against Twilio's stand-in, and against what else may answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -11,8 +11,10 @@ from aiohttp import web
 from config import load
 from router.clock import SystemClock
 from router.errors import Ambiguous, EffectError, Permanent, Transient
-from router.provider import CallRef, ProviderContext, SipTarget, Standing
+from router.events.model import Event
+from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
 from router.providers.twilio.api import open_carrier
+from router.providers.twilio.events import incoming_call
 from router.sandbox.serve import serve
 from router.sandbox.twilio import TwilioStandIn
 from tests.support.nodes import free_port
@@ -45,11 +47,31 @@ async def asking(url: str) -> AsyncIterator[Ask]:
         "accounts": {SUBACCOUNT: [ITS_TOKEN], TOKENLESS: [], ACCOUNT: ["one-more-auth-token"]},
         "api_url": url,
     }
-    settings = load(overrides={"providers": {"twilio": twilio}})
-    target = SipTarget("sip.example", "udp", "user", "password")
-    async with open_carrier(ProviderContext(settings, target, SystemClock())) as carrier:
+    async with carrier_at(twilio) as carrier:
         assert carrier.standing is not None
         yield carrier.standing
+
+
+@asynccontextmanager
+async def carrier_at(twilio: Mapping[str, object]) -> AsyncIterator[Carrier]:
+    overrides = {"public_url": "https://switchboard.example", "providers": {"twilio": twilio}}
+    target = SipTarget("sip.example", "udp", "user", "password")
+    context = ProviderContext(load(overrides=overrides), target, SystemClock())
+    async with open_carrier(context) as carrier:
+        yield carrier
+
+
+@asynccontextmanager
+async def redirecting(url: str) -> AsyncIterator[Callable[[Event, str], Awaitable[None]]]:
+    twilio = {"account_sid": ACCOUNT, "auth_tokens": [TOKEN], "api_url": url}
+    async with carrier_at(twilio) as carrier:
+        assert carrier.redirect is not None
+        yield carrier.redirect
+
+
+def incoming(sid: str, account: str = ACCOUNT) -> Event:
+    fields = {"CallSid": sid, "From": CALLER, "To": CALLED, "CallStatus": "ringing"}
+    return incoming_call({**fields, "AccountSid": account}, account, 0)
 
 
 def ref(sid: str = SID, account: str = ACCOUNT) -> CallRef:
@@ -207,3 +229,34 @@ async def test_twilio_that_is_away_can_be_asked_again() -> None:
     async with asking(f"http://127.0.0.1:{free_port()}") as ask:
         with pytest.raises(Transient):
             await asyncio.gather(ask(ref()), ask(ref()))
+
+
+@pytest.mark.parametrize("fallback", ["+14155550199", ""])
+async def test_an_answered_caller_is_redirected(
+    twilio: TwilioStandIn, switch: Switch, web_server: Server, fallback: str
+) -> None:
+    switch.prepare = answers
+    call = twilio.place_call(CALLED, CALLER)
+    await call.answered()
+    async with redirecting(twilio.url) as redirect:
+        await redirect(incoming(call.sid), fallback)
+        await call.changed.until(lambda: len(call.twiml) == 2)
+        if fallback:
+            assert "<Number>+14155550199</Number>" in call.twiml[1]
+            assert (
+                "https://switchboard.example/webhooks/twilio/dial?stage=fallback" in call.twiml[1]
+            )
+            call.hangup()
+        await call.ended()
+        assert ("said" in call.whats()) is not bool(fallback)
+        await redirect(incoming(call.sid), fallback)  # it is over: nobody is left to be told
+        assert call.whats().count("rest.redirected") == 1
+
+
+async def test_who_can_not_be_redirected(twilio: TwilioStandIn) -> None:
+    async with redirecting(twilio.url) as redirect:
+        await redirect(incoming(SID), "+14155550199")  # no such call
+        with pytest.raises(Permanent, match="no Auth Token"):
+            await redirect(incoming(SID, "AC" + "7" * 32), "+14155550199")
+        with pytest.raises(Permanent, match=r"E\.164"):
+            await redirect(incoming(SID), "12")

@@ -12,15 +12,19 @@ more agent each time). Errors become the three that matter to a caller:
 """
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiohttp
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from livekit import api
 from livekit.protocol import agent, models
+from livekit.protocol import room as room_proto
 
 from config.settings import LiveKitSettings
 from router.errors import Ambiguous, EffectError, Permanent, Transient
@@ -28,11 +32,20 @@ from router.errors import Ambiguous, EffectError, Permanent, Transient
 T = TypeVar("T")
 
 _KINDS = models.ParticipantInfo.Kind
+_TOO_MANY: Final = 429
 _REFUSED = {"resource_exhausted"}
 _HINTS = {  # by the status of an answer that bears no code
     401: ": are livekit.api_key and livekit.api_secret the project's, and is the clock right?",
     404: ": is livekit.url right?",
 }
+_BUSY: Final = 10.0  # seconds without polls after LiveKit said that these are too many requests
+_BURST: Final = 10.0  # seconds' worth of polls that may come at once
+_SCARCE: Final = 0.5  # share of a full budget that what can wait leaves to what can't
+_TRANSFER: Final = 10  # seconds; a consumer's handler may take 15
+_PING: Final = "switchboard.ping"  # no agent knows it: its SDK answers by itself
+_RPC_ERROR: Final = re.compile(r"RpcError (\d{4})")  # codes: docs.livekit.io/home/client/data/rpc
+_ANSWERED: Final = frozenset(("1400", "1404", "1500", "1504"))  # the participant said so itself
+_NO_ANSWER: Final = frozenset(("1501", "1502"))
 _UNKNOWN_OUTCOME = {
     "internal",
     "unavailable",
@@ -75,13 +88,70 @@ class Participant:
     joined_at: int  # µs since epoch
     disconnect_reason: str = ""  # LiveKit's name for why it left, once it has
 
+    @property
+    def is_dialled(self) -> bool:
+        """Whether a SIP participant was called by somebody in the room, and did not call in."""
+        return bool(self.attributes.get("sip.callID")) and not self.attributes.get("sip.ruleID")
+
+    @property
+    def is_ringing(self) -> bool:
+        """Whether a SIP participant waits for somebody to answer."""
+        return self.attributes.get("sip.callStatus") == "ringing"
+
+
+def is_audible(track_type: str, *, muted: bool) -> bool:
+    """Whether a track can be heard: the one rule, for what webhooks and what the API say.
+
+    Sound that is not muted. A picture says nothing to a caller; a muted track is silence, and
+    LiveKit has no webhook for its end, so the poll finds that.
+    """
+    return track_type == "AUDIO" and not muted
+
+
+class PollBudget:
+    """What this process may ask LiveKit again and again: a token bucket.
+
+    LiveKit Cloud allows a project 1,000 requests a minute, of all kinds. What must be done
+    (dispatches, withdrawals, the look before one) never waits for this budget; polls, which only
+    find what no webhook told, wait for all else.
+    """
+
+    def __init__(self, per_minute: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._rate = per_minute / 60  # a second
+        self._full = max(1.0, self._rate * _BURST)
+        self._monotonic = monotonic
+        self._left = self._full
+        self._filled_at = monotonic()
+
+    def spend(self, *, can_wait: bool = False) -> bool:
+        """Take the place of one request, if there is one; `can_wait`: only if there are many."""
+        now = self._monotonic()
+        if now > self._filled_at:
+            self._left = min(self._full, self._left + (now - self._filled_at) * self._rate)
+            self._filled_at = now
+        if self._left < (max(1.0, self._full * _SCARCE) if can_wait else 1.0):
+            return False
+        self._left -= 1
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """LiveKit wants fewer requests: none for so long."""
+        self._left = 0.0
+        self._filled_at = max(self._filled_at, self._monotonic() + seconds)
+
 
 class LiveKitClient:
-    """Rooms, participants, dispatches and the SIP set-up of one LiveKit project."""
+    """Rooms, participants, dispatches and the SIP set-up of one LiveKit project.
 
-    def __init__(self, sdk: api.LiveKitAPI, *, timeout: float) -> None:
+    `polls`: the budget of those who ask again and again; a 429 to any request empties it.
+    """
+
+    def __init__(
+        self, sdk: api.LiveKitAPI, *, timeout: float, polls: PollBudget | None = None
+    ) -> None:
         self._sdk = sdk
         self._timeout = timeout  # seconds
+        self.polls = polls or PollBudget(float("inf"))
 
     @property
     def sip(self) -> api.sip_service.SipService:
@@ -138,12 +208,55 @@ class LiveKitClient:
         request = api.RoomParticipantIdentity(room=room, identity=identity)
         await self._unless_gone(room, lambda: self._sdk.room.remove_participant(request))
 
+    async def answers(self, *, room: str, identity: str, within: float) -> bool | None:
+        """Whether an agent's process answers within so many seconds; None: LiveKit did not say.
+
+        A participant whose process was killed stays in the room for some 21 s, publishing silence
+        (1.13.5). An RPC reaches the process itself: its SDK answers one that it does not know, in a
+        few milliseconds. SDKs from before there were RPCs never answer.
+        """
+        request = room_proto.PerformRpcRequest(
+            room=room,
+            destination_identity=identity,
+            method=_PING,
+            response_timeout_ms=round(within * 1000),
+        )
+        service = self._sdk.room  # which has no method for it
+        grants = service._auth_header(api.VideoGrants(room_admin=True, room=room))  # noqa: SLF001
+        try:
+            await self.call(
+                lambda: service._client.request(  # noqa: SLF001
+                    "RoomService", "PerformRpc", request, grants, room_proto.PerformRpcResponse
+                )
+            )
+        except EffectError as error:
+            found = _RPC_ERROR.search(str(error))
+            code = found[1] if found else ""
+            return True if code in _ANSWERED else False if code in _NO_ANSWER else None
+        return True
+
+    async def transfer(self, *, room: str, identity: str, to: str) -> None:
+        """Ask the carrier of a SIP leg to connect it to `to` (SIP REFER); the leg then ends.
+
+        Whoever is there has some seconds to answer. Raises as `call`; Permanent where the carrier
+        does not do that.
+        """
+        request = api.TransferSIPParticipantRequest(
+            room_name=room,
+            participant_identity=identity,
+            transfer_to=to,
+            ringing_timeout=Duration(seconds=_TRANSFER),
+        )
+        await self.call(
+            lambda: self._sdk.sip.transfer_sip_participant(request), within=_TRANSFER + 2.0
+        )
+
     async def delete_room(self, room: str) -> None:
         """Close the room and put everybody out; unknown is fine."""
         request = api.DeleteRoomRequest(room=room)
         await self._call_about(lambda: self._sdk.room.delete_room(request))
 
-    async def call(self, request: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, request: Callable[[], Awaitable[T]], *, within: float | None = None) -> T:
         """Run one call of the SDK, bounded in time and with its errors translated.
 
         The bound is ours: the SDK hands `timeout=None` to aiohttp with every request, which turns
@@ -155,9 +268,11 @@ class LiveKitClient:
             Permanent: refused; the message has LiveKit's own words.
         """
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(within or self._timeout):
                 return await request()
         except api.TwirpError as error:
+            if error.status == _TOO_MANY:
+                self.polls.pause(_BUSY)
             raise _translate(error) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             at = "livekit.url"
@@ -208,7 +323,8 @@ def participant(info: models.ParticipantInfo) -> Participant:
         kind=_name(_KINDS, info.kind),
         agent_name=info.attributes.get("lk.agent_name", ""),
         publishes_audio=any(
-            track.type == models.TrackType.AUDIO and not track.muted for track in info.tracks
+            is_audible(_name(models.TrackType, track.type), muted=track.muted)
+            for track in info.tracks
         ),
         attributes=dict(info.attributes),
         joined_at=micros(info.joined_at_ms, info.joined_at),
@@ -254,4 +370,5 @@ async def open_livekit(settings: LiveKitSettings) -> AsyncIterator[LiveKitClient
             session=session,
             failover=False,
         )
-        yield LiveKitClient(sdk, timeout=settings.timeout)
+        polls = PollBudget(settings.polls_per_minute)
+        yield LiveKitClient(sdk, timeout=settings.timeout, polls=polls)

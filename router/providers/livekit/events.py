@@ -66,8 +66,9 @@ def participant_event(
     """What happened to a participant of a call's room; the id is the same on every path.
 
     An agent may dial somebody in, to transfer the caller: that is a leg, its end not the caller's.
+    The status is the SIP leg's; of an agent that left it is LiveKit's word for why.
     """
-    if rooms.is_dialled(who):
+    if who.is_dialled:
         kind = _LEGS.get(kind, kind)
     return Event(
         id=event_id(PROVIDER, room, who.sid, kind.value),
@@ -80,10 +81,16 @@ def participant_event(
             leg_id=who.sid,
             agent=who.agent_name,
             provider_call_id=rooms.carriers_id(who),
-            status=who.attributes.get("sip.callStatus", ""),
+            status=_status(kind, who),
             raw=raw or {},
         ),
     )
+
+
+def _status(kind: EventType, who: Participant) -> str:
+    if kind is EventType.AGENT_LEFT:
+        return who.disconnect_reason
+    return who.attributes.get("sip.callStatus", "")
 
 
 def from_webhook(
@@ -128,7 +135,7 @@ def _about_call(message: WebhookEvent, room: str, time: int, raw: Mapping[str, A
 
 def _participant_change(message: WebhookEvent, who: Participant) -> EventType | None:
     if message.event == "track_published":
-        return EventType.AGENT_READY if message.track.is_audio and _is_agent(who) else None
+        return EventType.AGENT_READY if message.track.is_audible and _is_agent(who) else None
     return _PARTICIPANTS.get((message.event, who.kind))
 
 

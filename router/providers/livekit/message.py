@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from livekit.protocol import egress, models
 
-from router.providers.livekit.client import Participant, micros
+from router.providers.livekit.client import Participant, is_audible, micros
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Enum = str | int
@@ -54,9 +54,9 @@ class Track(_Fields, frozen=True):
     muted: bool = False
 
     @property
-    def is_audio(self) -> bool:
-        """Whether it is sound and not a picture."""
-        return _name(_TRACKS, self.type) == "AUDIO"
+    def is_audible(self) -> bool:
+        """Whether it can be heard."""
+        return is_audible(_name(_TRACKS, self.type), muted=self.muted)
 
 
 class ParticipantInfo(_Fields, frozen=True):
@@ -79,7 +79,7 @@ class ParticipantInfo(_Fields, frozen=True):
             identity=self.identity,
             kind=_name(_KINDS, self.kind),
             agent_name=self.attributes.get("lk.agent_name", ""),
-            publishes_audio=any(track.is_audio and not track.muted for track in self.tracks),
+            publishes_audio=any(track.is_audible for track in self.tracks),
             attributes=self.attributes,
             joined_at=micros(self.joined_at_ms, self.joined_at),
             disconnect_reason=_name(_REASONS, self.disconnect_reason),
@@ -193,10 +193,25 @@ def _canonical(value: Any) -> Any:
     """The fields that are read, each under its name in camelCase, and none that is null."""
     if isinstance(value, dict):
         return {
-            _JSON_NAMES[name]: inner if name == _MAP else _canonical(inner)
+            _JSON_NAMES[name]: _texts(inner) if name == _MAP else _canonical(inner)
             for name, inner in value.items()
             if inner is not None and name in _JSON_NAMES
         }
     if isinstance(value, list):
-        return [_canonical(inner) for inner in value]
+        return [_canonical(inner) for inner in value if inner is not None]
     return value
+
+
+def _texts(attributes: Any) -> Mapping[str, str]:
+    """A participant's attributes, whoever set them: what is none must not cost the whole webhook.
+
+    LiveKit's are texts. A number or a truth value is taken as it is written in JSON, null as if the
+    attribute were not there; what holds others, or is no map at all, says nothing that is read.
+    """
+    if not isinstance(attributes, dict):
+        return {}
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in attributes.items()
+        if isinstance(value, str | int | float)
+    }

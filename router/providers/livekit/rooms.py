@@ -54,16 +54,6 @@ def carriers_id(who: Participant) -> str:
     return attributes.get("sip.twilio.callSid") or attributes.get("sip.telnyx.callSessionID") or ""
 
 
-def is_dialled(who: Participant) -> bool:
-    """Whether a SIP participant was called by somebody in the room, and did not call in."""
-    return bool(who.attributes.get("sip.callID")) and not who.attributes.get("sip.ruleID")
-
-
-def is_ringing(who: Participant) -> bool:
-    """Whether a SIP participant waits for somebody to answer."""
-    return who.attributes.get("sip.callStatus") == "ringing"
-
-
 def _origin(who: Participant) -> tuple[str, str, str]:
     """Provider, account and id that the call's call_id is made of.
 
@@ -71,7 +61,7 @@ def _origin(who: Participant) -> tuple[str, str, str]:
     would begin as one and end as another (livekit-sip pkg/sip/outbound.go, setExtraAttrs).
     """
     attributes = who.attributes
-    if is_dialled(who):
+    if who.is_dialled:
         return PROVIDER, "", attributes["sip.callID"]
     if attributes.get("sip.twilio.callSid") and attributes.get("sip.twilio.accountSid"):
         return "twilio", attributes["sip.twilio.accountSid"], attributes["sip.twilio.callSid"]
@@ -142,7 +132,7 @@ def seen(room: str, present: Sequence[Participant], *, now: int) -> Sequence[Eve
     for who in callers:
         data = phone_call(room, who)
         events.append(_event(EventType.CALL_INITIATED, data, who.joined_at or now))
-        is_due = heard and data.direction == "inbound" and is_ringing(who)
+        is_due = heard and data.direction == "inbound" and who.is_ringing
         if is_due or data.status in _TALKING:  # since when, nobody says: not since they joined
             events.append(_event(EventType.CALL_ANSWERED, data, now))
     for who in agents if callers else ():

@@ -6,7 +6,7 @@ from config.settings import Settings
 from router.provider import Provider, ProviderContext
 from router.providers.telnyx.action import Actions
 from router.providers.telnyx.api import open_carrier
-from router.providers.telnyx.reply import Answers
+from router.providers.telnyx.reply import answers_of
 from router.providers.telnyx.source import TelnyxSource
 
 
@@ -16,17 +16,11 @@ def _is_configured(settings: Settings) -> bool:
 
 
 def _source(context: ProviderContext) -> TelnyxSource:
-    telnyx = context.settings.providers.telnyx
-    actions = Actions(context.target.password)
-    answers = Answers(
-        public_url=context.settings.public_url,
-        target=context.target,
-        actions=actions,
-        dial_timeout=telnyx.dial_timeout,
-        apology=telnyx.apology,
-        language=telnyx.voice_language,
+    return TelnyxSource(
+        context.settings.providers.telnyx,
+        actions=Actions(context.target.password),
+        answers=answers_of(context),
     )
-    return TelnyxSource(telnyx, actions=actions, answers=answers)
 
 
 PROVIDER: Final = Provider(

@@ -10,6 +10,9 @@ when it is answered; the caller's own leg stays up when it is not, and takes the
 | forward  | transfer to the number | transfer to the number         |
 | reject   | reject                 | hangup                         |
 
+A caller who was answered and whose agent was lost is transferred to the fallback, or hears the
+apology before the call is hung up.
+
 A caller must not be left ringing where Telnyx refuses a command for good (it may not dial that
 number, it does not take a header): the fallback number is tried instead, then the call is ended.
 
@@ -26,6 +29,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from config.settings import TelnyxSettings
+from router.clock import Clock
 from router.errors import Ambiguous, Permanent
 from router.events.codec import from_rfc3339
 from router.events.ids import event_id
@@ -36,11 +41,15 @@ from router.observability import log
 from router.provider import CallRef, Carrier, ProviderContext, SipTarget, Standing
 from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER, text
 from router.providers.telnyx.missed import missed
+from router.providers.telnyx.reply import Answers, answers_of
 from router.rest import Rest, open_rest
 
 logger = log.get(__name__)
 
 _TIMEOUT: Final = 10.0  # seconds, of one request
+_VOICE: Final = "female"
+_LETTERS: Final = 12.0  # a second, spoken slowly
+_LONGEST_SPEECH: Final = 9.0  # seconds
 _GONE: Final = "90018"  # "Call has already ended"
 _INVALID_ID: Final = "90015"  # "Invalid Call Control ID"
 # livekit-sip makes sip.telnyx.callSessionID and .callLegID of these two; a caller must not.
@@ -64,10 +73,11 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         code_of=_code,
         headers={"Authorization": f"Bearer {key}"},
     ) as rest:
-        commands = _Commands(context.target, settings.dial_timeout)
+        commands = _Commands(context.target, settings)
         yield Carrier(
             standing=partial(_standing, rest),
             carry_out=partial(_carry_out, rest, commands),
+            redirect=partial(_redirect, rest, commands, answers_of(context), context.clock),
             missed=partial(missed, rest, context.clock),
         )
 
@@ -95,6 +105,66 @@ async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
         break
     if refusal is not None:
         raise refusal
+
+
+async def _redirect(
+    rest: Rest,
+    commands: "_Commands",
+    answers: Answers,
+    clock: Clock,
+    call: Event,
+    fallback: str,
+) -> None:
+    """See `Carrier.redirect`: a caller who is bridged to LiveKit.
+
+    The transfer leaves that bridge until the fallback answers, so LiveKit's room must not be closed
+    before the SIP leg has left it: Telnyx would end both. A TeXML call gets a new document.
+    """
+    if not call.data.control_id:
+        await _replace_texml(rest, answers, call, fallback)
+        return
+    try:
+        if fallback and await _is_taken(rest, call, commands.put_through(call, fallback)):
+            return
+        if await _is_taken(rest, call, commands.apologise()):
+            await clock.sleep(commands.speech)
+            await _is_taken(rest, call, ("hangup", {}))
+    except Permanent as error:
+        if error.code != _GONE:
+            raise
+
+
+async def _replace_texml(rest: Rest, answers: Answers, call: Event, fallback: str) -> None:
+    """See developers.telnyx.com/api-reference/texml-rest-commands/update-call."""
+    data = call.data
+    if not data.account:
+        raise Permanent("the webhook of a TeXML call did not say whose it is: AccountSid")
+    try:
+        document = answers.to_number(fallback, data.to_number) if fallback else answers.apology
+    except ValueError as error:
+        raise Permanent(str(error)) from error
+    path = f"/texml/Accounts/{quote(data.account, safe='')}/Calls/{quote(data.provider_call_id)}"
+    try:
+        await rest.post(path, form={"Texml": document.decode()})
+    except Permanent as error:
+        if error.code != _GONE:
+            raise
+
+
+async def _is_taken(rest: Rest, call: Event, command: Command) -> bool:
+    """Whether Telnyx does it; Permanent where the call is over, False where it refuses for else."""
+    action, body = command
+    body["command_id"] = event_id(PROVIDER, call.id, "redirect", action)
+    try:
+        await rest.post(f"{_path(call.data.control_id)}/actions/{action}", json=body)
+    except Permanent as error:
+        if error.code == _GONE:
+            raise
+        logger.error(  # noqa: TRY400 - it says what is known: the code
+            "telnyx.refused", action=action, call_id=call.call_id, why=str(error)
+        )
+        return False
+    return True
 
 
 async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
@@ -145,9 +215,23 @@ class _Found(msgspec.Struct):
 class _Commands:
     """Which commands an event's decision asks for."""
 
-    def __init__(self, target: SipTarget, dial_timeout: int) -> None:
+    def __init__(self, target: SipTarget, settings: TelnyxSettings) -> None:
         self._target = target
-        self._dial_timeout = dial_timeout  # seconds
+        self._dial_timeout = settings.dial_timeout  # seconds
+        self._apology, self._language = settings.apology, settings.voice_language
+
+    @property
+    def speech(self) -> float:
+        """Seconds that the apology takes, at most: the handler has other calls."""
+        return min(_LONGEST_SPEECH, 1.0 + len(self._apology) / _LETTERS)
+
+    def put_through(self, event: Event, number: str) -> Command:
+        """For a caller who was answered: on to the fallback."""
+        return "transfer", self._to_number(event, number)
+
+    def apologise(self) -> Command:
+        """The same where there is no fallback: say so."""
+        return "speak", {"payload": self._apology, "voice": _VOICE, "language": self._language}
 
     def of(self, event: Event, decision: Decision) -> Iterator[Command]:
         """The command, then what to do where Telnyx refuses it; their ids are still missing."""

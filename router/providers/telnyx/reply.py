@@ -9,7 +9,7 @@ from typing import Final
 from twilio.twiml.voice_response import Dial, VoiceResponse
 
 from router.events.phone import is_e164
-from router.provider import SipTarget
+from router.provider import ProviderContext, SipTarget
 from router.providers.telnyx.action import Actions
 
 CONTENT_TYPE: Final = "application/xml"
@@ -68,6 +68,19 @@ class Answers:
 
     def _dial(self, path: str) -> Dial:
         return Dial(action=self._base + path, method="POST", timeout=self._dial_timeout)
+
+
+def answers_of(context: ProviderContext) -> Answers:
+    """The documents as the settings want them."""
+    telnyx = context.settings.providers.telnyx
+    return Answers(
+        public_url=context.settings.public_url,
+        target=context.target,
+        actions=Actions(context.target.password),
+        dial_timeout=telnyx.dial_timeout,
+        apology=telnyx.apology,
+        language=telnyx.voice_language,
+    )
 
 
 def _apology(text: str, language: str) -> bytes:

@@ -3,10 +3,9 @@
 from typing import Final
 
 from config.settings import Settings
-from router.errors import ConfigError
 from router.provider import Provider, ProviderContext
 from router.providers.twilio.api import open_carrier
-from router.providers.twilio.reply import Answers
+from router.providers.twilio.reply import answers_of
 from router.providers.twilio.source import TwilioSource
 
 
@@ -15,18 +14,10 @@ def _is_configured(settings: Settings) -> bool:
 
 
 def _source(context: ProviderContext) -> TwilioSource:
-    settings, twilio = context.settings, context.settings.providers.twilio
-    try:
-        answers = Answers(
-            public_url=settings.public_url,
-            target=context.target,
-            dial_timeout=twilio.dial_timeout,
-            apology=twilio.apology,
-            language=twilio.voice_language,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error), key="livekit.sip_host") from error
-    return TwilioSource(twilio, public_url=settings.public_url, answers=answers)
+    settings = context.settings
+    return TwilioSource(
+        settings.providers.twilio, public_url=settings.public_url, answers=answers_of(context)
+    )
 
 
 PROVIDER: Final = Provider(

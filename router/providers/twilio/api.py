@@ -1,4 +1,9 @@
-"""Twilio's REST API: what became of a call (twilio.com/docs/voice/api/call-resource).
+"""Twilio's REST API: what became of a call, and what becomes of it
+(twilio.com/docs/voice/api/call-resource).
+
+A caller whose agent was lost is in the middle of our `<Dial>`: new TwiML for the call ends that
+dial and takes its place. Twilio still requests the dial's action, and follows no answer of it
+(twilio.com/changelog/changes-to-dial-behavior-for-enhanced-programmable-sip-feature-accounts).
 
 Each account is asked with its own Auth Token, the first of those that are configured; an account
 whose webhooks are signed with shared keys alone can't be asked.
@@ -15,11 +20,13 @@ import aiohttp
 import msgspec
 
 from router.errors import Ambiguous, Permanent
-from router.events.model import Disposition
+from router.events.model import Disposition, Event
 from router.provider import CallRef, Carrier, ProviderContext, Standing
 from router.providers.twilio.keys import auth_tokens
+from router.providers.twilio.reply import Answers, answers_of
 from router.rest import Rest, open_rest
 
+_NOT_IN_PROGRESS: Final = "21220"  # the call is over: nobody is left to be put through
 _TIMEOUT: Final = 10.0  # seconds, of one request
 
 # Every other status, those that Twilio may add included, is one of a call that goes on.
@@ -42,7 +49,10 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
             for account, tokens in auth_tokens(settings).items()
             if tokens
         }
-        yield Carrier(standing=partial(_standing, accounts))
+        yield Carrier(
+            standing=partial(_standing, accounts),
+            redirect=partial(_redirect, accounts, answers_of(context)),
+        )
 
 
 @asynccontextmanager
@@ -59,9 +69,7 @@ async def _open(url: str, account: str, token: str) -> AsyncIterator[Rest]:
 
 async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | None:
     """See `Carrier.standing`; Permanent also where there is no Auth Token of the call's account."""
-    rest = accounts.get(ref.account)
-    if rest is None:
-        raise Permanent("Twilio can't be asked: providers.twilio has no Auth Token of the account")
+    rest = _account(accounts, ref.account)
     found = await rest.get(f"/Calls/{quote(ref.provider_call_id, safe='')}.json")
     if found is None:
         # A wrong api_url answers the same about every call, and the room of each would be closed.
@@ -79,6 +87,35 @@ async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | No
     return Standing(
         over=True, disposition=_ENDINGS[call.status], ended_at=ended_at, duration=seconds
     )
+
+
+async def _redirect(
+    accounts: Mapping[str, Rest], answers: Answers, call: Event, fallback: str
+) -> None:
+    """See `Carrier.redirect`."""
+    data = call.data
+    rest = _account(accounts, data.account)
+    document = answers.apology
+    if fallback:
+        try:
+            document = answers.to_number(fallback, caller=data.from_number, called=data.to_number)
+        except ValueError as error:
+            raise Permanent(str(error)) from error
+    try:
+        await rest.post(
+            f"/Calls/{quote(data.provider_call_id, safe='')}.json",
+            form={"Twiml": document.decode()},
+        )
+    except Permanent as error:
+        if error.code != _NOT_IN_PROGRESS:
+            raise
+
+
+def _account(accounts: Mapping[str, Rest], account: str) -> Rest:
+    rest = accounts.get(account)
+    if rest is None:
+        raise Permanent("Twilio can't be asked: providers.twilio has no Auth Token of the account")
+    return rest
 
 
 class _Call(msgspec.Struct):

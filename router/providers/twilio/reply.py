@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from twilio.twiml.voice_response import Dial, VoiceResponse
 
+from router.errors import ConfigError
 from router.events.phone import is_e164
-from router.provider import SipTarget
+from router.provider import ProviderContext, SipTarget
 
 CONTENT_TYPE: Final = "text/xml"
 _CALL_ID: Final = "00000000-call-0000-0000-id0000000000"  # as long as a call_id
@@ -87,6 +88,21 @@ class Answers:
             answer_on_bridge=True,
             caller_id=caller_id,
         )
+
+
+def answers_of(context: ProviderContext) -> Answers:
+    """The documents as the settings want them. Raises ConfigError, which names the setting."""
+    twilio = context.settings.providers.twilio
+    try:
+        return Answers(
+            public_url=context.settings.public_url,
+            target=context.target,
+            dial_timeout=twilio.dial_timeout,
+            apology=twilio.apology,
+            language=twilio.voice_language,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error), key="livekit.sip_host") from error
 
 
 def _apology(text: str, language: str) -> bytes:

@@ -12,18 +12,23 @@
 import hmac
 from typing import Final
 
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from livekit.api.access_token import Claims
+from livekit.protocol import sip as proto
 from livekit.protocol.models import ParticipantInfo, TrackType
 from livekit.protocol.room import RoomConfiguration
 from livekit.protocol.sip import SIPDispatchRuleInfo, SIPInboundTrunkInfo
 
 from router.clock import Clock
 from router.sandbox.livekit import ids
-from router.sandbox.livekit.errors import TwirpError
+from router.sandbox.livekit.errors import TwirpError, from_rpc, invalid
 from router.sandbox.livekit.rooms import LiveRoom, Rooms
 from router.sandbox.livekit.sip_match import match_rule, match_trunk, room_name
 from router.sandbox.livekit.sip_participant import participant_of, set_status
 from router.sandbox.livekit.sip_rules import pin_and_room
 from router.sandbox.livekit.sip_service import SipService
+from router.sandbox.livekit.twirp import Method, Methods
 from router.sandbox.sip import Invite, Leg
 from router.sandbox.tasks import Tasks, happens_within
 
@@ -41,6 +46,24 @@ class Bridge:
 
     def __init__(self, sip: SipService, rooms: Rooms, clock: Clock, tasks: Tasks) -> None:
         self._sip, self._rooms, self._clock, self._tasks = sip, rooms, clock, tasks
+        self._legs: dict[str, Leg] = {}  # by the participant's sid
+
+    def methods(self) -> Methods:
+        """The RPC that is about a call and not about trunks and rules."""
+        transfer = Method(proto.TransferSIPParticipantRequest, _may_transfer, self._transfer)
+        return {"SIP/TransferSIPParticipant": transfer}
+
+    def _transfer(self, request: proto.TransferSIPParticipantRequest) -> Message:
+        if not request.transfer_to.startswith(("tel:", "sip:", "sips:")):
+            raise invalid("transfer_to must be a tel: or sip: URI")
+        room = self._rooms.get(request.room_name)
+        who = room.participants.get(request.participant_identity) if room is not None else None
+        leg = self._legs.get(who.sid) if who is not None else None
+        if leg is None:
+            raise from_rpc("not_found", "participant does not exist")
+        if not leg.refer(request.transfer_to):
+            raise from_rpc("permission_denied", "call transfer failed: INVITE 603")
+        return Empty()
 
     def invite(self, invite: Invite) -> Leg:
         """Take a call; the leg tells how it goes.
@@ -86,10 +109,12 @@ class Bridge:
         self._rooms.join(room, caller)
         self._rooms.publish_audio(room, caller)
         leg.room = room.name
+        self._legs[caller.sid] = leg
         leg.ring()
         try:
             await self._talk(leg, room, caller, trunk)
         finally:
+            self._legs.pop(caller.sid, None)
             set_status(caller, "hangup")
             if room.has(caller.identity, caller.sid):
                 self._rooms.leave(room, caller.identity)
@@ -118,6 +143,12 @@ async def _wake(room: LiveRoom, leg: Leg) -> None:
     """Let who waits for the room notice that the leg ended; every leg here ends."""
     await leg.ended()
     room.changed.fire()
+
+
+def _may_transfer(claims: Claims, request: proto.TransferSIPParticipantRequest) -> bool:
+    video, sip = claims.video, claims.sip
+    is_admin = video is not None and video.room_admin and video.room == request.room_name
+    return bool(is_admin and sip is not None and sip.call)
 
 
 def _authenticate(trunk: SIPInboundTrunkInfo | None, invite: Invite) -> int:

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from livekit.protocol.agent_dispatch import AgentDispatch, RoomAgentDispatch
-from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
+from livekit.protocol.models import (
+    DisconnectReason,
+    ParticipantInfo,
+    Room,
+    TrackInfo,
+    TrackSource,
+    TrackType,
+)
 from livekit.protocol.room import RoomConfiguration
 from livekit.protocol.webhook import WebhookEvent
 
@@ -98,7 +105,7 @@ class Rooms:
     def close(self, room: LiveRoom) -> None:
         """End the room for everybody in it."""
         for identity in list(room.participants):
-            self.leave(room, identity)
+            self.leave(room, identity, DisconnectReason.ROOM_DELETED)
         if not room.is_closed:
             room.is_closed = True
             del self._rooms[room.name]
@@ -113,7 +120,7 @@ class Rooms:
         """
         if len(room.participants) >= _MAX_PARTICIPANTS:
             raise TwirpError("resource_exhausted", f"a room holds {_MAX_PARTICIPANTS} participants")
-        self.leave(room, participant.identity)
+        self.leave(room, participant.identity, DisconnectReason.DUPLICATE_IDENTITY)
         participant.sid = ids.new_id(ids.PARTICIPANT)
         participant.state = ParticipantInfo.State.ACTIVE
         participant.joined_at = self._clock.now() // 1_000_000
@@ -137,7 +144,12 @@ class Rooms:
         self._tell("track_published", room, participant, track)
         room.changed.fire()
 
-    def leave(self, room: LiveRoom, identity: str) -> None:
+    def leave(
+        self,
+        room: LiveRoom,
+        identity: str,
+        reason: DisconnectReason = DisconnectReason.CLIENT_INITIATED,
+    ) -> None:
         """Put somebody out; nothing happens when nobody of that identity is there."""
         participant = room.participants.pop(identity, None)
         if participant is None:
@@ -146,6 +158,7 @@ class Rooms:
         for track in participant.tracks:
             self._tell("track_unpublished", room, participant, track)
         participant.state = ParticipantInfo.State.DISCONNECTED
+        participant.disconnect_reason = reason
         del participant.tracks[:]
         self._count(room)
         self._tell("participant_left", room, participant)

@@ -58,7 +58,8 @@ class LiveKitStandIn:
         self._bridge = Bridge(self.sip, self.rooms, clock, self._tasks)
         methods = {
             **self.sip.methods(),
-            **RoomService(self.rooms).methods(),
+            **RoomService(self.rooms, self.workers, clock).methods(),
+            **self._bridge.methods(),
             **DispatchService(self.rooms, self.workers, clock).methods(),
         }
         self._front = TwirpFront(api_key, api_secret, methods, self.faults)

@@ -5,7 +5,8 @@ refused in plain text before the route is looked at; one that lacks the grant an
 error "permissions denied" (both observed on livekit-server 1.13.5).
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -31,7 +32,7 @@ class Method(Generic[Request]):
 
     request: type[Request]
     allowed: Callable[[Claims, Request], bool]
-    handle: Callable[[Request], Message]
+    handle: Callable[[Request], Message | Awaitable[Message]]
 
 
 Methods = Mapping[str, Method[Any]]
@@ -80,7 +81,8 @@ class TwirpFront:
             raise TwirpError("unauthenticated", "permissions denied")
         if code := self._faults.take_code(name):
             raise TwirpError(code, f"injected fault: {code}")
-        answer = method.handle(message)
+        answered = method.handle(message)
+        answer = await answered if inspect.isawaitable(answered) else answered
         if self._faults.take_hang(name):
             await self._faults.closing.wait()
             return _drop(request)

@@ -14,7 +14,7 @@ from typing import Final
 
 from livekit.protocol import agent as proto
 from livekit.protocol.agent_dispatch import AgentDispatch
-from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.models import DisconnectReason, ParticipantInfo
 
 from router.clock import Clock
 from router.sandbox.livekit import ids
@@ -22,6 +22,7 @@ from router.sandbox.livekit.rooms import LiveRoom, Rooms
 from router.sandbox.tasks import Tasks
 
 _HISTORY: Final = 10_000
+LINGERS: Final = 21.0  # seconds that LiveKit shows an agent whose process was killed
 _LISTED_AFTER: Final = 5.0  # seconds, in a new room
 
 
@@ -35,6 +36,8 @@ class Behaviour:
     never_publishes: bool = False
     stubborn: bool = False  # joins although its dispatch was withdrawn, as agents in threads do
     drop_first: int = 0  # dispatches that get lost on their way to the worker, silently
+    dies_after: float | None = None  # its process, so long after it was heard
+    answers_rpc: bool = True  # agents' SDKs do, since there are RPCs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ class Workers:
         self.jobs: deque[Job] = deque(maxlen=_HISTORY)
         self._rooms, self._clock, self._tasks = rooms, clock, tasks
         self._workers: dict[str, _Worker] = {}
+        self._mute: set[str] = set()  # identities of agents that answer no RPC
 
     def register(self, agent_name: str, behaviour: Behaviour) -> None:
         """From now on jobs for `agent_name` go here; one registered before is replaced."""
@@ -70,6 +74,44 @@ class Workers:
     def unregister(self, agent_name: str) -> None:
         """The worker is gone; its agents stay in their rooms."""
         self._workers.pop(agent_name, None)
+
+    def kill(self, agent_name: str = "", *, room: str = "", lingers: float = LINGERS) -> int:
+        """End the processes of agents that are in a room; how many there were.
+
+        The worker takes further jobs. LiveKit shows the participants, publishing, for `lingers`
+        seconds more: then it has noticed (21 s, seen on livekit-server 1.13.5).
+        """
+        killed = self._agents(agent_name, room)
+        for where, agent in killed:
+            self._mute.add(agent.identity)
+            self._tasks.spawn(self._notice(where, agent, lingers))
+        return len(killed)
+
+    def dismiss(self, agent_name: str = "", *, room: str = "") -> int:
+        """Agents leave of their own accord, as at the end of a conversation or a deployment."""
+        leaving = self._agents(agent_name, room)
+        for where, agent in leaving:
+            self._rooms.leave(where, agent.identity)
+        return len(leaving)
+
+    def answers(self, identity: str) -> bool:
+        """Whether the agent's process answers an RPC."""
+        return identity not in self._mute
+
+    def _agents(self, agent_name: str, room: str) -> list[tuple[LiveRoom, ParticipantInfo]]:
+        return [
+            (where, agent)
+            for where in self._rooms
+            if room in ("", where.name)
+            for agent in list(where.participants.values())
+            if agent.kind == ParticipantInfo.Kind.AGENT
+            and agent_name in ("", agent.attributes["lk.agent_name"])
+        ]
+
+    async def _notice(self, room: LiveRoom, agent: ParticipantInfo, after: float) -> None:
+        await self._clock.sleep(after)
+        if room.has(agent.identity, agent.sid):
+            self._rooms.leave(room, agent.identity, DisconnectReason.CONNECTION_TIMEOUT)
 
     def launch(self, room: LiveRoom, dispatch: AgentDispatch, *, is_new: bool) -> None:
         """Hand the dispatch to its worker, if there is one; `is_new`: it made the room."""
@@ -107,7 +149,14 @@ class Workers:
             attributes={"lk.agent_name": job.agent_name},
         )
         self._rooms.join(room, agent)
+        if not behaviour.answers_rpc:
+            self._mute.add(agent.identity)
         room.agents[agent.identity] = job.dispatch_id
         await self._clock.sleep(behaviour.publish_delay)
         if not behaviour.never_publishes and room.has(agent.identity, agent.sid):
             self._rooms.publish_audio(room, agent)
+        if behaviour.dies_after is not None:
+            await self._clock.sleep(behaviour.dies_after)
+            if room.has(agent.identity, agent.sid):
+                self._mute.add(agent.identity)
+                await self._notice(room, agent, LINGERS)

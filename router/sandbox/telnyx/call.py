@@ -71,6 +71,7 @@ class Call:
             custom_headers=[Header(name, value) for name, value in headers.items()],
         )
         self.dialled: list[CallLeg] = []
+        self.partner: CallLeg | None = None  # whom the caller is bridged to
         self.is_ended = False  # and all of its webhooks were sent, or tried
         self.said: list[str] = []  # what the caller heard
         self.changed = Signal()

@@ -2,6 +2,9 @@
 
 A `transfer` of an unanswered call is allowed: the caller hears ringing until the new leg is
 answered, and only then is answered too. One that fails ends its own leg; the caller's stays.
+A caller who is bridged can be transferred as well: they stay with whom they talk to until the new
+leg is answered, then that one takes the old one's place. When whom they talk to leaves before,
+both legs end.
 """
 
 from dataclasses import dataclass
@@ -135,7 +138,9 @@ class Control:
                 raise ApiError(UNANSWERED, detail)
             case Transfer() if leg is not self._call.caller:
                 raise ApiError(INVALID, "the sandbox transfers the caller's leg only")
-            case Transfer() if any(each.is_alive for each in self._call.dialled):
+            case Transfer() if any(
+                each.is_alive and each is not self._call.partner for each in self._call.dialled
+            ):
                 raise ApiError(INVALID, "the sandbox dials one leg of a call at a time")
             case _:
                 pass
@@ -202,6 +207,9 @@ class Control:
         self._answer(new)
         if caller.is_alive:  # they may have left while the answer was on its way
             self._answer(caller)
+            before, self._call.partner = self._call.partner, new
+            if before is not None and before.sip is not None:
+                before.sip.hangup()
             for leg in (caller, new):
                 leg.state = "bridged"
                 self._tell("call.bridged", leg)
@@ -211,7 +219,7 @@ class Control:
         cause = "normal_clearing" if in_time else "time_limit"
         self._call.step("dial.ended", status=cause, sip_status=sip.status)
         self._end(new, cause, source, "200")
-        if caller.is_alive:
+        if caller.is_alive and self._call.partner is new:
             self._end(caller, cause, source, "200")
 
     async def _ring(self, sip: Leg) -> None:

@@ -14,12 +14,17 @@ from router.sandbox.telnyx.bodies import BODIES, read
 from router.sandbox.telnyx.call import CallLeg
 from router.sandbox.telnyx.control import Control
 from router.sandbox.telnyx.errors import (
+    ENDED,
+    INVALID,
     INVALID_CALL,
     NOT_FOUND,
     UNAUTHENTICATED,
     ApiError,
 )
 from router.sandbox.telnyx.history import History
+from router.sandbox.telnyx.payloads import ACCOUNT_ID
+from router.sandbox.telnyx.texml import Script
+from router.sandbox.twilio.errors import TwilioError
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -36,14 +41,22 @@ class Find(Protocol):
 class Rest:
     """The handlers; they know calls only by what they are given."""
 
-    def __init__(self, api_key: str, find: Find, history: History, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        api_key: str,
+        find: Find,
+        texml: Callable[[str], Script | None],
+        history: History,
+        now: Callable[[], int],
+    ) -> None:
         self._api_key = api_key.encode()
-        self._find, self._history, self._now = find, history, now
+        self._find, self._texml, self._history, self._now = find, texml, history, now
 
     def routes(self) -> list[web.RouteDef]:
         """The routes; whatever else is asked for is a 404 of Telnyx's form."""
         return [
             web.post("/v2/calls/{id}/actions/{action}", self._guarded(self._command)),
+            web.post("/v2/texml/Accounts/{account}/Calls/{id}", self._guarded(self._update)),
             web.get("/v2/calls/{id}", self._guarded(self._status)),
             web.get("/v2/webhook_deliveries", self._guarded(self._deliveries)),
             web.get("/v2/call_events", self._guarded(self._events)),
@@ -81,6 +94,21 @@ class Rest:
         control.carry_out(leg, action, read(action, raw))
         self._history.command(leg, action, self._now())
         return web.json_response({"data": {"result": "ok"}})
+
+    async def _update(self, request: web.Request) -> web.Response:
+        script = self._texml(request.match_info["id"])
+        if script is None or request.match_info["account"] != ACCOUNT_ID:
+            raise _not_found()
+        form = {key: str(value) for key, value in (await request.post()).items()}
+        if set(form) != {"Texml"}:
+            raise ApiError(INVALID, "the sandbox updates a call by Texml only")
+        if not script.is_alive:
+            raise ApiError(ENDED, "This call is no longer active and can't receive commands.")
+        try:
+            script.update(form["Texml"].encode())
+        except TwilioError as error:
+            raise ApiError(INVALID, f"Texml: {error}") from error
+        return web.json_response({"sid": request.match_info["id"], "status": "in-progress"})
 
     async def _status(self, request: web.Request) -> web.Response:
         found = self._find(request.match_info["id"])

@@ -103,7 +103,9 @@ class TelnyxStandIn:
                 control_token, place=self.place_call, find=self.call, hang_up=self.hang_up
             )
             self._app.add_routes(control.routes())
-        self._app.add_routes(Rest(api_key, self._find, history, self._clock.now).routes())
+        self._app.add_routes(
+            Rest(api_key, self._find, self._script, history, self._clock.now).routes()
+        )
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -189,6 +191,10 @@ class TelnyxStandIn:
                     control = held.handler if isinstance(held.handler, Control) else None
                     return leg, control
         return None
+
+    def _script(self, sid: str) -> Script | None:
+        held = self._calls.get(sid)
+        return held.handler if held is not None and isinstance(held.handler, Script) else None
 
     def _dial(self, uri: SipUri | None, invite: Invite) -> Leg:
         if uri is not None:

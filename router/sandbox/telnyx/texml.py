@@ -63,6 +63,7 @@ class Script:
         self._call, self._application, self._line, self._sender = call, application, line, sender
         self._callbacks: list[asyncio.Task[None]] = []
         self._refusal = "no-answer"  # the status of a call that nobody answered
+        self._update: bytes | None = None  # the document that takes the place of the current one
 
     async def run(self) -> None:
         """Returns when the call is over and everything about it was sent."""
@@ -88,6 +89,21 @@ class Script:
                     leg.sip.hangup()
             self._call.changed.fire()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the caller is on the line."""
+        return self._call.caller.is_alive
+
+    def update(self, document: bytes) -> None:
+        """Leave what the call is doing, and follow `document`. Raises TwilioError: it is none."""
+        twiml.parse(document)
+        self._update = document
+        self._call.step("rest.redirected")
+        for leg in self._call.dialled:
+            if leg.sip is not None:
+                leg.sip.hangup()
+        self._call.changed.fire()
+
     async def _follow(self) -> None:
         source: Source | None = Source(self._application.voice_url, {})
         for _ in range(_MAX_DOCUMENTS):
@@ -98,8 +114,8 @@ class Script:
 
     async def _perform(self, source: Source) -> Source | None:
         for verb in await self._load(source):
-            if not self._call.caller.is_alive:
-                return None
+            if not self._call.caller.is_alive or self._update is not None:
+                break
             match verb:
                 case twiml.Say(text):
                     self._answer()
@@ -117,11 +133,15 @@ class Script:
                     return None
                 case twiml.Dial():
                     result = await self._dial(verb, source.url)
-                    if verb.action:
+                    if self._update is None and verb.action:
                         return Source(urljoin(source.url, verb.action).partition("?")[0], result)
-        return None
+        return source if self._update is not None else None
 
     async def _load(self, source: Source) -> list[twiml.Verb]:
+        if self._update is not None:
+            document, self._update = self._update, None
+            self._call.step("texml.received", text=document.decode("utf-8", "replace"))
+            return list(twiml.parse(document))
         self._call.step("webhook.sent", url=source.url)
         response = await self._request(source.url, payloads.texml(self._call, **source.params))
         self._call.step("webhook.answered", url=source.url, status=response.status)

@@ -78,11 +78,12 @@ class Child:
             transport=uri.transport if uri is not None else "udp",
         )
         try:
-            return self._line.dial(target, invite)
+            leg = self._line.dial(target, invite)
+            leg.takes_refer = False  # a <Dial> without referUrl refuses
         except SandboxFull:
             leg = Leg()
             leg.refuse(_UNAVAILABLE)
-            return leg
+        return leg
 
     async def _follow(self, leg: Leg) -> None:
         if await leg.ringing():

@@ -6,6 +6,7 @@ is that pure tone and 0.0 is anything else, whatever the volume. Choose tones th
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -20,6 +21,7 @@ SAMPLE_RATE: Final = 8000  # Hz; PCMU, RFC 3551 §4.5.14
 _PCMU: Final = 0  # payload type, RFC 3551 table 4
 _HEADER: Final = 12  # octets, RFC 3550 §5.1
 _BLOCK: Final = 800  # samples: 100 ms
+_PACKETS: Final = 5  # of 20 ms: a block
 _SILENCE: Final = 200.0  # RMS of 16-bit samples below which nothing is heard
 _PACKET: Final = 0.02  # seconds of sound, as livekit-sip sends it
 _HEARD: Final = 0.5  # share of the power; codecs and resampling leave a pure tone above 0.9
@@ -65,6 +67,7 @@ class RtpListener(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self._payloads: dict[int, bytes] = {}  # timestamp → payload; a repeat overwrites itself
+        self._arrived: dict[int, float] = {}  # timestamp → monotonic seconds
         self._transport: asyncio.DatagramTransport | None = None
         self._loud = 0  # packets that are not silence
         self._news = asyncio.Event()  # one more of them
@@ -78,6 +81,7 @@ class RtpListener(asyncio.DatagramProtocol):
         if len(data) <= _HEADER or data[0] != 0x80 or data[1] & 0x7F != _PCMU:
             return  # RTCP, DTMF, or not RTP: no sound
         self._payloads[int.from_bytes(data[4:8])] = data[_HEADER:]
+        self._arrived[int.from_bytes(data[4:8])] = time.monotonic()
         if rms(decode_ulaw(data[_HEADER:])) > _SILENCE:
             self._loud += 1
             self._news.set()
@@ -113,6 +117,17 @@ class RtpListener(asyncio.DatagramProtocol):
         """Tone → score, as `tone_score`."""
         samples = self.samples()
         return {frequency: tone_score(samples, frequency) for frequency in frequencies}
+
+    def moments(self, frequency: float) -> list[float]:
+        """When this tone was heard: the arrival of each 100 ms of sound that is mostly it."""
+        found: list[float] = []
+        packets = sorted(self._payloads)
+        for start in range(0, len(packets), _PACKETS):
+            block = packets[start : start + _PACKETS]
+            samples = decode_ulaw(b"".join(self._payloads[each] for each in block))
+            if tone_score(samples, frequency) > _HEARD:
+                found.append(self._arrived[block[0]])
+        return found
 
     def hears(self, frequency: float) -> bool:
         """Whether this tone is most of what was heard."""

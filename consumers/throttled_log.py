@@ -11,7 +11,7 @@ log = logs.get(__name__)
 _SECONDS: Final = 10.0
 
 
-class Complaints:
+class ThrottledLog:
     """At most one line in ten seconds."""
 
     def __init__(self, clock: Clock) -> None:
@@ -19,7 +19,7 @@ class Complaints:
         self._next = float("-inf")
         self._silent = 0
 
-    def complain(self, what: str, error: Exception) -> None:
+    def warn(self, what: str, error: Exception) -> None:
         """Log `error` under the static name `what`, or count it until the next line.
 
         Only our own errors' words are written down: those of others may hold facts of a call.

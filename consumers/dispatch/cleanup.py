@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Final, Protocol
 
-from consumers.complaints import Complaints
+from consumers.throttled_log import ThrottledLog
 from router.backoff import jitter
 from router.clock import Clock
 from router.errors import EffectError, StorageUnavailable
@@ -58,8 +58,8 @@ class OpenRooms(Protocol):
         """Close the room and put everybody out; unknown is fine."""
 
 
-class Rooms:
-    """Closes what is left over (`run`), says whose agent is in a room of trunk mode (`hear`)."""
+class RoomCleanup:
+    """Closes what is left over (`run`), says whose agent is in a room of trunk mode (`after`)."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Rooms:
         self._lead = lead
         self._states = states
         self._tell = tell
-        self._complaints = Complaints(clock)
+        self._problems = ThrottledLog(clock)
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
@@ -91,9 +91,9 @@ class Rooms:
                         await self._tidy()
                         await self._pause()
             except StorageUnavailable as error:
-                self._complaints.complain("rooms.waiting", error)
+                self._problems.warn("rooms.waiting", error)
 
-    async def hear(self, event: Event) -> None:
+    async def after(self, event: Event) -> None:
         """Look into the room of trunk mode that an agent came to; other events are not for us.
 
         Raises:
@@ -105,7 +105,7 @@ class Rooms:
             await self.look(data.room)
 
     async def look(self, room: str) -> None:
-        """Tell what the participants of a trunk-mode room say of its calls. Raises as `hear`."""
+        """Tell what the participants of a trunk-mode room say of its calls. Raises as `after`."""
         for event in seen(room, await self._livekit.participants(room), now=self._clock.now()):
             await self._tell(event)
 
@@ -125,7 +125,7 @@ class Rooms:
             chosen = self._random.sample(ended, min(len(ended), _PER_LIST))
             await asyncio.gather(*map(self._close_if_left, chosen))
         except (EffectError, StorageUnavailable) as error:
-            self._complaints.complain("rooms.failed", error)
+            self._problems.warn("rooms.failed", error)
 
     async def _close_if_left(self, call_id: str) -> None:
         async with self._at_once:
@@ -135,6 +135,6 @@ class Rooms:
                     return  # agents dial out too, for transfers
                 await self._livekit.delete_room(call_id)
             except EffectError as error:
-                self._complaints.complain("rooms.failed", error)
+                self._problems.warn("rooms.failed", error)
             else:
                 log.warning("room.closed", call_id=call_id, present=len(present))
