@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.dispatch.plan import (
@@ -9,6 +10,7 @@ from consumers.dispatch.plan import (
     Presence,
     Reaction,
     Step,
+    is_carried,
     job_metadata,
     next_step,
     own_event,
@@ -16,7 +18,8 @@ from consumers.dispatch.plan import (
     reaction,
     superfluous,
 )
-from router.events.model import Decision
+from router.events.ids import event_id
+from router.events.model import Decision, Event, EventData
 from router.events.types import EventType as T
 from router.providers.livekit.client import Participant
 from router.storage.claims import Claim
@@ -147,6 +150,49 @@ def test_the_job_finds_the_call_and_the_agents_own_metadata() -> None:
         "agent": {"name": "anna", "livekit_agent_name": "lk-anna"},
         "dispatch": {"attempt": 2, "fence": 3},
     }
+
+
+def test_the_job_of_a_call_that_says_less() -> None:
+    event = initiated(CALL)
+    data = msgspec.structs.replace(event.data, direction=None, decision=None)
+    found = job_metadata(_claim(), msgspec.structs.replace(event, data=data), 1)
+    assert found["metadata"] == {}
+    assert found["call"]["direction"] == "inbound"
+    data = msgspec.structs.replace(event.data, direction="outbound")
+    found = job_metadata(_claim(), msgspec.structs.replace(event, data=data), 1)
+    assert found["call"]["direction"] == "outbound"
+
+
+@pytest.mark.parametrize(
+    ("kept", "carried"),
+    [
+        (initiated(CALL), False),
+        (event(CALL, T.CALL_INITIATED, 0, "vocode", media="provider"), True),
+        (b"", False),
+        (b'{"of": "a newer version"}', False),
+    ],
+)
+def test_who_carries_the_callers_audio(kept: Event | bytes, carried: bool) -> None:
+    raw = kept if isinstance(kept, bytes) else msgspec.json.encode(kept)
+    assert is_carried(msgspec.structs.replace(_claim(), initiated=raw)) is carried
+
+
+def test_what_we_tell_of_a_call_names_it_as_its_provider_does() -> None:
+    told = own_event(_claim(), initiated(CALL), T.AGENT_MISSING, time=7, reason="nobody came")
+    assert told == Event(
+        id=event_id("switchboard", CALL, "agent.missing", "0"),
+        type=T.AGENT_MISSING,
+        source="switchboard",
+        time=7,
+        key=CALL,
+        data=EventData(
+            call_id=CALL,
+            provider_call_id=f"CA-{CALL}",
+            account="AC1",
+            agent="lk-anna",
+            reason="nobody came",
+        ),
+    )
 
 
 def test_our_own_events_have_one_id_for_each_attempt() -> None:
