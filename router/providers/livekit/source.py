@@ -20,13 +20,13 @@ from typing_extensions import override
 
 from router.errors import BadPayload, BadSignature, ConfigError
 from router.events.model import Event
+from router.events.text import read_json
 from router.provider import Endpoint, Reply, Verified, WebhookRequest
 from router.providers.livekit.events import from_webhook
 from router.providers.livekit.message import read
 from router.providers.livekit.rooms import PROVIDER
 
 _OK: Final = Reply(200)
-_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 _LEEWAY: Final = 60  # seconds of difference between the clocks, as LiveKit's own receivers allow
 _OPTIONS: Final[Options] = {  # times are compared with the request's own, in `_check_time`
     "require": ["exp"],
@@ -67,7 +67,9 @@ class LiveKitSource:
         """See `WebhookSource.parse`."""
         request = verified.request
         try:
-            payload = _decoder.decode(request.body)
+            payload = read_json(request.body)
+            if not isinstance(payload, dict):
+                raise BadPayload("the body is not a JSON object")
             message = read(payload)
             if not message.event or not message.id:
                 raise BadPayload("event and id must not be empty")
