@@ -63,6 +63,7 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)]
     behind_proxy: bool
     max_in_flight: Annotated[int, Field(ge=1)]
+    max_bodies: Annotated[int, Field(ge=1)]
     max_connections: Annotated[int, Field(ge=1)]
     max_body_bytes: Annotated[int, Field(ge=1024)]
     body_timeout: Seconds

@@ -49,7 +49,7 @@ class BadPayload(WebhookError):
 
 
 class PayloadTooLarge(WebhookError):
-    """Larger than `http.max_body_bytes`."""
+    """Larger than its kind of webhook ever is, or than `http.max_body_bytes`."""
 
 
 class LogError(SwitchboardError):
