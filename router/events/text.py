@@ -21,6 +21,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -43,7 +44,8 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 # The bytes of JSON that one of them may be in: an escape other than of a quote, the first bytes of
 # their UTF-8. Most events have none of these, and it costs a fiftieth of a walk to find that out.
 _MAY_BE_ODD: Final = re.compile(
-    rb"\\[^\"\\/]|\x7f|\xc2[\x80-\x9f]|\xe2[\x80\x81]|\xef[\xb7\xbf]|[\xf0-\xf4].\xbf[\xbe\xbf]",
+    rb"\\[^\"\\/]|\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\xef\xb7[\x90-\xaf]"
+    rb"|\xef\xbf[\xbe\xbf]|[\xf0-\xf4].\xbf[\xbe\xbf]",
     re.DOTALL,
 )
 _TEXTS: Final = frozenset({"text", "reason"})
@@ -52,6 +54,7 @@ _LINES: Final = tuple(
     for field in msgspec.structs.fields(EventData)
     if field.type is str and field.name not in _TEXTS
 )
+_lines_of: Final = attrgetter(*_LINES)
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -59,10 +62,14 @@ def line(text: str, limit: int = LINE) -> str:
     """`text` as a number, an id or a name may be: one line, at most `limit` characters."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
+    if text.isprintable():  # nothing of what is replaced is
+        return text
     return _IN_A_LINE.sub(_REPLACEMENT, _encodable(text))
 
 
 def _text(text: str) -> str:
+    if text.isprintable():
+        return text
     return _IN_A_TEXT.sub(_REPLACEMENT, _encodable(text))
 
 
@@ -91,12 +98,7 @@ def _may_be_odd(encoded: bytes) -> bool:
 
 
 def _is_long(event: Event) -> bool:
-    data = event.data
-    return (
-        len(event.id) > LINE
-        or len(event.key) > LINE
-        or any(len(getattr(data, name)) > LINE for name in _LINES)
-    )
+    return max(len(event.id), len(event.key), *map(len, _lines_of(event.data))) > LINE
 
 
 def _rewritten(event: Event) -> Event:

@@ -27,7 +27,7 @@ log and gets the answer that follows from it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
 from typing import Final
@@ -145,12 +145,15 @@ class Webhooks:
     ) -> Reply:
         admission.gate.check()  # before a body is read
         received_at = self._clock.now()
-        request = WebhookRequest(
-            endpoint.kind, http.raw_path, http.headers, b"", received_at, http.method
-        )
-        body = await self._body(http, admission, lambda: source.check_head(request))
+
+        def request(body: bytes) -> WebhookRequest:
+            return WebhookRequest(
+                endpoint.kind, http.raw_path, http.headers, body, received_at, http.method
+            )
+
+        body = await self._body(http, admission, lambda: source.check_head(request(b"")))
         with admission.gate.place():
-            return await self._taken(source, endpoint, replace(request, body=body))
+            return await self._taken(source, endpoint, request(body))
 
     async def _taken(
         self, source: WebhookSource, endpoint: Endpoint, request: WebhookRequest
