@@ -4,10 +4,10 @@ import argparse
 import os
 from collections.abc import Callable
 
-from bench import decision, dispatch, durability, ingress, providers, report
+from bench import decision, dispatch, durability, ingress, providers, report, strangers
 from bench.child import cores
 
-ORDER = ("ingress", "providers", "dispatch", "decision", "journal")
+ORDER = ("ingress", "providers", "strangers", "dispatch", "decision", "journal")
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
     runs: dict[str, Callable[[], report.Part]] = {
         "ingress": lambda: ingress.run(seconds, pinned),
         "providers": lambda: providers.run(seconds, pinned),
+        "strangers": lambda: strangers.run(2 * seconds, pinned),
         "dispatch": lambda: dispatch.run(2 * seconds, pinned),
         "decision": lambda: decision.run(pinned),
         "journal": lambda: durability.run(seconds),

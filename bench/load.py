@@ -110,8 +110,12 @@ async def _repeat(
         latencies.append(time.perf_counter() - sent)
 
 
-async def open_loop(port: int, requests: Sequence[bytes], *, rate: float) -> list[float]:
+async def open_loop(
+    port: int, requests: Sequence[bytes], *, rate: float, latencies: list[float] | None = None
+) -> list[float]:
     """Send `rate` requests a second, whether answered or not; when each was sent (monotonic).
+
+    `latencies`: how long each took is added to it, from the moment when it was due.
 
     Raises:
         LoadFailed: see there.
@@ -119,18 +123,21 @@ async def open_loop(port: int, requests: Sequence[bytes], *, rate: float) -> lis
     idle: list[Connection] = []
     sent: list[float] = []
 
-    async def one(request: bytes) -> None:
+    async def one(request: bytes, due: float) -> None:
         connection = idle.pop() if idle else await Connection.open(port)
         sent.append(time.monotonic())
         await connection.post(request)
         idle.append(connection)
+        if latencies is not None:
+            latencies.append(time.monotonic() - due)
 
     begin = time.monotonic()
     try:
         async with asyncio.TaskGroup() as tasks:
             for index, request in enumerate(requests):
-                await asyncio.sleep(max(0.0, begin + index / rate - time.monotonic()))
-                tasks.create_task(one(request))
+                due = begin + index / rate
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                tasks.create_task(one(request, due))
     except* LoadFailed as failures:
         raise failures.exceptions[0] from None
     finally:

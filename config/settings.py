@@ -65,6 +65,7 @@ class HttpSettings(Section):
     port: Annotated[Count, count(0, 65535)]
     behind_proxy: bool
     max_in_flight: Annotated[Count, count(1, 100_000)]
+    max_bodies: Annotated[Count, count(1, 100_000)]
     max_connections: Annotated[Count, count(1, 1_000_000)]
     max_body_bytes: Annotated[Count, count(1024, 16 << 20)]
     body_timeout: Annotated[Seconds, within(0.01, 60)]

@@ -14,6 +14,7 @@ from router.clock import Clock
 from router.errors import EffectError, Permanent, StorageUnavailable
 from router.events.codec import encode
 from router.events.model import Event
+from router.events.text import plain
 from router.events.types import topic_of
 from router.observability import log
 from router.provider import Carrier
@@ -109,6 +110,7 @@ async def _batches(events: AsyncIterator[Event]) -> AsyncIterator[list[Event]]:
 
 
 async def _draft(database: Database, event: Event) -> outbox.Draft:
+    event = plain(event)
     if event.data.stage:
         table = RouteTable()
         for number in (event.data.to_number, event.data.from_number):

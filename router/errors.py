@@ -69,7 +69,7 @@ class BadPayload(WebhookError):
 
 
 class PayloadTooLarge(WebhookError):
-    """Larger than `http.max_body_bytes`."""
+    """Larger than its kind of webhook ever is, or than `http.max_body_bytes`."""
 
     remedy = "Raise http.max_body_bytes if a provider really sends so much"
 

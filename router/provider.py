@@ -23,6 +23,9 @@ class Endpoint(NamedTuple):
     path: str  # "" or "/voice"; parts in braces match anything without a slash
     methods: tuple[str, ...] = ("POST",)
     storeless: bool = False  # answered without touching the log
+    max_body: int = 64 * 1024
+    """Bytes of the body at most (http.max_body_bytes may say less): far more than the provider ever
+    sends here, and so little that a stranger's request costs no more than a real one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,19 @@ class WebhookSource(Protocol):
     def endpoints(self) -> Sequence[Endpoint]:
         """The webhooks that it takes."""
 
+    def check_head(self, request: WebhookRequest) -> None:
+        """Raise BadSignature where `verify` will refuse the request whatever its body is.
+
+        Asked while the body is still on its way, when `request.body` is empty: what proves the
+        sender must be there and have the right shape, and be right where it covers no body. Such a
+        request is refused unread.
+        """
+
     def verify(self, request: WebhookRequest) -> Verified:
-        """Raise BadSignature unless the provider sent exactly this."""
+        """Raise BadSignature unless the provider sent exactly this.
+
+        Looks at the head first, and decodes nothing of the body before.
+        """
 
     def parse(self, verified: Verified) -> Sequence[Event]:
         """The events in a request; the first one decides the reply. Raises BadPayload."""

@@ -1,7 +1,8 @@
 """The HTTP application: webhooks, health, metrics; hardened as a public listener must be.
 
-Limits that aiohttp does not set by itself: deadlines of body and answer (webhook.py), connection
-cap and load shed before a body is read (limits.py), no tracebacks for what strangers send.
+Limits that aiohttp does not set by itself: deadlines of body and answer (webhook.py), how many
+connections, bodies and requests (limits.py), what of HTTP is understood and how the rest is refused
+(protocol.py), no tracebacks for what strangers send.
 """
 
 import asyncio
@@ -19,15 +20,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from config.settings import HttpSettings
 from router.errors import ConfigError
-from router.ingress.limits import CappedSite, Gate
-from router.ingress.webhook import Handler, Webhooks
+from router.ingress.limits import Bodies, CappedSite, Gate
+from router.ingress.protocol import guard
+from router.ingress.webhook import Admission, Handler, Webhooks
 from router.observability.metrics import REGISTRY
 from router.provider import Reply, WebhookSource
 
 Health = Callable[[], tuple[bool, Mapping[str, Any]]]
 """Whether this process can do its job, and the facts behind it."""
 
-_GATES: Final = web.AppKey("gates", tuple[Gate, ...])
+_IN_FLIGHT: Final = web.AppKey("in_flight", tuple[Gate | Bodies, ...])
 _KEEP_ALIVE_BEHIND_PROXY: Final = 75.0  # must exceed the proxy's own idle time-out
 
 
@@ -60,13 +62,15 @@ def _add_webhooks(
     webhooks: Webhooks,
     sources: Sequence[WebhookSource],
 ) -> None:
+    bodies = Bodies(settings.max_bodies)
     # Two gates: requests that wait for a slow log must not shut those out that need none.
     storing, storeless = Gate(settings.max_in_flight), Gate(settings.max_in_flight)
-    app[_GATES] = (storing, storeless)
+    app[_IN_FLIGHT] = (bodies, storing, storeless)
     for source in sources:
         for endpoint in source.endpoints:
             gate = storeless if endpoint.storeless else storing
-            handler = gate.guard(webhooks.handler(source, endpoint))
+            limit = min(endpoint.max_body, settings.max_body_bytes)
+            handler = webhooks.handler(source, endpoint, Admission(gate, bodies, limit))
             for method in endpoint.methods:
                 app.router.add_route(method, f"/webhooks/{source.name}{endpoint.path}", handler)
 
@@ -81,23 +85,30 @@ async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterat
         ConfigError: the address can't be listened on.
     """
     logging.getLogger("aiohttp.server").addFilter(_no_traceback)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=(
+    options = {
+        "access_log": None,
+        "keepalive_timeout": (
             _KEEP_ALIVE_BEHIND_PROXY if settings.behind_proxy else settings.header_timeout
         ),
+        "max_line_size": 8190,
+        "max_field_size": 8190,
+        "max_headers": 64,
+        "lingering_time": 2.0,
+        "auto_decompress": False,
+        "read_bufsize": 16_384,  # aiohttp parses no more than a 16th as many chunks in advance
+    }
+    runner = web.AppRunner(
+        app,
         shutdown_timeout=settings.shutdown_grace / 4,  # aiohttp may take twice this
-        max_line_size=8190,
-        max_field_size=8190,
-        max_headers=64,
-        lingering_time=2.0,
-        auto_decompress=False,
         handler_cancellation=False,
     )
     await runner.setup()
+    server = runner.server
+    if server is None:
+        raise RuntimeError("the runner is not set up")
+    guard(server)
     try:
-        site = await _listen(runner, settings)
+        site = await _listen(runner, settings, options)
         try:
             yield int(runner.addresses[0][1])
         finally:
@@ -111,13 +122,15 @@ async def _idle(app: web.Application, seconds: float) -> None:
     # From its clean-up on aiohttp drops what still arrives, so bodies must be here before.
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            for gate in app.get(_GATES, ()):
-                await gate.idle()
+            for places in app.get(_IN_FLIGHT, ()):
+                await places.idle()
 
 
-async def _listen(runner: web.AppRunner, settings: HttpSettings) -> web.BaseSite:
-    host, port = settings.host, settings.port
-    site = CappedSite(runner, host, port, max_connections=settings.max_connections)
+async def _listen(
+    runner: web.AppRunner, settings: HttpSettings, options: Mapping[str, Any]
+) -> web.BaseSite:
+    host, port, most = settings.host, settings.port, settings.max_connections
+    site = CappedSite(runner, host, port, max_connections=most, options=options)
     try:
         await site.start()
     except OSError as error:

@@ -1,4 +1,9 @@
-"""The one webhook handler: verify → parse → decide → append → answer.
+"""The one webhook handler: look at the head → read → verify → parse → decide → append → answer.
+
+Whoever is no provider is told so by the head where that is possible, and costs no more than a real
+webhook where it is not: bodies are limited by their kind (`Endpoint.max_body`), and nothing of them
+is decoded before the head has the right shape. What is refused before it was read closes the
+connection (`router.ingress.protocol`).
 
 Status policy, for all providers (a provider retries what it understands as our fault):
 
@@ -7,8 +12,10 @@ Status policy, for all providers (a provider retries what it understands as our 
 | taken: the event is durable                         | the provider's reply |
 | not signed by the provider                          | 403    |
 | signed, but unreadable or impossible to store       | 400    |
-| larger than http.max_body_bytes                     | 413    |
-| the body did not arrive within http.body_timeout    | 503    |
+| larger than its kind ever is, or http.max_body_bytes | 413   |
+| compressed                                          | 415    |
+| the body did not arrive within http.body_timeout, or in bits | 503 |
+| too much at once: see `router.ingress.limits`       | 503    |
 | it needs a decision, and the routes aren't here yet | 503    |
 | not done within http.request_timeout                | 503    |
 | the log can't take it, or anything unforeseen       | 503    |
@@ -20,10 +27,12 @@ log and gets the answer that follows from it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
+from typing import Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from router.clock import Clock
 from router.errors import (
@@ -32,12 +41,14 @@ from router.errors import (
     LogUnavailable,
     PayloadTooLarge,
     SwitchboardError,
-    WebhookError,
 )
 from router.eventlog.base import EventLog
 from router.events import codec
 from router.events.model import Event
+from router.events.text import plain
 from router.events.types import EventType, topic_of
+from router.ingress.limits import Bodies, Full, Gate, TooSlow
+from router.ingress.protocol import TRY_AGAIN, continues
 from router.observability import log
 from router.observability.metrics import ALERTS, DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
@@ -48,7 +59,19 @@ logger = log.get(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
-_TRY_AGAIN = Reply(503, b"can't take this now, please try again")
+_TRY_AGAIN: Final = Reply(503, TRY_AGAIN.encode())
+_FULL: Final = {"Retry-After": "1"}
+_PIECE: Final = 256  # bytes: smaller packets or chunks cost more to put together than to verify
+_PIECES: Final = 64  # are free
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a webhook must pass: the gate, the place for a body on its way, the bytes of a body."""
+
+    gate: Gate
+    bodies: Bodies
+    max_body: int
 
 
 class Webhooks:
@@ -80,7 +103,7 @@ class Webhooks:
         """Provider → which setting refuses its webhooks, until one of the same kind is taken."""
         return {provider: hint for (provider, _), hint in self._hints.items()}
 
-    def handler(self, source: WebhookSource, endpoint: Endpoint) -> Handler:
+    def handler(self, source: WebhookSource, endpoint: Endpoint, admission: Admission) -> Handler:
         """The aiohttp handler of one webhook of `source`."""
         kind = endpoint.kind
         seconds = WEBHOOK_SECONDS.labels(source.name, kind)
@@ -90,10 +113,14 @@ class Webhooks:
         ALERTS.labels(source.name)
 
         async def handle(request: web.Request) -> web.Response:
+            if request.headers.get("Content-Encoding"):
+                return web.Response(status=415, text="compressed bodies are not taken")
             started = perf_counter()
             try:
                 async with asyncio.timeout(self._request_timeout):
-                    reply = await self._take(source, endpoint, request)
+                    reply = await self._take(source, endpoint, request, admission)
+            except Full:
+                return web.Response(status=503, text="full, please try again", headers=_FULL)
             except SwitchboardError as error:
                 reply = _refusal(error)
                 self._log_refusal(source.name, kind, reply.status, str(error))
@@ -116,14 +143,28 @@ class Webhooks:
 
         return handle
 
-    async def _take(self, source: WebhookSource, endpoint: Endpoint, http: web.Request) -> Reply:
-        kind, received_at = endpoint.kind, self._clock.now()
-        body = await self._body(http)
-        read = perf_counter()
-        request = WebhookRequest(kind, http.raw_path, http.headers, body, received_at, http.method)
+    async def _take(
+        self, source: WebhookSource, endpoint: Endpoint, http: web.Request, admission: Admission
+    ) -> Reply:
+        admission.gate.check()  # before a body is read
+        received_at = self._clock.now()
+
+        def request(body: bytes) -> WebhookRequest:
+            return WebhookRequest(
+                endpoint.kind, http.raw_path, http.headers, body, received_at, http.method
+            )
+
+        body = await self._body(http, admission, lambda: source.check_head(request(b"")))
+        with admission.gate.place():
+            return await self._taken(source, endpoint, request(body))
+
+    async def _taken(
+        self, source: WebhookSource, endpoint: Endpoint, request: WebhookRequest
+    ) -> Reply:
+        kind, read = endpoint.kind, perf_counter()
         verified = self._verified(source, request)
         checked = perf_counter()
-        events = [decide(event, self._routes) for event in source.parse(verified)]
+        events = [decide(plain(event), self._routes) for event in source.parse(verified)]
         decided = perf_counter()
         if not events:
             raise BadPayload("the webhook holds no event")
@@ -194,22 +235,41 @@ class Webhooks:
             ALERTS.labels(event.source).inc()
         return event
 
-    async def _body(self, http: web.Request) -> bytes:
+    async def _body(
+        self, http: web.Request, admission: Admission, check_head: Callable[[], None]
+    ) -> bytes:
+        """Raises WebhookError: the body is too large or too slow, or the head is refused."""
+        content, limit = http.content, admission.max_body
+        if (http.content_length or 0) > limit or content.total_bytes > limit:
+            raise _too_large(limit)
         try:
-            if http.content.is_eof():  # it came with the head, as most do: nothing to wait for
-                return await http.read()
-            async with asyncio.timeout(self._body_timeout):
-                return await http.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise PayloadTooLarge("the body is larger than http.max_body_bytes") from error
+            if content.is_eof():  # it came with the head, as most do: nothing to wait for
+                return content.read_nowait()
+            check_head()
+            if http.transport is None:
+                raise ConnectionResetError("the sender has gone")
+            async with admission.bodies.place(self._body_timeout):
+                await continues(http)
+                return await _pieces(content, limit)
         except web.RequestPayloadError as error:  # of aiohttp's parser in Python
             raise BadPayload("the body is not framed as its headers say") from error
-        except TimeoutError as error:
-            raise _TooSlow("the body did not arrive within http.body_timeout") from error
 
 
-class _TooSlow(WebhookError):
-    """The sender's fault, its network's, or ours: LiveKit would not come again after a 408."""
+async def _pieces(content: StreamReader, limit: int) -> bytes:
+    body, pieces = bytearray(), 0
+    while not content.at_eof():
+        piece, _ = await content.readchunk()
+        body += piece
+        pieces += 1
+        if len(body) > limit:
+            raise _too_large(limit)
+        if pieces > _PIECES + len(body) // _PIECE:
+            raise TooSlow("the body comes in too many small pieces")
+    return bytes(body)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes, the most that is taken here")
 
 
 def _refusal(error: SwitchboardError) -> Reply:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from router.errors import BadPayload, BadSignature
 from router.events import codec
 from router.events.model import Event
+from router.events.text import plain
 from router.provider import Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide
 from router.routing.table import RouteTable
@@ -21,7 +22,7 @@ def take(source: WebhookSource, raw: Raw, received_at: int, routes: RouteTable) 
     """
     endpoint = endpoint_of(source, raw)
     request = request_of(endpoint, raw, received_at)
-    events = [decide(event, routes) for event in source.parse(_verified(source, request))]
+    events = [decide(plain(event), routes) for event in source.parse(_verified(source, request))]
     if not events:
         raise BadPayload("the webhook holds no event")
     if not endpoint.storeless:

@@ -39,12 +39,15 @@ def signed(node: Ingress, sid: str) -> tuple[bytes, str]:
 
 
 FORM = "Content-Type: application/x-www-form-urlencoded"
+FORGED = f"X-Twilio-Signature: {'A' * 27}="  # of the right shape: the body must be read
 
 
 async def test_a_body_that_drips_is_cut_at_its_deadline(node: Ingress) -> None:
     began = time.monotonic()
     drips = [b"a=1&"] * 8
-    answer = await exchange(node.port, head(FORM, "Content-Length: 4000"), *drips, pause=0.2)
+    answer = await exchange(
+        node.port, head(FORM, FORGED, "Content-Length: 4000"), *drips, pause=0.2
+    )
     assert status(answer) == 503
     assert time.monotonic() - began < 4.0
 
@@ -87,7 +90,7 @@ async def test_a_chunked_body_is_read_whole(node: Ingress) -> None:
 
 
 async def test_a_broken_chunk_is_refused_without_a_traceback(node: Ingress) -> None:
-    start = head(FORM, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n"
+    start = head(FORM, FORGED, "Transfer-Encoding: chunked") + b"3\r\nabc\r\n"
     broken = [b"zz\r\nabc\r\n", b"5\r\nabcdefgh\r\n", b"-1\r\n", b"1;" + b"x" * 9000]
     with logged() as lines:
         answers = await asyncio.gather(
@@ -128,6 +131,26 @@ async def test_compression_is_refused_before_the_body_is_read(node: Ingress) -> 
         f"P\0ST {VOICE} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS, to a port that speaks none
         b"\r\n\r\n\0\0\0\0",
+        head("Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
+        head("Transfer-Encoding: gzip") + b"0\r\n\r\n",
+        head("Transfer-Encoding: chunked, chunked") + b"0\r\n\r\n",
+        head("Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        head("Content-Length: 3, 3") + b"abc",
+        head("X-A: a", " folded: line"),
+        head(host="Host: a, b"),
+        head(host="Host: a/b"),
+        head(host="Host: a b"),
+        head(path="http://x" + VOICE),
+        head(path="*"),
+        head(path=VOICE + "#f"),
+        f"POST {VOICE} HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".encode(),
+        f"POST {VOICE}\r\n\r\n".encode(),
+        b"GET /healthz\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
     ids=lambda request: repr(request[:70]),
 )
@@ -136,7 +159,9 @@ async def test_what_is_not_proper_http_is_400(node: Ingress, request_: bytes) ->
         answer = await exchange(node.port, request_)
         await asyncio.sleep(0.02)
     assert status(answer) == 400, answer
+    assert answer.startswith(b"HTTP/1.")
     assert answer.count(b"\r\nServer: ") == 1  # nothing was smuggled behind it
+    assert answer.endswith(b"\r\n\r\nnot understood: this is not a proper HTTP request")
     assert "Traceback" not in lines.text
     assert len(lines.text.splitlines()) <= 1
 

@@ -121,6 +121,7 @@ def test_a_call_without_numbers_brings_nobody_and_says_why() -> None:
         ("sip:bob@example.com", "sip:bob@example.com"),
         ("00441234567890", "00441234567890"),
         ("1" * 16, "1" * 16),
+        ("sip:a\0b@x", "sip:a\0b@x"),  # router.events.text sees to it
         ("", ""),
         (None, ""),
     ],
@@ -130,7 +131,7 @@ def test_who_calls_is_kept_as_it_was_sent(number: Any, expected: str) -> None:
     assert parsed(message)[0].data.from_number == expected
 
 
-@pytest.mark.parametrize("number", ["+1\n2", "\0", "x" * 256, ["+14155550100"], {}, 1.5])
+@pytest.mark.parametrize("number", ["x" * 256, ["+14155550100"], {}, 1.5])
 def test_a_malformed_number_is_named_without_its_value(number: Any) -> None:
     with pytest.raises(BadPayload, match="from_phone_number") as caught:
         parsed(hosted("phone_call_connected", from_phone_number=number))
@@ -290,18 +291,29 @@ def test_a_type_that_is_not_known_is_kept_with_its_payload(type_: Any) -> None:
         b"[]",
         b'"event_message"',
         b"null",
-        b'{"a":NaN}',
-        b'{"a":1e999}',
-        b'{"a":"\\ud800"}',
-        b'{"a":"\xff"}',
         b'{"a":' * 50_000,
         b'{"a":' * 65 + b"1" + b"}" * 65,
-        b'{"a":' + b"9" * 5000 + b"}",
     ],
 )
 def test_what_can_not_be_read_is_refused_and_not_an_error(body: bytes) -> None:
     with pytest.raises(BadPayload):
         parsed(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"a":NaN}', None),
+        (b'{"a":1e999}', None),
+        (b'{"a":"\\ud800"}', "?"),
+        (b'{"a":"\xff"}', "\ufffd"),
+        (b'{"a":' + b"9" * 5000 + b"}", "9" * 5000),
+    ],
+)
+def test_what_is_odd_in_a_message_does_not_cost_the_rest(body: bytes, kept: object) -> None:
+    event = parsed(body)[0]
+    assert event.data.raw == {"a": kept}
+    codec.encode(event)
 
 
 def test_a_number_that_no_log_can_hold_is_kept_as_text() -> None:
@@ -349,6 +361,12 @@ def test_a_query_has_the_fields_of_either_shape() -> None:
         assert (event.data.to_number, event.data.from_number) == (f"+{OURS}", f"+{THEIRS}")
 
 
+def test_bytes_of_a_query_that_are_no_utf8_do_not_cost_the_rest() -> None:
+    source = configured()
+    [event] = source.parse(source.verify(request(b"", f"{PATH}?call_id=c&a=%ff", method="GET")))
+    assert event.data.raw == {"call_id": "c", "a": "\ufffd"}
+
+
 def test_a_payload_in_a_query_that_is_no_json_is_a_text() -> None:
     event = queried(type="event_transcript", call_id="c", payload="{Hello")[0]
     assert event.data.raw["payload"] == "{Hello"
@@ -356,7 +374,7 @@ def test_a_payload_in_a_query_that_is_no_json_is_a_text() -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["type=a&type=b", "a=%ff", "&".join(f"a{n}=" for n in range(65)), "text=\udce9", "text=é"],
+    ["type=a&type=b", "&".join(f"a{n}=" for n in range(65)), "text=\udce9", "text=é"],
 )
 def test_a_query_that_can_not_be_read_is_refused(query: str) -> None:
     source = configured()

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
 from router.errors import BadPayload
 from router.events.codec import from_rfc3339
+from router.events.text import read_json
 from router.provider import happened_at
 
 PROVIDER: Final = "telnyx"
@@ -57,8 +56,8 @@ class Notice:
 def open_envelope(body: bytes) -> Mapping[str, Any]:
     """The `data` of a webhook. Raises BadPayload."""
     try:
-        envelope = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        envelope = read_json(body)
+    except (ValueError, RecursionError) as error:
         raise BadPayload("the body is not JSON that can be read") from error
     if not isinstance(envelope, dict):
         raise BadPayload("the body is not a JSON object")
@@ -99,13 +98,10 @@ def read_notice(data: Mapping[str, Any], received_at: int, signed_ago: int = 0) 
 
 
 def text(values: Mapping[str, Any], *names: str) -> str:
-    """The first of the values that is text and not empty, "" where there is none.
-
-    Text with a NUL in it is none: PostgreSQL takes no such text.
-    """
+    """The first of the values that is text and not empty, "" where there is none."""
     for name in names:
         value = values.get(name)
-        if value and isinstance(value, str) and "\0" not in value:
+        if value and isinstance(value, str):
             return value
     return ""
 

@@ -62,13 +62,8 @@ def verify(
     return seconds
 
 
-def skew(headers: Mapping[str, str], received_at: int) -> int:
-    """How many seconds ago it was signed. Raises BadSignature."""
-    return received_at // _MICROS - int(_timestamp(headers))
-
-
-def is_signed(keys: Iterable[Ed25519PublicKey], headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether one of the keys signed this, no matter when. Raises BadSignature."""
+def read_head(headers: Mapping[str, str]) -> tuple[bytes, str]:
+    """Signature and timestamp, unchecked but for their shape. Raises BadSignature."""
     given = headers.get(SIGNATURE)
     if not given:
         raise BadSignature(f"no {SIGNATURE} header")
@@ -76,7 +71,18 @@ def is_signed(keys: Iterable[Ed25519PublicKey], headers: Mapping[str, str], body
         signature = _decoded(given, _SIGNATURE_SIZE)
     except ValueError as error:
         raise BadSignature(f"{SIGNATURE} is not the base64 of 64 bytes") from error
-    message = _timestamp(headers).encode() + b"|" + body
+    return signature, _timestamp(headers)
+
+
+def skew(headers: Mapping[str, str], received_at: int) -> int:
+    """How many seconds ago it was signed. Raises BadSignature."""
+    return received_at // _MICROS - int(_timestamp(headers))
+
+
+def is_signed(keys: Iterable[Ed25519PublicKey], headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether one of the keys signed this, no matter when. Raises BadSignature."""
+    signature, timestamp = read_head(headers)
+    message = timestamp.encode() + b"|" + body
     return any(_fits(key, signature, message) for key in keys)
 
 

@@ -24,7 +24,8 @@ class TelnyxSource:
 
     name = PROVIDER
     endpoints = (
-        Endpoint("events", ""),
+        # Orders of hundreds of numbers, transcripts and insights of a call.
+        Endpoint("events", "", max_body=256 * 1024),
         Endpoint("texml-voice", "/texml/voice"),
         Endpoint("texml-status", "/texml/status"),
         Endpoint("texml-dial", ENDPOINT),
@@ -36,6 +37,10 @@ class TelnyxSource:
         self._keys = signature.read_keys(settings.public_keys)
         self._actions = actions
         self._answers = answers
+
+    def check_head(self, request: WebhookRequest) -> None:
+        """See `WebhookSource.check_head`."""
+        signature.read_head(request.headers)
 
     def verify(self, request: WebhookRequest) -> Verified:
         """See `WebhookSource.verify`."""

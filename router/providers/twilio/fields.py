@@ -5,7 +5,6 @@ The schema is strict where the signature is not: names and values are signed wit
 Unknown fields are kept: Twilio adds some without notice.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal
 from router.errors import BadPayload
 from router.events.codec import from_rfc3339
 from router.events.phone import Party, is_e164, party
+from router.events.text import read_odd_json
 from router.providers.twilio.keys import Form
 
 Fields = Mapping[str, str]
@@ -23,7 +23,7 @@ Fields = Mapping[str, str]
 CALL_SID: Final = re.compile(r"CA[0-9a-f]{32}")
 WORD: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 NUMBER: Final = re.compile(r"[0-9]{1,9}")
-_SIP_URI: Final = re.compile(r"sips?:[^\s<>\"]{1,255}")
+_SIP_URI: Final = re.compile(r"sips?:[^ <>\"]{1,255}")  # control characters: router.events.text
 _IDENTITY: Final = re.compile(r"[\w:.@-][\w:.@+-]{0,254}", re.ASCII)  # 12345, client:bob
 _CLAIMED: Final = re.compile(r"\+[0-9*#]{0,32}")  # +464: what a caller ID may be, right or wrong
 _ANONYMOUS: Final = frozenset({"anonymous", "restricted", "unavailable", "unknown", "private", ""})
@@ -91,7 +91,6 @@ _BY_LETTER: Final = {
 }
 _FOLDED: Final = frozenset({"data", "payload"})  # JSON as text
 _DEPTH: Final = 24  # of JSON that is kept; what lies deeper is cut off
-_DIGITS: Final = 18  # of an integer; a longer one stays text
 
 
 def read(form: Form, kind: str) -> dict[str, str]:
@@ -253,33 +252,29 @@ def read_json(text: str) -> Any:
     """A JSON document.
 
     Not by msgspec: one lone surrogate or a number out of range in any part of it must not cost the
-    rest. Integers longer than 18 digits stay text, NaN and infinities are null.
+    rest.
 
     Raises:
         BadPayload: it is not JSON, or nested too deeply to be read.
     """
     try:
-        return json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
+        return read_odd_json(text)
     except (ValueError, RecursionError) as error:
         raise BadPayload("the JSON is malformed or nested too deeply") from error
 
 
-def _integer(text: str) -> int | str:
-    return int(text) if len(text) <= _DIGITS else text
-
-
 def scrubbed(value: Any, depth: int = _DEPTH) -> Any:
-    """JSON as it is kept with an event: no secrets, nothing that can't be written again.
+    """JSON as it is kept with an event: without secrets, and not too deep.
 
     Also in JSON that is itself text in JSON (`data`, `payload`); what of it is no JSON can't be
     searched for secrets, and is left out.
     """
     match value:
         case str():
-            return _writable(value)
+            return _without_password(value)
         case dict() if depth:
             return {
-                _writable(name): scrubbed(_unfolded(name, inner), depth - 1)
+                _without_password(name): scrubbed(_unfolded(name, inner), depth - 1)
                 for name, inner in value.items()
                 if not _is_secret(name) and not (name == "body" and "status_code" in value)
             }
@@ -309,6 +304,6 @@ def _is_secret(name: str) -> bool:
     return name.lower().replace("_", "").replace("-", "") in _SECRET_NAMES
 
 
-def _writable(text: str) -> str:
-    # Half of a surrogate pair has no UTF-8; a URL may hold the password of our own webhooks.
-    return _USER_INFO.sub("***@", text.encode("utf-8", "replace").decode())
+def _without_password(text: str) -> str:
+    # A URL may hold the password of our own webhooks.
+    return _USER_INFO.sub("***@", text)

@@ -21,6 +21,7 @@ ACCOUNT_SID: Final = re.compile(r"AC[0-9a-f]{32}")
 _SIDS: Final = re.compile(rb"AC[0-9a-f]{32}")
 _NAMING: Final = frozenset({"AccountSid", "ParentAccountSid"})
 _NAMED_LIMIT: Final = 4  # accounts whose keys are tried for one request
+_NAMED_WITHIN: Final = 65_536  # bytes of JSON in which accounts are looked for
 _NAMELESS_LIMIT: Final = 4096  # bytes; no stranger has a long form checked with every key
 
 Form = Sequence[tuple[str, str]]
@@ -141,7 +142,7 @@ class Keyring:
                 return [key for own in self._tokens.values() for key in own]
             accounts = [account for account in named if account in self._tokens] or [self._main]
         else:
-            found = {sid.decode() for sid in set(_SIDS.findall(body))}
+            found = {sid.decode() for sid in set(_SIDS.findall(body, 0, _NAMED_WITHIN))}
             accounts = [self._main, *sorted(found & self._tokens.keys())]
         chosen = islice(dict.fromkeys(accounts), _NAMED_LIMIT)
         return [key for account in chosen for key in self._tokens[account]]

@@ -169,7 +169,7 @@ def _party(fields: _Fields, *names: str) -> str:
         if value is None or value == "":
             continue
         text = str(value) if isinstance(value, int) else value
-        if not isinstance(text, str) or not text.isprintable() or len(text) > _MAX_PARTY:
+        if not isinstance(text, str) or len(text) > _MAX_PARTY:
             raise BadPayload(f"{name} is malformed")
         return party(text).address  # the hosted service writes E.164 without its +
     return ""

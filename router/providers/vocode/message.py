@@ -17,9 +17,8 @@ from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-import msgspec
-
 from router.errors import BadPayload
+from router.events.text import read_json
 from router.provider import WebhookRequest
 
 _ID: Final = re.compile(r"[!-~]{1,128}")
@@ -71,7 +70,7 @@ def read(request: WebhookRequest, secrets: Sequence[str]) -> Message:
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        found = msgspec.json.decode(body)
+        found = read_json(body)
     except (ValueError, RecursionError) as error:
         raise BadPayload("the body is not JSON") from error
     if not isinstance(found, dict):
@@ -84,15 +83,17 @@ def _query(target: str) -> dict[str, Any]:
     if not text.isascii():
         raise BadPayload("the query is not ASCII")
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+        pairs = parse_qsl(
+            text, keep_blank_values=True, errors="replace", max_num_fields=_MAX_FIELDS
+        )
     except ValueError as error:
-        raise BadPayload("the query is not UTF-8 or has too many fields") from error
+        raise BadPayload("the query has too many fields") from error
     found: dict[str, Any] = dict(pairs)
     if len(found) != len(pairs):
         raise BadPayload("a field is in the query more than once")
     if "payload" in found:
         with suppress(ValueError, RecursionError):  # else a plain text, kept as one
-            found["payload"] = msgspec.json.decode(found["payload"])
+            found["payload"] = read_json(found["payload"].encode())
     return found
 
 

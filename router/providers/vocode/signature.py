@@ -8,6 +8,7 @@ agent asks for in the middle of a call, is signed (docs.vocode.dev/external-acti
 
 import hmac
 import json
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +17,9 @@ from router.errors import BadSignature
 from router.provider import WebhookRequest
 
 HEADER: Final = "x-vocode-signature"
+
+
+_SHAPE: Final = re.compile(r"[A-Za-z0-9+/]{43}=")  # base64 of SHA-256
 
 
 def verify_path(request: WebhookRequest, paths: Sequence[bytes]) -> None:
@@ -50,7 +54,9 @@ def is_signed(request: WebhookRequest, keys: Sequence[bytes]) -> bool:
     given = request.headers.get(HEADER)
     if given is None or not keys:
         return False
-    offered = given.encode("utf-8", "surrogateescape")
+    if _SHAPE.fullmatch(given) is None:
+        raise BadSignature(f"{HEADER} is not the base64 of 32 bytes: it does not match any body")
+    offered = given.encode()
     # A query is not covered: what is signed must have been posted.
     forms = (bytes, _rewritten) if request.method == "POST" else ()
     for body in (form(request.body) for form in forms):

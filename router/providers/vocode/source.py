@@ -25,7 +25,9 @@ class VocodeSource:
     """
 
     name = events.PROVIDER
-    endpoints = (Endpoint("", "/{secret}", ("POST", "GET")),)
+    # A transcript of a whole call comes in one message. No stranger has it read: the secret in the
+    # path is looked at before.
+    endpoints = (Endpoint("", "/{secret}", ("POST", "GET"), max_body=512 * 1024),)
 
     def __init__(self, secrets: Sequence[str], action_keys: Sequence[bytes]) -> None:
         self._paths = tuple(
@@ -36,6 +38,10 @@ class VocodeSource:
             verifying_key(key, "providers.vocode.action_secrets") for key in action_keys
         )
         self._unmentionable = (*secrets, *(b64encode(key).decode() for key in action_keys))
+
+    def check_head(self, request: WebhookRequest) -> None:
+        """See `WebhookSource.check_head`."""
+        signature.verify_path(request, self._paths)
 
     def verify(self, request: WebhookRequest) -> Verified:
         """See `WebhookSource.verify`."""
