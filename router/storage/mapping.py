@@ -6,11 +6,11 @@ locks the revision first, so changes happen one after the other and a higher rev
 commit: whoever follows the log may trust `rev` alone.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Row, Table, delete, select, update
+from sqlalchemy import Column, ColumnElement, Row, Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.events.codec import encode
@@ -31,6 +31,7 @@ from router.storage.changes import State, agent_changes, route_changes, wanted
 from router.storage.engine import Database
 from router.storage.records import number_event, route_record
 from router.storage.schema import agents, numbers, revision
+from router.storage.schema import outbox as waiting
 from router.storage.sql import insert, now_micros
 
 _LIMIT: Final = 120.0  # seconds: a file with all numbers of a large account
@@ -40,8 +41,38 @@ _PAGE: Final = 1000
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
+Progress = Callable[[int, int], None]
+"""Told after each batch of changes: (done, total)."""
+
+
+class Counts(NamedTuple):
+    """How large the mapping is."""
+
+    agents: int
+    numbers: int
+
+
+async def plan_mapping(db: Database, desired: MappingSpec, *, prune: bool = False) -> MappingResult:
+    """What `apply_mapping` would change now. Nothing is written; `version` is the present one.
+
+    Raises:
+        ConfigError: a number leads to an agent that would not exist.
+        StorageUnavailable: try again.
+    """
+    async with db.read(limit=_LIMIT) as connection:
+        last = int((await connection.execute(select(revision.c.value))).scalar_one())
+        before = await _load(connection, desired, (), everything=prune)
+    after = wanted(before, desired, prune=prune)
+    changes = (*agent_changes(before, after), *route_changes(before, after, last + 1))
+    return MappingResult(last, changes)
+
+
 async def apply_mapping(
-    db: Database, desired: MappingSpec, *, prune: bool = False
+    db: Database,
+    desired: MappingSpec,
+    *,
+    prune: bool = False,
+    progress: Progress | None = None,
 ) -> MappingResult:
     """Make the mapping as `desired`; with `prune`, remove every agent and number not in it.
 
@@ -49,16 +80,37 @@ async def apply_mapping(
         ConfigError: a number leads to an agent that would not exist; nothing was changed.
         StorageUnavailable: try again; applying twice is the same as once.
     """
-    return await _apply(db, desired, prune=prune)
+    result = await _apply(db, desired, prune=prune)
+    if progress is not None:
+        progress(len(result.changes), len(result.changes))
+    return result
 
 
-async def delete_number(db: Database, number: str) -> MappingResult:
-    """Remove one number; no change when it isn't there.
+async def delete_numbers(db: Database, numbers: Sequence[str]) -> MappingResult:
+    """Remove E.164 numbers; those that aren't there are no change.
 
     Raises:
         StorageUnavailable: try again.
     """
-    return await _apply(db, MappingSpec(), removed=(number,))
+    return await _apply(db, MappingSpec(), removed=numbers)
+
+
+async def unpublished(db: Database) -> int:
+    """How many records of changes wait for the log: 0 when every instance can have them all."""
+    async with db.read() as connection:
+        return int(
+            (await connection.execute(select(func.count()).select_from(waiting))).scalar_one()
+        )
+
+
+async def counts(db: Database) -> Counts:
+    """How many agents and numbers there are."""
+    async with db.read() as connection:
+        found = [
+            int((await connection.execute(select(func.count()).select_from(table))).scalar_one())
+            for table in (agents, numbers)
+        ]
+    return Counts(*found)
 
 
 async def version(db: Database) -> int:

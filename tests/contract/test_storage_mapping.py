@@ -79,7 +79,7 @@ async def test_a_mapping_is_stored_and_told(db: Database) -> None:
 
 async def test_what_happened_is_an_event(db: Database) -> None:
     await mapping.apply_mapping(db, BOTH)
-    await mapping.delete_number(db, ONE)
+    await mapping.delete_numbers(db, [ONE])
     happened = [
         decode(entry.key, entry.headers, entry.value)
         for entry in await told(db)
@@ -159,10 +159,10 @@ async def test_prune_removes_what_is_not_named(db: Database) -> None:
     assert await mapping.list_numbers(db) == [number(TWO, "bob")]
 
 
-async def test_delete_number(db: Database) -> None:
+async def test_delete_numbers(db: Database) -> None:
     await mapping.apply_mapping(db, BOTH)
-    assert (await mapping.delete_number(db, ONE)).version == 2
-    assert (await mapping.delete_number(db, ONE)).version == 2
+    assert (await mapping.delete_numbers(db, [ONE])).version == 2
+    assert (await mapping.delete_numbers(db, [ONE])).version == 2
     assert await mapping.get_route(db, ONE) is None
 
 
@@ -220,7 +220,7 @@ async def test_the_outbox_is_read_in_order_and_in_pieces(db: Database) -> None:
     assert last.id > first[-1].id
     await outbox.done(db, [last.id])
     await outbox.done(db, [])
-    await mapping.delete_number(db, ONE)
+    await mapping.delete_numbers(db, [ONE])
     assert (await outbox.pending(db, 1))[0].id > last.id
 
 
@@ -236,3 +236,23 @@ async def test_one_change_does_not_load_the_mapping(db: Database) -> None:
     selects = [sql for sql in seen if sql.startswith("SELECT") and "FROM numbers" in sql]
     assert selects
     assert all("WHERE" in sql for sql in selects)
+
+
+async def test_a_plan_says_what_an_apply_would_change_and_writes_nothing(db: Database) -> None:
+    plan = await mapping.plan_mapping(db, BOTH)
+    assert (plan.version, await mapping.version(db)) == (0, 0)
+    assert await mapping.counts(db) == (0, 0)
+    assert await mapping.unpublished(db) == 0
+    told_of: list[tuple[int, int]] = []
+    done = await mapping.apply_mapping(
+        db, BOTH, progress=lambda done, total: told_of.append((done, total))
+    )
+    assert done.changes == plan.changes
+    assert told_of[-1] == (4, 4)
+    assert await mapping.counts(db) == (2, 2)
+    assert await mapping.unpublished(db) == 4
+    pruned = await mapping.plan_mapping(db, MappingSpec(agents=(BOB,)), prune=True)
+    assert [change.after for change in pruned.changes] == [None] * 3
+    assert (await mapping.plan_mapping(db, BOTH)).changes == ()
+    with pytest.raises(ConfigError, match="anne"):
+        await mapping.plan_mapping(db, MappingSpec(numbers=(number(ONE, "anne"),)))

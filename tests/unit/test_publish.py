@@ -20,7 +20,7 @@ from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
 from router.routing.table import Route, RouteTable
 from router.storage import outbox
 from router.storage.engine import Database, open_database
-from router.storage.mapping import apply_mapping, delete_number, fingerprint
+from router.storage.mapping import apply_mapping, delete_numbers, fingerprint
 from router.storage.migrate import prepare
 from tests.support.fake_log import FakeLog
 from tests.support.kafka_settings import log_settings
@@ -97,7 +97,7 @@ async def test_changes_reach_both_topics_in_their_order(database: Database, tmp_
     async with publishing(database, log):
         await maps(database, a="anna", b="anna")
         await maps(database, a="bob")
-        await delete_number(database, A)
+        await delete_numbers(database, [A])
         await maps(database, a="anna")
         await forgotten(database)
     of_a = [entry for entry in told(log.all(ROUTES_TOPIC)) if entry[0] == A]
@@ -178,7 +178,7 @@ async def test_a_journal_replaced_by_an_empty_one_is_filled(
     database: Database, tmp_path: Path
 ) -> None:
     await maps(database, a="anna", b="bob")
-    await delete_number(database, B)
+    await delete_numbers(database, [B])
     for name in ("first", "second"):
         async with open_log(log_settings(tmp_path / name)) as log:
             await publish.republish(database, log, SystemClock())
@@ -199,7 +199,7 @@ async def test_an_old_or_odd_topic_is_brought_up_to_date(
     for entry in await outbox.pending(database, 10):
         await log.append(entry.topic, entry.key, entry.value, entry.headers)
     await maps(database, a="bob", b="bob")
-    await delete_number(database, B)
+    await delete_numbers(database, [B])
     gone = msgspec.json.encode(Route(number=B, provider="twilio", rev=2))
     await log.append(ROUTES_TOPIC, B, gone, {"ce_id": "restored", "rev": "2"})
     await log.append(ROUTES_TOPIC, "+1999", b"?", {"ce_id": "odd", "rev": "two"})
