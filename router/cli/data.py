@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from config import Settings
+from router.cli.apply import remove
 from router.cli.context import (
     NO,
     ConfigOption,
@@ -33,6 +34,7 @@ from router.storage.engine import Database, open_database
 
 agents = typer.Typer(no_args_is_help=True, help="The agents that answer.")
 numbers = typer.Typer(no_args_is_help=True, help="The numbers and where they lead.")
+numbers.command("remove")(remove)
 calls = typer.Typer(no_args_is_help=True, help="What became of the calls.")
 
 

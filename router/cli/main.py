@@ -2,7 +2,7 @@
 
 import typer
 
-from router.cli.apply import apply
+from router.cli.apply import ApplyCommand, apply, export
 from router.cli.call import call
 from router.cli.catchup import command as catch_up
 from router.cli.context import ConfigOption, reported, run, settings_of
@@ -47,7 +47,8 @@ app.command()(up)
 app.command()(call)
 app.command()(explain)
 app.command()(tail)
-app.command()(apply)
+app.command(cls=ApplyCommand)(apply)
+app.command()(export)
 app.command("catch-up")(catch_up)
 app.command()(doctor)
 app.add_typer(calls, name="calls")

@@ -142,6 +142,13 @@ async def list_numbers(
         return [_number(row) for row in await connection.execute(query.limit(limit))]
 
 
+async def fallbacks(db: Database) -> dict[str, str]:
+    """The fallback of each number that has one."""
+    query = select(numbers.c.number, numbers.c.fallback).where(numbers.c.fallback != "")
+    async with db.read(limit=_LIMIT) as connection:
+        return {number: fallback for number, fallback in await connection.execute(query)}
+
+
 async def get_route(db: Database, number: str) -> Route | None:
     """Where an E.164 number leads, None when it isn't in the mapping."""
     async with db.read() as connection:
