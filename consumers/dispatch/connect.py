@@ -26,6 +26,7 @@ from consumers.dispatch.ports import ClaimStore
 from router.clock import Clock
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable
 from router.events.model import Event
+from router.events.phone import mask_in
 from router.events.types import EventType
 from router.observability import log as logs
 from router.observability.metrics import AGENT_READY_SECONDS, DISPATCHES
@@ -36,6 +37,11 @@ log = logs.get(__name__)
 _DEAF: Final = 5  # turns that failed in a row
 _HANDOVER: Final = 1.0  # seconds after our own deadline before others may act
 _MICROS: Final = 1_000_000
+
+
+def _words(error: Permanent) -> str:
+    """Why LiveKit refused, in its own words; they may repeat what was sent to it."""
+    return mask_in(str(error).removeprefix("LiveKit: "))[:200]
 
 
 class _Lost(Exception):
@@ -179,8 +185,8 @@ class Connection:
             self._certain = False
             self.doubtful = True
             raise
-        except Permanent:
-            await self._missing("LiveKit refused the dispatch")
+        except Permanent as error:
+            await self._missing(f"LiveKit refused the dispatch: {_words(error)}")
 
     async def _record(self, dispatch_id: str) -> None:
         """Write a created dispatch down. Raises _Lost, the dispatch withdrawn, when it is late."""

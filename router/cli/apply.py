@@ -4,20 +4,15 @@ What will change is shown first and asked about; how it was is kept in the data 
 stored, the command waits until the instance beside it decides by it, as long as that moves.
 """
 
-import asyncio
 import gc
-import os
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, Final, Literal
 
-import aiohttp
-import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typer.core import TyperCommand
@@ -32,20 +27,19 @@ from router.cli.context import (
     JsonOption,
     e164,
     fail,
-    local_url,
     reported,
     run,
     settings_of,
 )
 from router.cli.render import console, plain, problems
+from router.cli.waiting import Held, closing, wait_until_held
 from router.errors import ConfigError, StorageError
-from router.numbers.file import Existing, read_mapping, written, written_numbers
-from router.routing.spec import MappingResult, MappingSpec, RouteChange
+from router.numbers.export import exported, write
+from router.numbers.file import Existing, MappingFile
+from router.routing.spec import MappingResult, RouteChange
 from router.storage import mapping, migrate
 from router.storage.engine import Database, open_database
 
-_PATIENCE: Final = 5.0  # seconds in which something must move on the way to the instance
-_LOOK: Final = 0.1  # seconds between looks
 _KEPT: Final = 20  # mappings as they were, in the data folder
 _SHARE: Final = 10  # a plain --prune removes at most one of so many numbers
 _LONG: Final = 1000  # changes that take long enough for a progress bar
@@ -138,20 +132,19 @@ def prune_refusal(result: MappingResult, before: mapping.Counts) -> str:
         what = f"all {agents} agents"
     else:
         return ""
-    return (
-        f"Nothing was changed: --prune removes up to a tenth, this is {what}; --prune=all does it."
-    )
+    return f"Nothing was changed: --prune removes up to a tenth, not {what}; --prune=all does."
 
 
 async def _planned(settings: Settings, file: Path, *, prune: bool, dry_run: bool) -> _Plan:
+    text = MappingFile(file)
     try:
         await _prepare(settings, dry_run=dry_run)
         async with open_database(settings) as database:
-            wanted = read_mapping(file, await _existing(database, prune=prune))
+            wanted = text.spec(Existing() if prune else await _existing(database, text.outside()))
             result = await mapping.plan_mapping(database, wanted, prune=prune)
             before = await mapping.counts(database)
     except StorageError:
-        read_mapping(file)  # its own mistakes show without a database
+        text.spec()  # its own mistakes show without a database
         raise
 
     def carry_out(
@@ -170,11 +163,16 @@ async def _prepare(settings: Settings, *, dry_run: bool) -> None:
         await migrate.prepare(settings)
 
 
-async def _existing(database: Database, *, prune: bool) -> Existing:
-    if prune:
-        return Existing()
+async def _existing(database: Database, leads_to: Collection[str]) -> Existing:
+    """The agents that there are, and where the fallbacks of the numbers `leads_to` lead."""
+    chains: dict[str, str] = {}
+    ahead = set(leads_to)
+    while ahead:
+        found = await mapping.fallbacks(database, ahead)
+        chains |= found
+        ahead = set(found.values()) - chains.keys()
     agents = {agent.name for agent in await mapping.list_agents(database)}
-    return Existing(agents, await mapping.fallbacks(database))
+    return Existing(agents, chains)
 
 
 async def _planned_removal(settings: Settings, numbers: Sequence[str]) -> _Plan:
@@ -205,27 +203,34 @@ def _settle(
     json: bool,
 ) -> None:
     """Show the plan, ask, do it, wait until it holds."""
-    if not json:
-        for each in plan_lines(plan.result.changes) if plan.result.changes else ():
-            console.print(plain(each))
-    why = refusal if plan.result.changes else ""
-    if plan.result.changes and not why and not dry_run and not _agreed(yes=yes):
-        why = "Nothing was changed: nobody could be asked. Say --yes to do it."
-    if plan.result.changes and (dry_run or why):
-        if json:
-            print_result(plan.result, holds=None, applied=False)
-        raise fail(why, WRONG) if why else typer.Exit(WRONG)
     result, undo = plan.result, None
     if result.changes:
+        if not json:
+            for each in plan_lines(result.changes):
+                console.print(plain(each))
+        if dry_run or refusal or not _agreed(yes=yes):
+            raise _left(plan, refusal, dry_run=dry_run, json=json)
         result, undo = run(_change(settings, plan, quiet=json))
     held = _held(settings, result, quiet=json) if wait and not dry_run else None
     if json:
         return print_result(result, holds=held.holds if held else None, applied=undo is not None)
-    for each in _closing(settings, result, held):
-        console.print(plain(each))
+    if not result.changes:
+        console.print("Nothing to change: everything is as it should be.")
+    if not dry_run:
+        for each in closing(settings, result, held):
+            console.print(plain(each))
     if undo is not None and plan.before != (0, 0):
         console.print(plain(f"As it was before: switchboard apply {quote(str(undo))} --prune=all"))
     return None
+
+
+def _left(plan: _Plan, refusal: str, *, dry_run: bool, json: bool) -> typer.Exit:
+    """Nothing is changed: say why, unless that was what was asked for."""
+    if json:
+        print_result(plan.result, holds=None, applied=False)
+    if not refusal and not dry_run:
+        refusal = "Nothing was changed: nobody could be asked. Say --yes to do it."
+    return fail(refusal, WRONG) if refusal else typer.Exit(WRONG)
 
 
 def _agreed(*, yes: bool) -> bool:
@@ -254,7 +259,7 @@ async def _keep(settings: Settings, database: Database, version: int) -> Path:
     folder = settings.data_dir / "history"
     folder.mkdir(exist_ok=True, mode=0o700)
     file = folder / f"mapping-{version:08d}.yaml"
-    await _write(file, database)
+    await write(file, database)
     for old in sorted(folder.glob("mapping-*.yaml"))[:-_KEPT]:
         old.unlink(missing_ok=True)
     return file
@@ -265,63 +270,12 @@ async def _export(settings: Settings, file: Path | None) -> None:
     async with open_database(settings) as database:
         before = await mapping.version(database)
         if file is not None:
-            await _write(file, database)
+            await write(file, database)
         else:
             async for piece in exported(database):
                 sys.stdout.write(piece)
         if await mapping.version(database) != before:
             raise fail("the mapping changed while it was written: export it again", NO)
-
-
-async def _write(file: Path, database: Database) -> None:
-    """Put the mapping into a file (0600), whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            os.fchmod(descriptor, 0o600)
-            async for piece in exported(database):
-                out.write(piece)
-            out.flush()
-            os.fsync(descriptor)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-async def exported(database: Database) -> AsyncIterator[str]:
-    """The mapping as `apply` takes it, page by page."""
-    for piece in written(await mapping.list_agents(database)):
-        yield piece
-    page = await mapping.list_numbers(database)
-    yield "numbers:\n" if page else "numbers: []\n"
-    while page:
-        yield written_numbers(page)
-        page = await mapping.list_numbers(database, after=page[-1].number)
-
-
-class _Routes(msgspec.Struct, frozen=True):
-    fingerprint: str = ""
-    numbers: int = 0
-    version: int = 0
-
-
-class _Ready(msgspec.Struct, frozen=True):
-    """What /readyz says, as far as it matters here."""
-
-    roles: tuple[str, ...]  # whatever answers without them is not Switchboard
-    routes: _Routes = _Routes()
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """How far a change has come. `holds` None: no instance answers."""
-
-    holds: bool | None
-    left: int = 0  # records of changes that wait in the database
-    has: int = 0  # numbers that the instance has
-    of: int = 0  # numbers that are mapped
-    roles: tuple[str, ...] = ()  # of the instance
 
 
 def _held(settings: Settings, result: MappingResult, *, quiet: bool) -> Held | None:
@@ -339,91 +293,6 @@ def _held(settings: Settings, result: MappingResult, *, quiet: bool) -> Held | N
 async def _wait(settings: Settings, show: Callable[[float], None]) -> Held:
     async with open_database(settings) as database:
         return await wait_until_held(settings, database, show)
-
-
-async def wait_until_held(
-    settings: Settings, database: Database, show: Callable[[float], None] = lambda _: None
-) -> Held:
-    """Until the instance at http.host:port has the routes of the database, as long as it moves.
-
-    Args:
-        settings: say where the instance is.
-        database: whose routes they are.
-        show: told the share (0 to 1) that has left the database.
-    """
-    seen: object = None
-    moved_at = compared_at = time.monotonic()
-    first = await mapping.unpublished(database) or 1
-    wanted = await mapping.fingerprint(database)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-        while True:
-            ready = await _asked(session, settings)
-            left = await mapping.unpublished(database)
-            if seen is None and (ready is None or "ingress" not in ready.roles):
-                return Held(None, left, roles=ready.roles if ready else ())
-            if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
-                return Held(True, left)
-            show(1 - min(left, first) / first)
-            if (ready, left) != seen:
-                seen, moved_at = (ready, left), time.monotonic()
-            elif time.monotonic() - moved_at > _PATIENCE:
-                return await _stuck(database, ready, left)
-            elif not left and time.monotonic() - compared_at > 1:
-                compared_at = time.monotonic()
-                wanted = await mapping.fingerprint(database)  # it may have changed once more
-            await asyncio.sleep(_LOOK)
-
-
-async def _stuck(database: Database, ready: _Ready | None, left: int) -> Held:
-    numbers = (await mapping.counts(database)).numbers
-    if ready is None:
-        return Held(None, left, of=numbers)
-    return Held(False, left, has=ready.routes.numbers, of=numbers, roles=ready.roles)
-
-
-async def _asked(session: aiohttp.ClientSession, settings: Settings) -> _Ready | None:
-    """What the instance says of itself; None when there is none, or it is another program."""
-    try:
-        async with session.get(f"{local_url(settings)}/readyz") as answer:
-            return msgspec.json.decode(await answer.read(), type=_Ready)
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return None
-
-
-def _closing(settings: Settings, result: MappingResult, held: Held | None) -> Iterator[str]:
-    if not result.changes:
-        yield "Nothing to change: everything is as it should be."
-    where, stored = local_url(settings), f"Stored as version {result.version}"
-    if held is None:
-        yield f"{stored}; not waited until it holds."
-    elif held.holds:
-        yield f"Holds now: the instance on {where} decides by version {result.version}."
-    elif held.holds is None and held.roles:
-        yield f"{stored}; the instance on {where} runs {', '.join(held.roles)}: it decides no calls."
-    elif held.holds is None:
-        yield f"{stored}; no instance runs on {where}."
-    else:
-        yield (
-            f"{stored}, but nothing has moved for {_PATIENCE:g} s: the instance on {where} has "
-            f"{held.has} of {held.of} numbers, {held.left} records wait in the database."
-        )
-        yield _why_stuck(held, where)
-
-
-def _why_stuck(held: Held, where: str) -> str:
-    if not held.left:
-        return (
-            f"It does not follow the log of this database: is it the same one? See {where}/readyz"
-        )
-    if "relay" not in held.roles:
-        return (
-            f"It runs {', '.join(held.roles)}: is a process with the role relay running, over the "
-            f"same database? See {where}/readyz"
-        )
-    return (
-        "Its role relay does not publish them: does it use another database or data folder, or is "
-        f"its log (Kafka) away? See {where}/readyz"
-    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Final
 import phonenumbers
 
 _E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")  # ITU-T E.164 §6: at most 15 digits
+_IN_TEXT: Final = re.compile(r"(?:\+|%2[Bb])[1-9][0-9]{6,14}")  # also as a URL has it
 # Mexico dialled mobiles with a 1 after the country code until August 2019; old contacts still do.
 _OLD_MEXICAN: Final = re.compile(r"\+521([0-9]{10})")
 
@@ -98,3 +99,8 @@ def mask(number: str) -> str:
         return "***"
     end = number[-4:] if len(number) >= 12 else ""
     return f"{number[:5]}***{end}"
+
+
+def mask_in(text: str) -> str:
+    """`text` with every phone number in it masked."""
+    return _IN_TEXT.sub(lambda found: mask(found[0]), text)

@@ -1,4 +1,4 @@
-"""The mapping file (YAML or JSON): `switchboard apply` reads it, `switchboard export` writes it.
+"""The mapping file (YAML or JSON) that `switchboard apply` takes (`numbers.export` writes it).
 
 ```yaml
 agents:
@@ -17,9 +17,8 @@ All mistakes are told at once, each with line, column, field and the value as it
 the user's own file, so numbers are not masked.
 """
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,8 +56,6 @@ _STATUSES: Final = get_args(AgentStatus)
 _MAX_NAME: Final = 256  # characters; LiveKit's own limit of a name
 _SHOWN: Final = 200  # mistakes
 _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-# What YAML takes inside double quotes only as an escape (JSON leaves it as it is).
-_ESCAPED: Final = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 _Lines = Callable[[Where], int]
 
@@ -68,7 +65,7 @@ class Existing:
     """What is mapped already and stays, beside what the file says."""
 
     agents: Collection[str] = ()  # names
-    fallbacks: Mapping[str, str] = field(default_factory=dict)  # number → number, "" for none
+    fallbacks: Mapping[str, str] = field(default_factory=dict)  # number → number
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,63 +78,48 @@ class _Mistake:
     at_key: bool = False  # the field's name is what is wrong
 
 
-def read_mapping(path: Path, existing: Existing | None = None) -> MappingSpec:
-    """The mapping in a file.
+def read_mapping(path: Path) -> MappingSpec:
+    """The mapping in a file whose numbers may lead to any agent. Raises ConfigError."""
+    return MappingFile(path).spec()
 
-    Args:
-        path: of the file.
-        existing: what numbers may lead to besides the file's own agents. None: not known, so a
-            number may name any agent.
+
+class MappingFile:
+    """A mapping file that was read; `spec` tells its mistakes.
 
     Raises:
-        ConfigError: a line a mistake: `FILE:LINE:COLUMN: FIELD: what is wrong (value …)`.
+        ConfigError: it can't be read, or says nothing.
     """
-    text = read_text(path)
-    document = load(text)
-    if document.empty and document.whole:
-        raise ConfigError(
-            f"{path}:1:1: file: {path} is empty: it lists agents and numbers; `agents: []` for none"
-        )
-    checked = _Checked()
-    if document.whole:
-        checked.check(document.data, existing)
-    if document.problems or document.syntax or checked.mistakes:
-        raise ConfigError(_refusal(path, text, document, checked.mistakes))
-    return MappingSpec(agents=tuple(checked.agents), numbers=tuple(checked.numbers))
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text = read_text(path)
+        self._document = load(self._text)
+        if self._document.empty and self._document.whole:
+            raise ConfigError(f"{path}:1:1: file: {path} is empty; `agents: []` says no agents")
+        self._checked = _Checked()
+        if self._document.whole:
+            self._checked.check(self._document.data)
 
-def written(agents: Iterable[AgentSpec]) -> Iterator[str]:
-    """The agents' part of a mapping file, in pieces; `written_numbers` goes after it."""
-    first = True
-    for agent in agents:
-        yield "agents:\n" if first else ""
-        first = False
-        yield (
-            f"  - name: {_json(agent.name)}\n"
-            f"    livekit_agent_name: {_json(agent.livekit_agent_name)}\n"
-            f"    status: {agent.status}\n"
-        )
-        if agent.metadata:
-            yield f"    metadata: {_json(agent.metadata)}\n"
-    if first:
-        yield "agents: []\n"
+    def outside(self) -> set[str]:
+        """The numbers that calls are forwarded to and that the file does not list."""
+        found = {number.fallback for number in self._checked.numbers}
+        return found - self._checked.listed.keys() - {""}
 
+    def spec(self, existing: Existing | None = None) -> MappingSpec:
+        """The mapping.
 
-def written_numbers(numbers: Sequence[NumberSpec]) -> str:
-    """Entries of the list `numbers:`."""
-    return "".join(
-        f'  - {{number: "{each.number}", provider: {_json(each.provider)}'
-        + (f", agent: {_json(each.agent)}" if each.agent is not None else "")
-        + (f', fallback: "{each.fallback}"' if each.fallback else "")
-        + "}\n"
-        for each in numbers
-    )
+        Args:
+            existing: what numbers may lead to besides the file's own agents. None: not known, so
+                a number may name any agent.
 
-
-def _json(value: object) -> str:
-    """JSON that YAML reads as the same."""
-    text = json.dumps(value, ensure_ascii=False)
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        Raises:
+            ConfigError: a line a mistake: `FILE:LINE:COLUMN: FIELD: what is wrong (value …)`.
+        """
+        checked, document = self._checked, self._document
+        mistakes = [*checked.mistakes, *checked.against(existing)]
+        if document.problems or document.syntax or mistakes:
+            raise ConfigError(_refusal(self._path, self._text, document, mistakes))
+        return MappingSpec(agents=tuple(checked.agents), numbers=tuple(checked.numbers))
 
 
 class _Checked:
@@ -148,10 +130,10 @@ class _Checked:
         self.numbers: list[NumberSpec] = []
         self.mistakes: list[_Mistake] = []
         self._named: dict[str, int] = {}  # agent → its index
-        self._listed: dict[str, int] = {}  # number → its index
+        self.listed: dict[str, int] = {}  # number → its index
         self._leads: dict[str, list[int]] = {}  # agent → indices of its numbers
 
-    def check(self, data: Any, existing: Existing | None) -> None:
+    def check(self, data: Any) -> None:
         """Take the file's data, whatever it is."""
         if data is BAD or not self._fields((), data, _FILE, ()):
             return
@@ -159,9 +141,12 @@ class _Checked:
             self._agent(("agents", index), index, entry)
         for index, entry in self._list("numbers", data):
             self._number(("numbers", index), index, entry)
+
+    def against(self, existing: Existing | None) -> Iterator[_Mistake]:
+        """What shows only beside what is mapped already."""
         if existing is not None:
-            self._lost(existing.agents)
-        self._loops(existing.fallbacks if existing is not None else {})
+            yield from self._lost(existing.agents)
+        yield from self._loops(existing.fallbacks if existing is not None else {})
 
     def _agent(self, where: Where, index: int, entry: Any) -> None:
         if not self._fields(where, entry, _AGENT, ("name",)):
@@ -202,7 +187,7 @@ class _Checked:
             agent = self._name(where, entry, "agent")
         if agent:
             self._leads.setdefault(agent, []).append(index)
-        first = self._listed.setdefault(number, index) if number else index
+        first = self.listed.setdefault(number, index) if number else index
         if first != index:
             self._again((*where, "number"), "number", ("numbers", first, "number"))
         elif number and number == fallback:
@@ -288,7 +273,7 @@ class _Checked:
         elif value and not _holds_bad(value) and (size := metadata_size(value)) > METADATA_LIMIT:
             self._wrong(where, too_large(size))
 
-    def _lost(self, others: Collection[str]) -> None:
+    def _lost(self, others: Collection[str]) -> Iterator[_Mistake]:
         """Numbers whose agent is neither in the file nor mapped already."""
         known = self._named.keys() | set(others)
         for agent, indices in self._leads.items():
@@ -297,20 +282,21 @@ class _Checked:
             close = get_close_matches(agent, known, 1)
             hint = f"did you mean {close[0]}?" if close else "add it under agents"
             for index in indices:
-                self._wrong(("numbers", index, "agent"), f"there is no such agent: {hint}")
+                where: Where = ("numbers", index, "agent")
+                yield _Mistake(where, f"there is no such agent: {hint}")
 
-    def _loops(self, others: Mapping[str, str]) -> None:
+    def _loops(self, others: Mapping[str, str]) -> Iterator[_Mistake]:
         """Fallbacks that lead back to where they began; a number's own was said already."""
         chains = dict(others)
         chains.update((each.number, each.fallback) for each in self.numbers)
         for loop in fallback_loops(chains):
-            here = [number for number in loop if number in self._listed]
+            here = [number for number in loop if number in self.listed]
             if not here or len(loop) == 1:
                 continue
-            places = {n: ("numbers", self._listed[n], "fallback") for n in here}
-            self.mistakes.append(
-                _Mistake(places[here[0]], _loop_in_words(loop, places), tuple(places.values()))
-            )
+            places: dict[str, Where] = {n: ("numbers", self.listed[n], "fallback") for n in here}
+            start = loop.index(here[0])
+            why = _loop_in_words((*loop[start:], *loop[:start]), places)
+            yield _Mistake(places[here[0]], why, tuple(places.values()))
 
     def _again(self, where: Where, what: str, first: Where) -> None:
         def why(line: _Lines) -> str:

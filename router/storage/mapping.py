@@ -142,11 +142,11 @@ async def list_numbers(
         return [_number(row) for row in await connection.execute(query.limit(limit))]
 
 
-async def fallbacks(db: Database) -> dict[str, str]:
-    """The fallback of each number that has one."""
-    query = select(numbers.c.number, numbers.c.fallback).where(numbers.c.fallback != "")
+async def fallbacks(db: Database, among: Collection[str]) -> dict[str, str]:
+    """The fallback of each of these numbers that has one."""
     async with db.read(limit=_LIMIT) as connection:
-        return {number: fallback for number, fallback in await connection.execute(query)}
+        rows = await _where_in(connection, numbers, numbers.c.number, among)
+    return {row.number: row.fallback for row in rows if row.fallback}
 
 
 async def get_route(db: Database, number: str) -> Route | None:
