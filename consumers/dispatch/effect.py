@@ -56,7 +56,7 @@ class Effects:
         metadata = msgspec.json.encode(job_metadata(claim, initiated, attempt))
         if len(metadata) > JOB_LIMIT:
             raise Permanent(
-                f"metadata of {len(metadata)} bytes is more than a job can have ({JOB_LIMIT}): make "
+                f"metadata of {len(metadata)} bytes is more than a job takes ({JOB_LIMIT}): make "
                 "the agent's smaller"
             )
         return await self.rooms.create_dispatch(

@@ -43,6 +43,12 @@ def up(
         typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
+    forget_routes: Annotated[
+        bool,
+        typer.Option(
+            "--forget-routes", help="Routes in use that the database does not have may go."
+        ),
+    ] = False,
 ) -> None:
     """Run Switchboard: take webhooks, dispatch agents, record calls."""
     with reported():
@@ -57,7 +63,7 @@ def up(
         if not sandbox:
             check(settings)
         try:
-            run(_up(settings, overrides, config, sandbox=sandbox))
+            run(_up(settings, overrides, config, sandbox=sandbox, forget_routes=forget_routes))
         except BaseExceptionGroup as group:  # of the roles, which run side by side
             cause = _cause(group)
             if cause is None:
@@ -77,7 +83,12 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
 
 
 async def _up(
-    settings: Settings, overrides: dict[str, object], config: Path | None, *, sandbox: bool
+    settings: Settings,
+    overrides: dict[str, object],
+    config: Path | None,
+    *,
+    sandbox: bool,
+    forget_routes: bool,
 ) -> None:
     stop = asyncio.Event()
     _on_signals(stop)
@@ -97,7 +108,7 @@ async def _up(
             for line in lines:
                 console.print(line)
 
-        await run_node(settings, stop=stop, started=on_started)
+        await run_node(settings, stop=stop, started=on_started, forget_routes=forget_routes)
     console.print("Stopped.")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from router.events.phone import is_e164, mask
-from router.routing.table import Route, Target
+from router.routing.table import Route, Target, Version
 
 AgentStatus = Literal["deployed", "paused", "disabled"]
 
@@ -127,21 +127,26 @@ def fallback_loops(fallbacks: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
             yield tuple(members[members.index(number) :])
 
 
-def route_of(number: NumberSpec, agent: AgentSpec | None, rev: int) -> Route:
+def targets_of(agent: AgentSpec | None) -> tuple[Target, ...]:
+    """Who takes the calls of a number that is linked to `agent`: nobody unless it is deployed."""
+    if agent is None or agent.status != "deployed":
+        return ()
+    return (
+        Target(
+            agent=agent.name,
+            livekit_agent_name=agent.livekit_agent_name,
+            metadata=agent.metadata,
+        ),
+    )
+
+
+def route_of(number: NumberSpec, agent: AgentSpec | None, version: Version) -> Route:
     """Where `number` leads; nowhere but its fallback unless its agent is deployed."""
-    targets: tuple[Target, ...] = ()
-    if agent is not None and agent.status == "deployed":
-        targets = (
-            Target(
-                agent=agent.name,
-                livekit_agent_name=agent.livekit_agent_name,
-                metadata=agent.metadata,
-            ),
-        )
     return Route(
         number=number.number,
         provider=number.provider,
-        rev=rev,
-        targets=targets,
+        rev=version.rev,
+        targets=targets_of(agent),
         fallback=number.fallback,
+        epoch=version.epoch,
     )

@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from errno import EISDIR
 from pathlib import Path
 from typing import Final, cast
 
@@ -43,11 +44,18 @@ class Gate:
         self._path = path
         self._limit = limit  # seconds to wait
         self._local = asyncio.Lock()  # the file lock belongs to the descriptor, not to a task
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = -1
+
+    def open(self) -> None:
+        """Make the lock file, if that was not done yet. Raises OSError."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
         """Give the descriptor back, and with it the lock."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -55,12 +63,17 @@ class Gate:
 
         Raises:
             StorageUnavailable: another process kept it for longer than the limit.
+            OSError: the lock file can't be made.
         """
+        self.open()
         try:
             async with asyncio.timeout(self._limit):
                 await self._local.acquire()
         except TimeoutError as error:
-            raise StorageUnavailable("the database's write queue is too long") from error
+            raise StorageUnavailable(
+                f"the database could not be written to for {self._limit:g} s: more is to be "
+                "written than the disk takes"
+            ) from error
         try:
             await self._lock_file()
             try:
@@ -77,8 +90,8 @@ class Gate:
         while not self._try_lock():
             if asyncio.get_running_loop().time() > deadline:
                 raise StorageUnavailable(
-                    f"another process has been writing to the database for {self._limit:g} s "
-                    f"(lock file {self._path.name}); stop it or try again"
+                    f"another process has been writing to the database for {self._limit:g} s: "
+                    f"end it or try again (lock file {self._path}; who has it: lsof {self._path})"
                 )
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.02)
@@ -92,7 +105,13 @@ class Gate:
 
 
 def prepare_folder(path: Path) -> None:
-    """Make the database's folder, readable by its owner only: it holds who called whom."""
+    """Make the database's folder, readable by its owner only: it holds who called whom.
+
+    Raises:
+        OSError: they can't be made, or something else is in the file's place.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only a new file is opened: a close would drop the locks that this process's other connections
     # have on it (https://www.sqlite.org/howtocorrupt.html §2.2), and the next process to leave

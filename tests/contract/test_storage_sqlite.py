@@ -79,8 +79,10 @@ async def test_a_writer_waits_for_the_gate_no_longer_than_it_must(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_database(settings) as db:
-        assert db._gate is not None
-        monkeypatch.setattr(db._gate, "_limit", 0.1)
+        async with db.read():
+            pass  # it is opened when it is first needed
+        assert db._file is not None
+        monkeypatch.setattr(db._file.gate, "_limit", 0.1)
         with lock_held(settings.data_dir / "switchboard.db.lock"):
             with pytest.raises(StorageUnavailable, match="another process"):
                 async with db.write():
@@ -93,6 +95,8 @@ async def test_a_writer_waits_for_the_gate_no_longer_than_it_must(
 
 async def test_a_foreign_writer_without_the_gate_is_unavailability(settings: Settings) -> None:
     async with open_database(settings) as db, open_database(settings) as foreign:
+        async with db.read(), foreign.read():
+            pass  # they are opened when they are first needed
         async with foreign._transaction(5.0, writes=True):  # as the sqlite3 shell would
             async with db._engine.connect() as connection:
                 await connection.exec_driver_sql("PRAGMA busy_timeout=50")

@@ -23,7 +23,7 @@ from router.storage.migrate import (
 from router.storage.schema import metadata
 from tests.support.servers.postgres import Postgres
 
-HEAD = "0001"
+HEAD = "0002"
 _names = (f"migrations_{n}" for n in itertools.count())
 
 

@@ -17,7 +17,7 @@ from router.events.types import NUMBERS_TOPIC, ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
 from router.numbers import publish
 from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
-from router.routing.table import Route, RouteTable
+from router.routing.table import Route, RouteTable, Version
 from router.storage import outbox
 from router.storage.engine import Database, open_database
 from router.storage.mapping import apply_mapping, delete_numbers, fingerprint
@@ -217,5 +217,5 @@ def test_fingerprints_are_equal_only_for_equal_routes() -> None:
     for number in reversed(list(revs)):
         other.put(Route(number=number, provider="twilio", rev=revs[number]))
     assert one.fingerprint == other.fingerprint != 0
-    other.remove(B, 3)
+    other.remove(B, Version(1, 3))
     assert one.fingerprint != other.fingerprint

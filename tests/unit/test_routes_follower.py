@@ -14,7 +14,7 @@ from typing_extensions import override
 from router.clock import Clock, SystemClock
 from router.events.types import ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
-from router.routing.table import Route, RouteTable, Target, fingerprint
+from router.routing.table import Route, RouteTable, Target, Version, fingerprint
 from router.storage.records import route_record
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import logged, route
@@ -26,7 +26,7 @@ A, B, C = "+14155550100", "+14155550101", "+14155550102"
 async def put(log: FakeLog, number: str, rev: int, *, agent: str | None = "anna") -> None:
     """Publish a route, or its tombstone for no agent."""
     value = None if agent is None else route(number, agent=agent, rev=rev)
-    headers, encoded = route_record(number, value, rev=rev, time=rev)
+    headers, encoded = route_record(number, value, version=Version(1, rev), time=rev)
     await log.append(ROUTES_TOPIC, number, encoded, headers)
 
 
@@ -201,10 +201,10 @@ def test_any_order_of_delivery_gives_the_same_table(
     )
     for rev, number, agent in data.draw(st.permutations(repeated)):
         if agent is None:
-            table.remove(number, rev)
+            table.remove(number, Version(1, rev))
         else:
             target = Target(agent=agent, livekit_agent_name=agent)
             table.put(Route(number=number, provider="twilio", rev=rev, targets=(target,)))
     alive = {number: rev for number, (rev, agent) in final.items() if agent is not None}
     assert agents(table) == {n: a for n, (_, a) in final.items() if a is not None}
-    assert table.fingerprint == fingerprint(alive.items())
+    assert table.fingerprint == fingerprint((n, Version(1, rev)) for n, rev in alive.items())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from router.events.model import Direction, Disposition, Event
 from router.routing.decide import decide, decide_call
 from router.routing.explain import explain
-from router.routing.table import Route, RouteTable, Target
+from router.routing.table import Route, RouteTable, Target, Version
 from tests.support.fake_events import initiated, new_call
 
 NUMBER = "+14155550100"
@@ -26,7 +26,7 @@ def test_an_older_change_never_wins() -> None:
     assert table.put(route(2, "bob"))
     assert not table.put(route(1, "anna"))
     assert not table.put(route(2, "anna"))
-    assert not table.remove(NUMBER, 2)
+    assert not table.remove(NUMBER, Version(1, 2))
     found = table.get(NUMBER)
     assert found is not None
     assert found.targets[0].agent == "bob"
@@ -35,7 +35,7 @@ def test_an_older_change_never_wins() -> None:
 
 def test_a_late_route_does_not_resurrect_a_removed_number() -> None:
     table = RouteTable()
-    table.remove(NUMBER, 5)
+    table.remove(NUMBER, Version(1, 5))
     assert not table.put(route(4))
     assert table.get(NUMBER) is None
     assert table.put(route(6))
@@ -55,7 +55,7 @@ def test_any_order_and_repetition_ends_the_same(
         if there:
             table.put(route(rev))
         else:
-            table.remove(NUMBER, rev)
+            table.remove(NUMBER, Version(1, rev))
     found = table.get(NUMBER)
     if once and once[max(once)]:
         assert found is not None
