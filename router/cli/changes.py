@@ -94,7 +94,7 @@ def _of_route(change: RouteChange) -> str:
     for old, new in zip(before.targets, after.targets, strict=False):
         if old.agent == new.agent:
             words += _of_worker(old, new)
-    return "; ".join(words) or "its agent changes; neither one gets calls"
+    return "; ".join(words) or "leads where it led; published anew"
 
 
 def _to(route: Route | None) -> str:

@@ -200,8 +200,8 @@ async def list_numbers(
 
 async def fallbacks(db: Database, among: Collection[str]) -> dict[str, str]:
     """The fallback of each of these numbers that has one."""
-    async with db.read(limit=_LIMIT) as connection:
-        rows = await _where_in(connection, numbers, numbers.c.number, among)
+    async with db.read() as connection:
+        rows = await batch.where_in(connection, numbers.c.number, among)
     return {row.number: row.fallback for row in rows if row.fallback}
 
 
