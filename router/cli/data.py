@@ -188,9 +188,9 @@ async def _explain(settings: Settings, number: str, provider: str) -> Explanatio
     table = RouteTable()
     async with opened(settings) as database:
         route = await mapping.get_route(database, number)
-        version = await mapping.version(database)
+        newest = await mapping.position(database)
     if route is not None:
         table.put(route)
-    table.version = version
+    table.newest = newest
     at_home = route.provider if route is not None else "twilio"
     return explain_call(number, provider or at_home, table)

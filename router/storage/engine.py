@@ -164,23 +164,24 @@ class _SqliteFile:
         Raises:
             StorageUnavailable: it can't be used now.
         """
-        if self.opened:
-            return
         async with self._opening:
-            if self.opened:
-                return
-            try:
-                sqlite.prepare_folder(self._path)
-                async with self.gate.held():
-                    await engine.dispose()
-                    with translated(str(self._path)):
-                        async with engine.connect() as connection:
-                            await connection.execution_options(**{sqlite.WRITES: True})
-                            async with connection.begin():
-                                await connection.execute(text("SELECT count(*) FROM sqlite_master"))
-            except OSError as error:
-                raise unusable(str(self._path), error) from error
-            self.opened = True
+            if not self.opened:
+                await self._open(engine)
+                self.opened = True
+
+    async def _open(self, engine: AsyncEngine) -> None:
+        where = str(self._path)
+        try:
+            sqlite.prepare_folder(self._path)
+            async with self.gate.held():
+                await engine.dispose()
+                with translated(where):
+                    async with engine.connect() as connection:
+                        await connection.execution_options(**{sqlite.WRITES: True})
+                        async with connection.begin():
+                            await connection.execute(text("SELECT count(*) FROM sqlite_master"))
+        except OSError as error:
+            raise unusable(where, error) from error
 
     async def close(self, engine: AsyncEngine) -> None:
         """Close it behind the gate: the last one to leave checkpoints."""

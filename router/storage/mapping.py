@@ -39,12 +39,12 @@ from router.storage.schema import outbox as outbox_rows
 _READ: Final = 120.0  # seconds: all numbers of a large account
 _PAGE: Final = 1000
 
-# A claim waits for the batch that is being written, and SQLite has one writer: a batch takes as
-# many changes as fit into `_HELD` seconds, and the next one waits as long as this one took.
+# A claim waits for the batch that is being written, because SQLite has one writer: a batch takes as
+# many changes as fit into `_HELD` seconds, and who waits then comes first (`sqlite.Gate`).
 _FIRST: Final = 100
 _LARGEST: Final = 500
-_SMALLEST: Final = 20
-_HELD: Final = 0.02
+_SMALLEST: Final = 100
+_HELD: Final = 0.03
 
 Progress = Callable[[int, int], None]
 """Told after each batch of changes: (done, total)."""
@@ -274,8 +274,7 @@ async def _carry_out(
         done += written.changes
         if progress is not None:
             progress(total - len(ahead), total)
-        if ahead and db.dialect == "sqlite":
-            await asyncio.sleep(seconds)
+        await asyncio.sleep(0)
         size = max(_SMALLEST, min(_LARGEST, round(len(part) * _HELD / max(seconds, 0.001))))
     return MappingResult(rev, tuple(done))
 

@@ -79,7 +79,8 @@ async def check(settings: Settings) -> None:
     if rev != head:
         state = f"has schema {rev} and" if rev else "has no tables yet, so it"
         raise StorageError(
-            f"the database {db.where} {state} is older than this program ({head}): run `switchboard migrate`, or set database.migrate_at_start = true"
+            f"the database {db.where} {state} is older than this program ({head}): run "
+            "`switchboard migrate`, or set database.migrate_at_start = true"
         )
 
 

@@ -23,6 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from router.errors import StorageError, StorageUnavailable
 
+_LOOK: Final = 0.005  # seconds between two looks at the lock, at most
+
 WRITES: Final = "switchboard_writes"
 """Execution option of a connection that will write."""
 
@@ -38,24 +40,33 @@ _PRAGMAS: Final = (
 
 
 class Gate:
-    """The lock file: one writer at a time, in this process and among processes."""
+    """The lock file: one writer at a time, in this process and among processes.
+
+    flock knows no queue, so who waits says so by a shared lock on a second file, and who had the
+    gate last lets the others go first: a claim never waits for a second batch of a mapping.
+    """
 
     def __init__(self, path: Path, *, limit: float) -> None:
         self._path = path
         self._limit = limit  # seconds to wait
         self._local = asyncio.Lock()  # the file lock belongs to the descriptor, not to a task
         self._descriptor = -1
+        self._queue = -1
+        self._had_it = False
 
     def open(self) -> None:
-        """Make the lock file, if that was not done yet. Raises OSError."""
+        """Make the lock files, if that was not done yet. Raises OSError."""
         if self._descriptor < 0:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._queue = os.open(self._path.with_suffix(".queue"), flags, 0o600)
+            self._descriptor = os.open(self._path, flags, 0o600)
 
     def close(self) -> None:
-        """Give the descriptor back, and with it the lock."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Give the descriptors back, and with them the locks."""
+        for descriptor in (self._descriptor, self._queue):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._queue = -1
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -63,7 +74,7 @@ class Gate:
 
         Raises:
             StorageUnavailable: another process kept it for longer than the limit.
-            OSError: the lock file can't be made.
+            OSError: the lock files can't be made.
         """
         self.open()
         try:
@@ -75,7 +86,13 @@ class Gate:
                 "written than the disk takes"
             ) from error
         try:
-            await self._lock_file()
+            if self._had_it and not _locks(self._queue, fcntl.LOCK_EX):
+                await _pause(2 * _LOOK)
+            else:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+            if not _locks(self._descriptor, fcntl.LOCK_EX):
+                await self._wait()
+            self._had_it = True
             try:
                 yield
             finally:
@@ -83,25 +100,34 @@ class Gate:
         finally:
             self._local.release()
 
-    async def _lock_file(self) -> None:
+    async def _wait(self) -> None:
         # Asked again and again: a blocking flock in a thread could not be cancelled.
         deadline = asyncio.get_running_loop().time() + self._limit
         pause = 0.001
-        while not self._try_lock():
-            if asyncio.get_running_loop().time() > deadline:
-                raise StorageUnavailable(
-                    f"another process has been writing to the database for {self._limit:g} s: "
-                    f"end it or try again (lock file {self._path}; who has it: lsof {self._path})"
-                )
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            pause = min(pause * 2, 0.02)
-
-    def _try_lock(self) -> bool:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+            while not _locks(self._descriptor, fcntl.LOCK_EX):
+                _locks(self._queue, fcntl.LOCK_SH)
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StorageUnavailable(
+                        f"another process has been writing to the database for {self._limit:g} s: "
+                        f"end it or try again (lock file {self._path})"
+                    )
+                await _pause(pause)
+                pause = min(pause * 2, _LOOK)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+
+
+def _locks(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
 def prepare_folder(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The table takes changes in any order, and the decision follows from it alone."""
 
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from tests.support.fake_events import initiated, new_call
 NUMBER = "+14155550100"
 
 
-def route(rev: int, agent: str = "anna", **more: str) -> Route:
+def route(rev: int, agent: str = "anna", **more: Any) -> Route:
     targets = (Target(agent=agent, livekit_agent_name=f"lk-{agent}", metadata={"a": 1}),)
     return Route(number=NUMBER, provider="twilio", rev=rev, targets=targets, **more)
 
