@@ -1,35 +1,50 @@
-"""Every error that Switchboard raises on purpose.
+"""Every error that Switchboard raises on purpose, and what each ends with.
 
-```
-SwitchboardError
-├── ConfigError           a setting is missing, unknown or dangerous; names the key and the mend
-├── WebhookError          what a provider sent can't be taken
-│   ├── BadSignature      it can't prove who sent it                                    → 403
-│   ├── BadPayload        it is verified, but unreadable; names the field               → 400
-│   └── PayloadTooLarge                                                                 → 413
-├── LogError              the event log
-│   ├── LogUnavailable    nothing was written; the sender may try again                 → 503
-│   ├── LogFailed         an fsync failed: the process must end, it is never retried    → 503
-│   └── PartitionLost     a commit for a partition that now belongs to another member
-├── StorageError          the database
-│   └── StorageUnavailable  can't be reached; may be tried again
-└── EffectError           something done to the world outside
-    ├── Transient         did not happen, may be tried again
-    ├── Ambiguous         may or may not have happened: ask, never blindly repeat
-    └── Permanent         will never work as asked
-```
+| error                     | what it is                                           | exit | HTTP |
+|---------------------------|------------------------------------------------------|------|------|
+| SwitchboardError          | the root                                             | 1    | 503  |
+| ├ ConfigError             | a setting, an argument or a file is wrong            | 2    | 503  |
+| ├ WebhookError            | what a provider sent can't be taken                  | 1    | 503  |
+| │ ├ BadSignature          | it can't prove who sent it                           | 1    | 403  |
+| │ ├ BadPayload            | it is verified, but unreadable                       | 1    | 400  |
+| │ └ PayloadTooLarge       | larger than its limit                                | 1    | 413  |
+| ├ LogError                | the event log                                        | 3    | 503  |
+| │ ├ LogUnavailable        | nothing was written; it may be tried again           | 3    | 503  |
+| │ ├ LogFailed             | an fsync failed: the process must end, never a retry | 4    | 503  |
+| │ └ PartitionLost         | a partition that belongs to another member now       | 3    | 503  |
+| ├ StorageError            | the database                                         | 3    | 503  |
+| │ └ StorageUnavailable    | it can't be reached; may be tried again              | 3    | 503  |
+| └ EffectError             | something done to the world outside                  | 1    | 503  |
+|   ├ Transient             | it did not happen, may be tried again                | 3    | 503  |
+|   ├ Ambiguous             | it may have happened: ask, never blindly repeat      | 3    | 503  |
+|   └ Permanent             | it will never work as asked                          | 1    | 503  |
 
-Adapters translate the errors of their libraries (`raise … from`). A message never holds a secret,
-a phone number or a payload.
+`exit`: of the command that it ends (`exit_code`). `HTTP`: the answer to a webhook (router/ingress);
+503 is what a retry can mend.
+
+A message says what happened and where; what to do next is in the message too where it depends on
+the case, and in the class's `remedy` where it does not. Adapters translate the errors of their
+libraries (`raise … from`). A message never holds a secret, a phone number or a payload.
 """
+
+from typing import ClassVar
 
 
 class SwitchboardError(Exception):
     """Root of the tree above."""
 
+    exit_code: ClassVar[int] = 1
+    remedy: ClassVar[str] = "Is everything in place?  switchboard doctor"
+
 
 class ConfigError(SwitchboardError):
-    """A setting is missing, unknown or dangerous. `key` is its dotted path."""
+    """A setting, an argument or a file is wrong. `key` is a setting's dotted path.
+
+    What to do depends on the case, so the message says it.
+    """
+
+    exit_code = 2
+    remedy = ""
 
     def __init__(self, message: str, *, key: str = "") -> None:
         super().__init__(message)
@@ -39,9 +54,13 @@ class ConfigError(SwitchboardError):
 class WebhookError(SwitchboardError):
     """What a provider sent can't be taken."""
 
+    remedy = "The log line webhook.refused of the instance says more; so does  switchboard doctor"
+
 
 class BadSignature(WebhookError):
     """The sender can't prove who it is. The message says why, without the signature."""
+
+    remedy = 'See "Signatures fail" in docs/OPERATIONS.md, and  switchboard doctor'
 
 
 class BadPayload(WebhookError):
@@ -51,25 +70,43 @@ class BadPayload(WebhookError):
 class PayloadTooLarge(WebhookError):
     """Larger than `http.max_body_bytes`."""
 
+    remedy = "Raise http.max_body_bytes if a provider really sends so much"
+
 
 class LogError(SwitchboardError):
     """The event log."""
+
+    exit_code = 3
+    remedy = "Is the log reachable (data_dir, kafka.bootstrap_servers)?  switchboard doctor"
 
 
 class LogUnavailable(LogError):
     """Nothing was written (disk full, queue full, closing); the sender may try again."""
 
+    remedy = "Nothing was written: free disk space in data_dir if that is short, then try again"
+
 
 class LogFailed(LogError):
     """A failed fsync: what the disk holds is unknown, so the process must end."""
+
+    exit_code = 4
+    remedy = (
+        "Look at the disk, and keep the journal: what was answered is in it. See "
+        '"The journal failed" in docs/OPERATIONS.md'
+    )
 
 
 class PartitionLost(LogError):
     """The partition belongs to another member of the group now; the commit was not taken."""
 
+    remedy = "Another process does this work now; try again if none does"
+
 
 class StorageError(SwitchboardError):
     """The database."""
+
+    exit_code = 3
+    remedy = "Is the database (database.url) the right one, and up to date?  switchboard doctor"
 
 
 class StorageUnavailable(StorageError):
@@ -79,6 +116,8 @@ class StorageUnavailable(StorageError):
     and what is repeated must be safe to repeat.
     """
 
+    remedy = "Does the database run, and is database.url right? Then try again"
+
 
 class EffectError(SwitchboardError):
     """Something done to the world outside (LiveKit, a carrier, an endpoint)."""
@@ -86,6 +125,9 @@ class EffectError(SwitchboardError):
 
 class Transient(EffectError):
     """It did not happen and may be tried again, `retry_after` seconds from now where known."""
+
+    exit_code = 3
+    remedy = "It did not happen: try again. If that does not help:  switchboard doctor"
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -95,9 +137,14 @@ class Transient(EffectError):
 class Ambiguous(EffectError):
     """A time-out or a lost answer: it may or may not have happened. Ask before repeating."""
 
+    exit_code = 3
+    remedy = "It may have happened all the same: look before you repeat it"
+
 
 class Permanent(EffectError):
     """It will never work as asked: refused, not found, forbidden. `code` is the carrier's own."""
+
+    remedy = "The same will fail again: change what it refuses first.  switchboard doctor"
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -39,6 +40,7 @@ class Rest:
     ) -> None:
         self._session = session
         self._name = name  # for messages
+        self._where = f"{name} at {urlsplit(url).netloc.rpartition('@')[2]}"
         self._url = url.rstrip("/")
         self._timeout = timeout  # seconds
         self._code_of = code_of
@@ -68,12 +70,12 @@ class Rest:
             ):
                 return self._read(answer, await self._body(answer))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Transient(f"{self._name} can't be reached: {type(error).__name__}") from error
+            raise Transient(f"{self._where} can't be reached ({type(error).__name__})") from error
         except TimeoutError as error:
-            raise Ambiguous(f"{self._name} did not answer in time") from error
+            raise Ambiguous(f"{self._where} did not answer within {self._timeout:g} s") from error
         except aiohttp.ClientError as error:
             name = type(error).__name__
-            raise Ambiguous(f"the connection to {self._name} broke: {name}") from error
+            raise Ambiguous(f"the connection to {self._where} broke ({name})") from error
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()  # StreamReader.read(n) returns what has arrived, which may be less

@@ -191,6 +191,8 @@ class _Roles:
 
     async def run(self, started: Callable[[Node], Awaitable[None]] | None) -> None:
         drain = asyncio.Event()
+        # Found by name: the router does not know the consumers, they know the router.
+        importlib.import_module("consumers.host").declare_metrics(self._node.settings)
         async with asyncio.TaskGroup() as tasks:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
@@ -243,7 +245,6 @@ class _Roles:
                 )
                 endless.append(tasks.create_task(work))
                 endless.append(tasks.create_task(catchup.run(resources, resources.clock)))
-            # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
             await drain.wait()  # the role relay has no consumer: that one came back at once
@@ -284,7 +285,8 @@ class _Roles:
                     RELAY_LAG.set(log.relay.lag.events)
                     RELAY_LAG_SECONDS.set(log.relay.lag.age)
                 continue
-            raise LogFailed("the journal's disk failed; nothing more can be taken")
+            folder = self._node.settings.data_dir
+            raise LogFailed(f"the journal's disk failed ({folder}); nothing more can be taken")
 
 
 def documents(settings: Settings) -> Mapping[str, Reply]:

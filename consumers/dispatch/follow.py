@@ -68,6 +68,10 @@ class Follow:
         self._calls: dict[str, _Call] = {}
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
+    def __len__(self) -> int:
+        """How many calls are looked after."""
+        return len(self._calls)
+
     def add(self, claim: Claim, seen: Presence | None, *, doubtful: bool) -> None:
         """Look after a call from now on."""
         if len(self._calls) >= _LIMIT:

@@ -16,6 +16,7 @@ from consumers.dispatch.connect import Connection, Means
 from consumers.dispatch.follow import Follow
 from router.errors import SwitchboardError
 from router.observability import log as logs
+from router.observability.metrics import CALLS_IN_PROGRESS
 from router.storage.claims import Claim
 
 log = logs.get(__name__)
@@ -42,6 +43,7 @@ class Watch:
             patience=means.settings.ring_window,
             close=self.close,
         )
+        CALLS_IN_PROGRESS.set_function(lambda: len(self._waiting) + len(self._follow))
 
     async def reserve(self) -> None:
         """Wait for the place that `begin` or `free` gives back."""

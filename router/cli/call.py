@@ -11,17 +11,26 @@ from typing import Annotated, Final
 
 import typer
 
-from config import Settings, load
-from router.cli import marker
-from router.cli.context import NO, UNREACHABLE, ConfigOption, e164, fail, reported, run, settings_of
+from config import Settings
+from router.cli.context import (
+    NO,
+    UNREACHABLE,
+    ConfigOption,
+    Target,
+    e164,
+    fail,
+    reported,
+    run,
+    target_of,
+)
 from router.cli.data import opened
-from router.cli.dial import BoxDialler, Dialler, NotReachable, Step, WebhookDialler
+from router.cli.dial import Dialler, SandboxDialler, Step, WebhookDialler
 from router.cli.render import console, describe, plain
 from router.cli.tail import read
 from router.errors import LogUnavailable, StorageError, SwitchboardError
 from router.eventlog.base import Follower
 from router.eventlog.tail import open_tail
-from router.events.model import Event
+from router.events.model import Decision, Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.storage.mapping import get_route
 
@@ -43,23 +52,17 @@ def call(
 ) -> None:
     """Place a test call at the running instance and print its timeline."""
     with reported():
-        box = marker.read(load(config).data_dir)
-        settings = settings_of(config)
-        dialler = _dialler(box, settings, e164(to), e164(from_), hold)
-        try:
-            heard = run(_Timeline(settings, dialler).show())
-        except NotReachable as error:
-            raise fail(str(error), UNREACHABLE) from error
-        if not heard:
+        target = target_of(config)
+        dialler = _dialler(target, e164(to), e164(from_), hold)
+        if not run(_Timeline(target.settings, dialler).show()):
             raise fail(f"No agent was heard. Why?  switchboard explain {to}", NO)
 
 
-def _dialler(
-    box: marker.Marker | None, settings: Settings, to: str, from_: str, hold: float
-) -> Dialler:
+def _dialler(target: Target, to: str, from_: str, hold: float) -> Dialler:
+    settings, stand_ins = target.settings, target.stand_ins
     provider = run(_provider_of(settings, to))
-    if box is not None and provider in box.carriers:
-        return BoxDialler(box, settings, provider, to, from_, hold)
+    if stand_ins is not None and provider in stand_ins.carriers:
+        return SandboxDialler(stand_ins, settings, provider, to, from_, hold)
     if provider != "twilio":
         why = _ALONE.get(provider, "nobody else can tell of them")
         raise fail(
@@ -102,6 +105,7 @@ class _Timeline:
         self._events: list[tuple[Event, int]] = []  # not yet known whether of this call
         self._arrival: tuple[int, int] | None = None  # of the call's event, and its append
         self._first: int | None = None
+        self._decided: Decision | None = None
         self.heard = False
 
     async def show(self) -> bool:
@@ -149,7 +153,8 @@ class _Timeline:
                 self.heard |= event.type is EventType.AGENT_READY
                 if event.type is EventType.CALL_INITIATED:
                     self._arrival = (event.time, appended_at)
-                self._lines += _steps(event, appended_at)
+                self._decided = event.data.decision or self._decided
+                self._lines += _steps(event, appended_at, self._decided)
         if ours:
             self._events.clear()
         if self._shift is None:
@@ -177,7 +182,7 @@ class _Timeline:
             console.print(f"[dim]{since:9.1f} ms[/dim]  {step.what:17} {step.words}")
 
 
-def _steps(event: Event, appended_at: int) -> list[Step]:
+def _steps(event: Event, appended_at: int, decided: Decision | None) -> list[Step]:
     """An event as lines; the first one also tells how long verifying and deciding took."""
     timing, decision = event.data.timing, event.data.decision
     if event.type is EventType.CALL_INITIATED and decision is not None:
@@ -195,4 +200,4 @@ def _steps(event: Event, appended_at: int) -> list[Step]:
         ]
     if event.type is EventType.PROVIDER_UNKNOWN:
         return []  # kept on the log, but nothing that the call depends on
-    return [Step(event.time, event.type.value, describe(event))]
+    return [Step(event.time, event.type.value, describe(event, decided))]

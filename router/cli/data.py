@@ -34,7 +34,6 @@ from router.storage.engine import Database, open_database
 
 agents = typer.Typer(no_args_is_help=True, help="The agents that answer.")
 numbers = typer.Typer(no_args_is_help=True, help="The numbers and where they lead.")
-numbers.command("remove")(remove)
 calls = typer.Typer(no_args_is_help=True, help="What became of the calls.")
 
 
@@ -71,6 +70,9 @@ def list_numbers(config: ConfigOption = None, json: JsonOption = False) -> None:
             table.add_row(*map(plain, cells))
         console.print(table)
         return None
+
+
+numbers.command("remove")(remove)
 
 
 @calls.command("list")

@@ -12,7 +12,7 @@ from twilio.request_validator import RequestValidator
 
 from config import Settings
 from router.cli.context import local_url
-from router.cli.marker import Marker
+from router.cli.instance import StandIns
 from router.cli.render import plain
 from router.errors import SwitchboardError
 from router.events.ids import call_id
@@ -31,6 +31,9 @@ class Step(NamedTuple):
 
 class NotReachable(SwitchboardError):
     """No instance, or no sandbox, answers."""
+
+    exit_code = 3
+    remedy = ""  # the message says what to start
 
 
 class Dialler(Protocol):
@@ -86,20 +89,21 @@ class WebhookDialler:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotReachable(
-                f"no instance answers on {self._url}: is `switchboard up` running?"
+                f"no instance answers on {self._url} ({str(error) or type(error).__name__}): start one "
+                "with `switchboard up`, or set http.port to where it listens"
             ) from error
         return [sent, Step(_now(), "answered", f"HTTP {answer.status}")]
 
 
-class BoxDialler:
+class SandboxDialler:
     """A stand-in of the sandbox plays the whole call."""
 
     def __init__(
-        self, box: Marker, settings: Settings, provider: str, to: str, from_: str, hold: float
+        self, sandbox: StandIns, settings: Settings, provider: str, to: str, from_: str, hold: float
     ) -> None:
         """`provider`: one of the sandbox's carriers."""
         self.call_id = ""
-        self._box = box
+        self._sandbox = sandbox
         self._provider = provider
         self._account = settings.providers.twilio.account_sid if provider == "twilio" else ""
         self._order = {"to": to, "from": from_, "hold_seconds": hold}
@@ -107,10 +111,10 @@ class BoxDialler:
 
     async def steps(self) -> AsyncIterator[Step]:
         """See `Dialler`."""
-        headers = {"Authorization": f"Bearer {self._box.token}"}
+        headers = {"Authorization": f"Bearer {self._sandbox.token}"}
         try:
             async with aiohttp.ClientSession(
-                self._box.carriers[self._provider], headers=headers, timeout=_TIMEOUT
+                self._sandbox.carriers[self._provider], headers=headers, timeout=_TIMEOUT
             ) as session:
                 self._began = _now()
                 async with session.post("/calls", json=self._order) as answer:
@@ -120,7 +124,12 @@ class BoxDialler:
                 async for step in self._transcript(session, sid):
                     yield step
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise NotReachable("the sandbox does not answer: is `make run` running?") from error
+            url = self._sandbox.carriers[self._provider]
+            raise NotReachable(
+                f"the sandbox's {self._provider.title()} on {url} does not answer "
+                f"({str(error) or type(error).__name__}): stop the sandbox and start it anew, "
+                "`switchboard up --sandbox`"
+            ) from error
 
     async def _transcript(self, session: aiohttp.ClientSession, sid: str) -> AsyncIterator[Step]:
         seen, done = 0, False

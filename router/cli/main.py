@@ -1,25 +1,121 @@
-"""The command line: `switchboard --help`."""
+"""The command line: `switchboard --help`.
+
+A command's module is imported when the command is used, not before: all of them together cost
+seconds of CPU, and most commands need neither the stand-ins nor a carrier's library.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module, metadata
+from typing import Annotated, Any, Final, NamedTuple, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
+from typing_extensions import override
 
-from router.cli.apply import ApplyCommand, apply, export
-from router.cli.call import call
-from router.cli.catchup import command as catch_up
-from router.cli.context import ConfigOption, reported, run, settings_of
-from router.cli.data import agents, calls, explain, numbers
-from router.cli.doctor import doctor
-from router.cli.render import console
-from router.cli.tail import tail
-from router.cli.up import up
-from router.storage.migrate import migrate as migrate_schema
-
-_EPILOG = (
+_EPILOG: Final = (
     "Exit codes: 0 done · 1 the answer is no · 2 the command, the settings or a file is wrong · "
-    "3 something needed can't be reached · 4 the journal's disk failed"
+    "3 something needed can't be reached · 4 the journal's disk failed · 130 ended by Ctrl-C"
 )
+
+
+class _Source(NamedTuple):
+    """Where a command (a function or a `typer.Typer`) is, and its line in `--help`."""
+
+    where: str
+    help: str
+    cls: str = ""  # of the command, beside it, where Typer's own does not do
+
+
+COMMANDS: Final[Mapping[str, _Source]] = {
+    "up": _Source("up:up", "Run Switchboard: take webhooks, dispatch agents, record calls."),
+    "call": _Source(
+        "call:call", "Place a test call at the running instance and print its timeline."
+    ),
+    "explain": _Source(
+        "data:explain",
+        "Why a call would go where it goes: the very function that decides real calls.",
+    ),
+    "tail": _Source("tail:tail", "Follow the events; Ctrl-C ends it."),
+    "apply": _Source(
+        "apply:apply",
+        "Make the mapping as FILE says; works beside a running instance.",
+        "ApplyCommand",
+    ),
+    "export": _Source(
+        "apply:export",
+        "Write the present mapping as a file that apply takes: applying it changes nothing.",
+    ),
+    "catch-up": _Source(
+        "maintenance:catch_up",
+        "Fetch events that a provider could not deliver; works beside a running instance.",
+    ),
+    "migrate": _Source("maintenance:migrate", "Bring the database's schema up to date."),
+    "doctor": _Source(
+        "doctor:doctor",
+        "Check settings, data folder, clock, database, Kafka, LiveKit and the public URL.",
+    ),
+    "calls": _Source("data:calls", "What became of the calls."),
+    "agents": _Source("data:agents", "The agents that answer."),
+    "numbers": _Source("data:numbers", "The numbers and where they lead."),
+}
+
+
+class _Loaded(Mapping[str, TyperCommand | TyperGroup]):
+    """The commands by name, each imported when it is asked for."""
+
+    @override
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
+        where, _, cls = COMMANDS[name]
+        module, _, attribute = where.partition(":")
+        source = import_module(f"router.cli.{module}")
+        found = getattr(source, attribute)
+        if isinstance(found, typer.Typer):
+            group = get_group(found)
+            group.name = name
+            return group
+        alone = typer.Typer(add_completion=False)
+        alone.command(name, cls=getattr(source, cls) if cls else None)(found)
+        return cast("TyperCommand", get_command(alone))
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    @override
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    """Lists the commands without importing them."""
+
+    @override
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Loaded()  # type: ignore[assignment]  # nothing is added to it
+
+    @override
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    @override
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name].help)  # enough for a list
+
+    @override
+    def resolve_command(
+        self, ctx: Any, args: list[str]
+    ) -> tuple[str | None, TyperCommand | TyperGroup | None, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, self.commands[name] if name is not None else None, rest  # type: ignore[return-value]
+
 
 app = typer.Typer(
     name="switchboard",
+    cls=_Group,
     help="Puts every phone call through to the right voice agent.",
     epilog=_EPILOG,
     no_args_is_help=True,
@@ -28,34 +124,23 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def migrate(config: ConfigOption = None) -> None:
-    """Bring the database's schema up to date."""
-    with reported():
-        settings = settings_of(config)
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        done = run(migrate_schema(settings))
-        same = done.from_rev == done.to_rev
-        console.print(
-            f"Up to date ({done.to_rev})."
-            if same
-            else f"Migrated: {done.from_rev or 'empty'} → {done.to_rev}."
-        )
+def _on_version(wanted: bool) -> None:
+    if wanted:
+        print(f"switchboard {metadata.version('switchboard')}")
+        raise typer.Exit
 
 
-app.command()(up)
-app.command()(call)
-app.command()(explain)
-app.command()(tail)
-app.command(cls=ApplyCommand)(apply)
-app.command()(export)
-app.command("catch-up")(catch_up)
-app.command()(doctor)
-app.add_typer(calls, name="calls")
-app.add_typer(agents, name="agents")
-app.add_typer(numbers, name="numbers")
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_on_version),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
-    """The entry point."""
-    app()
+    """The entry point of installations that were made before `router.__main__:main` was it."""
+    import_module("router.__main__").main()

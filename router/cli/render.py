@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from router.events.call import CallRecord
-from router.events.model import Event
+from router.events.model import Decision, Event
 from router.events.types import EventType
 
 _WIDTH: Final = None if sys.stdout.isatty() else 160  # of a pipe: rows are not cut
@@ -41,29 +41,52 @@ def date_time(micros: int | None) -> str:
     return datetime.fromtimestamp(micros / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def describe(event: Event) -> str:
-    """What an event says beyond its type, in a few words; `plain`."""
+def name_of(event: Event) -> str:
+    """What happened, in a word; of what our vocabulary has no word for, who told it."""
+    return event.source if event.type is EventType.PROVIDER_UNKNOWN else event.type.value
+
+
+def describe(event: Event, decided: Decision | None = None) -> str:
+    """What an event says beyond `name_of`, in a few words; `plain`.
+
+    `decided`: where the event's call was sent, if that is known. The carrier calls it answered also
+    when all that the caller heard was the apology.
+    """
     data = event.data
-    decision = data.decision
+    rejected = decided is not None and decided.action == "reject"
     words: list[str] = []
     match event.type:
         case EventType.CALL_INITIATED:
             words.append(f"{data.from_number or 'unknown'} → {data.to_number}")
         case EventType.AGENT_DISPATCHED | EventType.AGENT_JOINED | EventType.AGENT_READY:
             words.append(data.agent)
+        case EventType.CALL_ENDED if rejected and data.disposition == "answered":
+            words.append("turned away")
         case EventType.CALL_ENDED | EventType.LEG_ENDED if data.disposition:
             words.append(data.disposition)
+        case EventType.PROVIDER_UNKNOWN:
+            words.append(_word_of(event))
         case _:
             pass
-    if decision is not None:
+    if data.decision is not None:
+        decision = data.decision
         words.append(f"{decision.action}: {decision.reason} (table {decision.table_version})")
-    elif data.reason:
+    elif data.reason and event.type is not EventType.PROVIDER_UNKNOWN:
         words.append(data.reason)
-    if data.duration is not None:
+    if data.duration is not None and not (rejected and data.duration == 0):
         words.append(f"{data.duration:g} s")
     if data.sip_status:
         words.append(f"SIP {data.sip_status}")
     return plain(", ".join(word for word in words if word))
+
+
+def _word_of(event: Event) -> str:
+    """The provider's own word for what our vocabulary has none for: `track_published`."""
+    raw = event.data.raw
+    places = [place for place in (raw, raw.get("data")) if isinstance(place, Mapping)]
+    found = [place.get(name) for place in places for name in ("event_type", "event", "type")]
+    words = [word for word in found if isinstance(word, str) and word]
+    return words[0] if words else event.data.reason or event.data.status
 
 
 def timeline(events: Iterable[Event]) -> Table:
@@ -72,10 +95,12 @@ def timeline(events: Iterable[Event]) -> Table:
     for name, justify in (("time (UTC)", "left"), ("ms", "right"), ("event", "left"), ("", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     first: int | None = None
+    decided: Decision | None = None
     for event in events:
         first = event.time if first is None else first
+        decided = event.data.decision or decided
         since = f"+{(event.time - first) / 1000:.1f}"
-        table.add_row(clock_time(event.time), since, event.type.value, describe(event))
+        table.add_row(clock_time(event.time), since, name_of(event), describe(event, decided))
     return table
 
 

@@ -1,20 +1,23 @@
 """`switchboard tail`: events as they reach the log."""
 
 import asyncio
-from typing import Annotated
+from collections import OrderedDict
+from typing import Annotated, Final
 
 import msgspec
 import typer
 
 from config import Settings
 from router.cli.context import ConfigOption, JsonOption, reported, run, settings_of
-from router.cli.render import clock_time, console, describe, plain, problems
+from router.cli.render import clock_time, console, describe, name_of, plain, problems
 from router.errors import BadPayload, LogUnavailable
 from router.eventlog.base import Record
 from router.eventlog.tail import open_tail
 from router.events import codec
-from router.events.model import Event
+from router.events.model import Decision, Event
 from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC
+
+_CALLS: Final = 10_000  # whose decision is remembered, to tell their end by it
 
 
 def tail(
@@ -25,13 +28,11 @@ def tail(
 ) -> None:
     """Follow the events; Ctrl-C ends it."""
     with reported():
-        try:
-            run(_tail(settings_of(config), call, back, json=json))
-        except KeyboardInterrupt:
-            return
+        run(_tail(settings_of(config), call, back, json=json))
 
 
 async def _tail(settings: Settings, call: str, back: int, *, json: bool) -> None:
+    decided: OrderedDict[str, Decision] = OrderedDict()  # by call, of the newest ones
     async with open_tail(settings, (CALLS_TOPIC, NUMBERS_TOPIC), last=back) as follower:
         while True:
             try:
@@ -42,8 +43,14 @@ async def _tail(settings: Settings, call: str, back: int, *, json: bool) -> None
                 continue
             for record in records:
                 event = read(record)
-                if event is not None and event.call_id.startswith(call):
-                    _print(event, json=json)
+                if event is None:
+                    continue
+                if event.data.decision is not None:
+                    decided[event.call_id] = event.data.decision
+                    if len(decided) > _CALLS:
+                        decided.popitem(last=False)
+                if event.call_id.startswith(call):
+                    _print(event, decided.get(event.call_id), json=json)
 
 
 def read(record: Record) -> Event | None:
@@ -54,11 +61,12 @@ def read(record: Record) -> Event | None:
         return None
 
 
-def _print(event: Event, *, json: bool) -> None:
+def _print(event: Event, decided: Decision | None, *, json: bool) -> None:
     if json:
         console.print(msgspec.json.encode(event).decode(), markup=False)
         return
     who = plain(event.call_id[:8] or event.key)
     console.print(
-        f"[dim]{clock_time(event.time)}[/dim] {who:8} {event.type.value:18} {describe(event)}",
+        f"[dim]{clock_time(event.time)}[/dim] {who:8} {name_of(event):18} "
+        f"{describe(event, decided)}",
     )

@@ -12,10 +12,12 @@ from typing import Annotated, Final
 import typer
 
 from config import Settings, check, load
-from router.cli import box, marker
-from router.cli.context import ConfigOption, local_url, reported, run
+from router.cli import instance
+from router.cli.context import ConfigOption, local_url, reported, run, version
+from router.cli.instance import Instance
 from router.cli.render import console
-from router.errors import ConfigError, LogFailed, SwitchboardError
+from router.cli.sandbox import Sandbox, open_sandbox
+from router.errors import ConfigError
 from router.observability import log
 from router.providers import configured
 from router.runtime import Node
@@ -62,24 +64,7 @@ def up(
         log.configure(settings.log)
         if not sandbox:
             check(settings)
-        try:
-            run(_up(settings, overrides, config, sandbox=sandbox, forget_routes=forget_routes))
-        except BaseExceptionGroup as group:  # of the roles, which run side by side
-            cause = _cause(group)
-            if cause is None:
-                raise
-            raise cause from group
-
-
-def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """What a person has to mend, where the group says it; None for a bug, which needs its trace."""
-    for kind in (LogFailed, SwitchboardError):
-        found: BaseException | None = group.subgroup(kind)
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        if found is not None:
-            return found
-    return None
+        run(_up(settings, overrides, config, sandbox=sandbox, forget_routes=forget_routes))
 
 
 async def _up(
@@ -93,23 +78,34 @@ async def _up(
     stop = asyncio.Event()
     _on_signals(stop)
     async with AsyncExitStack() as stack:
-        own: box.Box | None = None
+        claim = stack.enter_context(instance.claimed(settings.data_dir, sandbox=sandbox))
+        own: Sandbox | None = None
         if sandbox:
-            claim = stack.enter_context(marker.claimed(settings.data_dir))
-            own = await stack.enter_async_context(box.open_box(settings, overrides, config))
+            own = await stack.enter_async_context(open_sandbox(settings, overrides, config))
             settings = own.settings
 
         async def on_started(node: Node) -> None:
-            lines = _banner(node)
             if own is not None:
-                await own.ready(node)
-                marker.write(claim, own.marker)
-                lines = own.banner(node)
-            for line in lines:
+                await own.ready(node, stop)
+            if stop.is_set():
+                return
+            claim.publish(_instance(node, own))
+            for line in _banner(node) if own is None else own.banner(node):
                 console.print(line)
 
         await run_node(settings, stop=stop, started=on_started, forget_routes=forget_routes)
     console.print("Stopped.")
+
+
+def _instance(node: Node, own: Sandbox | None) -> Instance:
+    return Instance(
+        os.getpid(),
+        node.settings.http.host,
+        node.http_port,
+        version(),
+        node.settings.roles,
+        own.stand_ins if own is not None else None,
+    )
 
 
 def _banner(node: Node) -> list[str]:

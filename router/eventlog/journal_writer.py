@@ -31,6 +31,7 @@ from config.settings import JournalSettings
 from router.errors import LogFailed, LogUnavailable
 from router.eventlog.base import Clock
 from router.eventlog.journal_db import JournalDb, Row
+from router.observability.metrics import FSYNC_SECONDS
 
 GROUP: Final = "group/"
 RELAY: Final = "relay"
@@ -175,7 +176,8 @@ class JournalWriter:
         rows = [(seq, *job.draft) for seq, job in enumerate(appends, self._next_seq)]
         positions = {move.name: move.seq for move in sorted(moves, key=lambda move: move.seq)}
         try:
-            existing = db.write(rows, positions)
+            with FSYNC_SECONDS.time():
+                existing = db.write(rows, positions)
         except LogUnavailable as error:
             self._refuse([*appends, *moves], error)
         except ValueError as error:

@@ -111,9 +111,14 @@ async def ensure_topics(settings: KafkaSettings, topics: Sequence[str]) -> None:
                     code for _, code, *_ in answer.topic_errors if code not in _CREATED_OR_THERE
                 ]
                 if refused:
-                    raise LogUnavailable(f"Kafka refused to create topics (error {refused[0]})")
+                    raise LogUnavailable(
+                        f"{brokers(settings)} refused to create topics (error {refused[0]}): "
+                        "create them yourself, or let Switchboard's user do it"
+                    )
     except CLIENT_ERRORS as error:
-        raise LogUnavailable(f"Kafka can't be asked for its topics: {name_of(error)}") from error
+        raise LogUnavailable(
+            f"{brokers(settings)} can't be asked for its topics ({name_of(error)})"
+        ) from error
 
 
 _CREATED_OR_THERE: Final = (0, TopicAlreadyExistsError.errno)
@@ -139,5 +144,13 @@ def _new_topic(settings: KafkaSettings, name: str) -> Any:
 
 
 def name_of(error: BaseException) -> str:
-    """For logs: the kind of an error. aiokafka's texts can hold keys, which are phone numbers."""
-    return type(error).__name__
+    """For logs: the kind of an error, or our own words.
+
+    aiokafka's texts can hold keys, which are phone numbers.
+    """
+    return str(error) if isinstance(error, LogUnavailable) else type(error).__name__
+
+
+def brokers(settings: KafkaSettings) -> str:
+    """For messages: whom we asked."""
+    return f"Kafka at {', '.join(settings.bootstrap_servers)} (kafka.bootstrap_servers)"

@@ -19,6 +19,7 @@ from router.eventlog.base import Record
 from router.eventlog.kafka_client import (
     CLIENT_ERRORS,
     REQUEST_TIMEOUT,
+    brokers,
     connection,
     ensure_topics,
     name_of,
@@ -88,7 +89,9 @@ class KafkaFollower:
                 return records
         except (*CLIENT_ERRORS, LogUnavailable) as error:
             await self._drop(name_of(error))
-            raise LogUnavailable(f"Kafka can't be read: {name_of(error)}") from error
+            raise LogUnavailable(
+                f"{brokers(self._settings)} can't be read ({name_of(error)})"
+            ) from error
 
     async def _connect(self, wait: float) -> AIOKafkaConsumer:
         pause = self._not_before - self._loop.time()

@@ -13,6 +13,7 @@ from router.eventlog.dead import MAX_DEAD_RECORD
 from router.eventlog.kafka_client import (
     CLIENT_ERRORS,
     REQUEST_TIMEOUT,
+    brokers,
     connection,
     ensure_topics,
     name_of,
@@ -55,7 +56,9 @@ class KafkaProducer:
                 await start(self._producer)
         except CLIENT_ERRORS as error:
             await self.end()
-            raise LogUnavailable(f"no Kafka broker answers: {name_of(error)}") from error
+            raise LogUnavailable(
+                f"{brokers(self._settings)} does not answer ({name_of(error)})"
+            ) from error
         except BaseException:
             await self.end()
             raise

@@ -30,6 +30,7 @@ from router.eventlog.base import OnRevoke, Position, Record
 from router.eventlog.kafka_client import (
     CLIENT_ERRORS,
     REQUEST_TIMEOUT,
+    brokers,
     connection,
     ensure_topics,
     name_of,
@@ -107,7 +108,9 @@ class KafkaReader:
             return []
         except CLIENT_ERRORS as error:
             await self._drop(name_of(error))
-            raise LogUnavailable(f"Kafka can't be read: {name_of(error)}") from error
+            raise LogUnavailable(
+                f"{brokers(self._settings)} can't be read ({name_of(error)})"
+            ) from error
         return [to_record(message) for messages in found.values() for message in messages]
 
     async def _connect(self, wait: float) -> AIOKafkaConsumer:
@@ -120,7 +123,9 @@ class KafkaReader:
             return await self._join()
         except (*CLIENT_ERRORS, LogUnavailable) as error:
             self._pause()
-            raise LogUnavailable(f"no Kafka broker answers: {name_of(error)}") from error
+            raise LogUnavailable(
+                f"{brokers(self._settings)} does not answer ({name_of(error)})"
+            ) from error
 
     async def _join(self) -> AIOKafkaConsumer:
         await ensure_topics(self._settings, self._topics)

@@ -19,7 +19,7 @@ from router.eventlog.journal_db import FILE_NAME, JournalReader
 from router.eventlog.journal_writer import RELAY
 from router.eventlog.relay import open_relay
 from router.eventlog.shipment import Connect
-from router.eventlog.slots import locked, slot_folders
+from router.eventlog.slots import foreign_names, locked, slot_folders
 from router.observability import log
 
 _EVERY: Final = 60.0  # seconds between looks
@@ -34,9 +34,11 @@ async def drain_orphans(
     """Drain what others left, in the background, until the block is left."""
 
     async def look() -> None:
+        if ignored := foreign_names(settings.data_dir):
+            logger.warning("journal.ignored", names=ignored, why="not a journal's folder")
         while True:
             for folder in slot_folders(settings.data_dir):
-                if folder != own:
+                if folder.name != own.name:
                     await _drain(folder, settings, connect, clock)
             await asyncio.sleep(_EVERY)
 
@@ -62,7 +64,9 @@ async def _drain(folder: Path, settings: Settings, connect: Connect, clock: Cloc
             ):
                 await _first_of(relay.drained(), journal.failed.wait())
     except (SwitchboardError, OSError) as error:  # one bad folder must not stop the others
-        logger.warning("relay.orphan_failed", journal=folder.name, why=type(error).__name__)
+        logger.warning("relay.orphan_failed", journal=folder.name, why=str(error))
+    except Exception:  # nor may a bug: nobody waits for this task, so nobody would see it die
+        logger.exception("relay.orphan_failed", journal=folder.name)
 
 
 async def _first_of(*conditions: Coroutine[Any, Any, object]) -> None:

@@ -6,8 +6,10 @@ lock is the kernel's (`flock`), so that a killed process leaves none behind.
 
 import fcntl
 import os
+import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,16 +17,47 @@ from router.errors import ConfigError
 
 _PREFIX: Final = "journal-"
 _MOST: Final = 1000  # processes of one host
+_SLOT: Final = re.compile(rf"{_PREFIX}(0|[1-9][0-9]{{0,2}})")  # as `take_slot` writes it
 
 
 def slot_folders(data_dir: Path) -> list[Path]:
-    """The journals in a data folder, whoever they belong to, in order."""
-    return sorted(data_dir.glob(f"{_PREFIX}[0-9]*"), key=slot_number)
+    """The journals in a data folder, whoever they belong to, in order.
+
+    People leave other things beside them: `journal-0.bak`, a file, a link to nowhere, a second name
+    for the same folder. Those are no journals of any process; see `foreign_names`.
+    """
+    found: dict[tuple[int, int], Path] = {}
+    for path in sorted(_named_alike(data_dir), key=_order):
+        if _SLOT.fullmatch(path.name) is None:
+            continue
+        with suppress(OSError):
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
+                found.setdefault((status.st_dev, status.st_ino), path)
+    return list(found.values())
+
+
+def foreign_names(data_dir: Path) -> list[str]:
+    """What is called like a journal and is not read as one, for people to look at."""
+    journals = {folder.name for folder in slot_folders(data_dir)}
+    return sorted(path.name for path in _named_alike(data_dir) if path.name not in journals)
 
 
 def slot_number(folder: Path) -> int:
     """`journal-3` → 3."""
     return int(folder.name.removeprefix(_PREFIX))
+
+
+def _named_alike(data_dir: Path) -> list[Path]:
+    try:
+        names = os.listdir(data_dir)  # noqa: PTH208 - names are all that is needed
+    except OSError:  # not there yet, or not ours to read
+        return []
+    return [data_dir / name for name in names if name.startswith(_PREFIX)]
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name
 
 
 @contextmanager
@@ -52,10 +85,17 @@ def take_slot(data_dir: Path, *, shared: bool) -> Iterator[Path]:
     events.
 
     Raises:
-        ConfigError: not shared, and another process has the journal.
+        ConfigError: not shared, and another process has the journal, or something that is no
+            folder has its name.
     """
     for number in range(_MOST if shared else 1):
         folder = data_dir / f"{_PREFIX}{number}"
+        if os.path.lexists(folder) and not folder.is_dir():
+            if shared:  # its name is taken; there are others
+                continue
+            raise ConfigError(
+                f"{folder} is not a folder, but the journal's place: move it away", key="data_dir"
+            )
         _make(folder)
         with locked(folder) as mine:
             if mine:

@@ -5,20 +5,24 @@ owners write them (read-only connections, 20 times a second).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
 from config.settings import Settings
-from router.errors import LogFailed, LogUnavailable
+from router.errors import LogError
 from router.eventlog.base import Follower, Record
 from router.eventlog.journal import to_record
 from router.eventlog.journal_db import FILE_NAME, JournalReader
 from router.eventlog.kafka_follower import KafkaFollower
 from router.eventlog.slots import slot_folders, slot_number
+from router.observability import log
 
 _POLL: Final = 0.05  # seconds
+_TOLD_AT: Final = 5  # failures in a row; a journal that is just being made can fail once
+
+logger = log.get(__name__)
 
 
 class JournalTail:
@@ -29,6 +33,7 @@ class JournalTail:
         self._topics = tuple(topics)
         self._last = last
         self._open: dict[int, tuple[JournalReader, int]] = {}  # and the seq to go on from
+        self._failures: dict[int, int] = {}  # in a row, by the number of the journal
         self._begun = False
 
     @property
@@ -41,10 +46,7 @@ class JournalTail:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
-            try:
-                records = await asyncio.to_thread(self._read, limit)
-            except LogFailed as error:
-                raise LogUnavailable("a journal can't be read now") from error
+            records = await asyncio.to_thread(self._read, limit)
             if records or loop.time() >= deadline:
                 self._begun = self._begun or not records
                 return records
@@ -54,11 +56,12 @@ class JournalTail:
         self._discover()
         records: list[Record] = []
         for number, (reader, after) in self._open.items():
-            rows = reader.read(after, upto=_NO_END, topics=self._topics, limit=limit)
-            if rows:
-                self._open[number] = (reader, rows[-1][0])
-                records += [to_record(row, partition=number) for row in rows]
-            limit -= len(rows)
+            with self._told(number):
+                rows = reader.read(after, upto=_NO_END, topics=self._topics, limit=limit)
+                if rows:
+                    self._open[number] = (reader, rows[-1][0])
+                    records += [to_record(row, partition=number) for row in rows]
+                limit -= len(rows)
             if limit <= 0:
                 break
         return sorted(records, key=lambda record: record.time)
@@ -66,11 +69,29 @@ class JournalTail:
     def _discover(self) -> None:
         for folder in slot_folders(self._data_dir):
             number = slot_number(folder)
-            if number not in self._open and (folder / FILE_NAME).exists():
+            if number in self._open or not (folder / FILE_NAME).exists():
+                continue
+            with self._told(number):
                 reader = JournalReader(folder)
+                try:
+                    before_last = reader.before_last(self._last, self._topics)
+                except LogError:
+                    reader.close()
+                    raise
                 # A journal that appears later is new from its first record on.
-                after = 0 if self._begun else reader.before_last(self._last, self._topics)
-                self._open[number] = (reader, after)
+                self._open[number] = (reader, 0 if self._begun else before_last)
+
+    @contextmanager
+    def _told(self, number: int) -> Iterator[None]:
+        """One journal that can't be read must not hide the others; it is tried again each time."""
+        try:
+            yield
+        except (LogError, OSError) as error:
+            self._failures[number] = self._failures.get(number, 0) + 1
+            if self._failures[number] == _TOLD_AT:
+                logger.warning("tail.unreadable", journal=f"journal-{number}", why=str(error))
+        else:
+            self._failures.pop(number, None)
 
     def close(self) -> None:
         """Close all connections."""

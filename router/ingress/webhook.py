@@ -85,6 +85,9 @@ class Webhooks:
         kind = endpoint.kind
         seconds = WEBHOOK_SECONDS.labels(source.name, kind)
         answered = cache(lambda status: WEBHOOKS.labels(source.name, kind, str(status)))
+        for status in (400, 403, 413, 503):  # alerts need them at 0 (metrics.py)
+            answered(status)
+        ALERTS.labels(source.name)
 
         async def handle(request: web.Request) -> web.Response:
             started = perf_counter()

@@ -1,10 +1,36 @@
-"""All metrics in one place. Labels come from closed sets: never a number, a SID or a call id."""
+"""All metrics in one place. Labels come from closed sets: never a number, a SID or a call id.
 
-from typing import Final
+A series must exist before its first event: `increase()` sees no growth in one that is born with the
+value 1. What has its labels from a closed set that is known here begins at 0 here; labels that name
+a provider's webhooks or a consumer begin where these are set up (`router.ingress.webhook`,
+`consumers.attempts`).
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from importlib import metadata
+from typing import Final, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from router.events.model import Decision
+
+# A second series for each counter, of which no alert makes use.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)  # process_*: CPU, memory, open files, start time
+PlatformCollector(registry=REGISTRY)  # python_info
+
+BUILD: Final = Info("switchboard_build", "The running version", registry=REGISTRY)
+BUILD.info({"version": metadata.version("switchboard")})
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -54,6 +80,17 @@ AGENT_READY_SECONDS: Final = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+CALLS_IN_PROGRESS: Final = Gauge(
+    "switchboard_calls_in_progress",
+    "Calls whose agent this process brings, or that it looks after until their caller is gone",
+    registry=REGISTRY,
+)
+FSYNC_SECONDS: Final = Histogram(
+    "switchboard_journal_fsync_seconds",
+    "One commit of the journal with its fsync: what each webhook's answer waits for",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", registry=REGISTRY)
 ROUTES_VERSION: Final = Gauge(
     "switchboard_routes_version", "Newest change that the route table has seen", registry=REGISTRY
@@ -64,3 +101,10 @@ RELAY_LAG: Final = Gauge(
 RELAY_LAG_SECONDS: Final = Gauge(
     "switchboard_relay_lag_seconds", "Age of the oldest of them", registry=REGISTRY
 )
+
+for what in ("request", "connection"):
+    SHED.labels(what)
+for action in get_args(Decision.__annotations__["action"]):
+    DECISIONS.labels(action)
+for outcome in ("ready", "missing", "expired", "again"):
+    DISPATCHES.labels(outcome)

@@ -1,19 +1,30 @@
 """The commands as a user types them, without anything running: help, mistakes, empty places."""
 
+import ast
 import io
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from router.cli import render
+from router import errors
+from router.cli import context, main, render
+from router.errors import ConfigError, SwitchboardError
 from router.events.call import CallRecord
 from router.events.model import Event, EventData
 from router.events.types import EventType
+from router.ingress.webhook import _refusal
 from tests.support.cli import Shell
+from tests.support.nodes import free_port
 
 COMMANDS = [
     ["up"],
@@ -46,6 +57,112 @@ def test_help_names_every_command(shell: Shell) -> None:
     for command in COMMANDS:
         assert command[0] in helped.out
     assert "Exit codes" in helped.out
+
+
+HEAVY = {"aiohttp", "sqlalchemy", "livekit", "twilio", "phonenumbers", "pydantic", "uvloop"}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_imports_nothing_that_a_command_needs(option: str) -> None:
+    program = (
+        "import sys\n"
+        "from router.__main__ import main\n"
+        f"sys.argv = ['switchboard', '{option}']\n"
+        "try:\n    main()\n"
+        "finally:\n    print(sorted(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert metadata.version("switchboard") in done.stdout or "Exit codes" in done.stdout
+    loaded = set(ast.literal_eval(done.stderr))
+    assert "typer" in loaded
+    assert not HEAVY & loaded
+
+
+def test_help_says_of_each_command_what_its_own_help_says() -> None:
+    group = typer.main.get_command(main.app)
+    assert isinstance(group, TyperGroup)
+    for name, source in main.COMMANDS.items():
+        first = (group.commands[name].help or "").partition("\n\n")[0]
+        assert " ".join(first.split()) == source.help, name
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "router.cli.call", "sqlalchemy"])
+def test_ctrl_c_while_it_is_still_importing(shell: Shell, module: str) -> None:
+    ran = interrupted(shell, module, "call", "+14155550100")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_a_node_starts_stops_it_in_order(shell: Shell) -> None:
+    port = str(free_port())
+    ran = interrupted(shell, "router.cli.up", "up", "--sandbox", "--port", port)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+    # Imported when it is already listening to signals.
+    ran = interrupted(shell, "consumers.host", "up", "--sandbox", "--port", port)
+    assert ran.returncode == 0
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout.endswith("Stopped.\n")
+    assert "is up" not in ran.stdout
+
+
+def interrupted(shell: Shell, module: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that gets a Ctrl-C when it begins to import `module`."""
+    program = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"sys.argv = ['switchboard', *{args!r}]\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from router.__main__ import main\n"
+        "main()\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=shell.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def error_classes(root: type[SwitchboardError] = SwitchboardError) -> list[type[SwitchboardError]]:
+    """All of router/errors.py."""
+    below = [found for child in root.__subclasses__() for found in error_classes(child)]
+    return [each for each in (root, *below) if each.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.__name__)
+def test_every_error_says_what_where_and_what_to_do(
+    kind: type[SwitchboardError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = (errors.__doc__ or "").partition("| error ")[2].partition("\n\n")[0]
+    found = re.search(rf"\b{kind.__name__} .*\| (\d) +\| (\d+) +\|$", table, re.MULTILINE)
+    assert found, f"{kind.__name__} is not in the table of router/errors.py"
+    assert kind.exit_code == int(found[1])
+    assert _refusal(kind("what happened")).status == int(found[2])
+    with pytest.raises(typer.Exit) as ended, context.reported():
+        raise kind("what happened, and where")
+    assert ended.value.exit_code == kind.exit_code
+    told = capsys.readouterr().err
+    assert told.startswith("what happened, and where\n")
+    if kind is not ConfigError:  # its message has the mend
+        assert len(told.splitlines()) == 2
+    with pytest.raises(typer.Exit) as ended, context.reported():
+        raise ExceptionGroup("of tasks", [kind("what happened, in one task")])
+    assert ended.value.exit_code == kind.exit_code
+
+
+def test_an_error_of_a_setting_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), context.reported():
+        raise ConfigError("port 1 is taken", key="http.port")
+    assert capsys.readouterr().err == "http.port: port 1 is taken\n"
+
+
+def test_a_bug_keeps_its_trace() -> None:
+    with pytest.raises(ExceptionGroup), context.reported():
+        raise ExceptionGroup("of tasks", [RuntimeError("a bug")])
 
 
 def test_each_command_helps(shell: Shell) -> None:

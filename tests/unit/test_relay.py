@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from router.eventlog.base import now_micros
 from router.eventlog.dead import MAX_DEAD_RECORD, MAX_RECORD
 from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_writer import RELAY
+from router.eventlog.orphans import drain_orphans
 from router.eventlog.relay import Relay, open_relay
 from router.eventlog.takeover import TakeoverReader
 from tests.support.kafka_producer import FakeBroker
@@ -241,3 +243,24 @@ async def test_a_stop_is_bounded_while_the_broker_is_mute(
         begun = loop.time()
     assert loop.time() - begun < 5
     assert broker.producers[0].ended
+
+
+async def test_what_a_dead_process_left_is_drained_whatever_lies_beside_it(
+    tmp_path: Path, broker: FakeBroker
+) -> None:
+    settings = log_settings(tmp_path, kafka={"stall_after": 0.5, "ack_deadline": 0.3})
+    (tmp_path / "journal-1").mkdir()
+    async with open_journal(tmp_path / "journal-1", settings.journal, pinned_by=RELAY) as dead:
+        await fill(dead, 1, 2)
+    (tmp_path / "journal-0.bak").mkdir()
+    (tmp_path / "journal-0").mkdir()
+    (tmp_path / "journal-0" / "events.db").write_bytes(b"not a database" * 100)
+    (tmp_path / "journal-3").symlink_to(tmp_path / "nowhere")
+    with capture_logs() as lines:
+        async with drain_orphans(settings, tmp_path / "journal-4", broker.connect, now_micros):
+            await until(lambda: len(broker.ids(TOPIC)) == 2)
+    assert broker.ids(TOPIC) == expected(1, 2)
+    [ignored] = [line for line in lines if line["event"] == "journal.ignored"]
+    assert ignored["names"] == ["journal-0.bak", "journal-3"]
+    failed = [line["journal"] for line in lines if line["event"] == "relay.orphan_failed"]
+    assert failed == ["journal-0"]

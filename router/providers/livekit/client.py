@@ -160,11 +160,20 @@ class LiveKitClient:
         except api.TwirpError as error:
             raise _translate(error) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Transient(f"LiveKit can't be reached: {type(error).__name__}") from error
+            known = isinstance(error, aiohttp.ClientConnectorError)  # the other kind does not say
+            at = f"{error.host}:{error.port}" if known else "livekit.url"
+            raise Transient(
+                f"LiveKit at {at} can't be reached ({type(error).__name__}): does it run, and is "
+                "livekit.url right?"
+            ) from error
         except TimeoutError as error:
-            raise Ambiguous("LiveKit did not answer in time") from error
+            raise Ambiguous(
+                f"LiveKit did not answer within {self._timeout:g} s (livekit.url, livekit.timeout)"
+            ) from error
         except aiohttp.ClientError as error:
-            raise Ambiguous(f"the connection to LiveKit broke: {type(error).__name__}") from error
+            raise Ambiguous(
+                f"the connection to LiveKit (livekit.url) broke ({type(error).__name__})"
+            ) from error
         except (DecodeError, AttributeError) as error:
             # The SDK takes a proxy's page for protobuf, and any JSON of an error for an object.
             raise Ambiguous("what answers is not LiveKit: is livekit.url right?") from error

@@ -1,4 +1,4 @@
-"""`switchboard catch-up`: fetch what the providers could not deliver."""
+"""`switchboard migrate` and `catch-up`: what an operator has done beside a running instance."""
 
 import time
 from collections.abc import Mapping
@@ -7,19 +7,34 @@ from typing import Annotated
 import typer
 
 from config import Settings
-from router.catchup import catch_up
+from router.catchup import catch_up as fetch_missed
 from router.cli.context import ConfigOption, JsonOption, print_json, reported, run, settings_of
 from router.cli.render import console
 from router.clock import SystemClock
 from router.providers import context_of, open_carriers
 from router.secrets import load_key, sip_credentials
 from router.storage.engine import open_database
+from router.storage.migrate import migrate as migrate_schema
 from router.storage.migrate import prepare
 
 _HOUR = 3600.0
 
 
-def command(
+def migrate(config: ConfigOption = None) -> None:
+    """Bring the database's schema up to date."""
+    with reported():
+        settings = settings_of(config)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        done = run(migrate_schema(settings))
+        same = done.from_rev == done.to_rev
+        console.print(
+            f"Up to date ({done.to_rev})."
+            if same
+            else f"Migrated: {done.from_rev or 'empty'} → {done.to_rev}."
+        )
+
+
+def catch_up(
     hours: Annotated[float, typer.Option(help="How far back.", min=0.01, max=720)] = 24.0,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -51,7 +66,7 @@ async def _catch_up(settings: Settings, hours: float) -> Mapping[str, int]:
     context = context_of(settings, credentials, SystemClock())
     async with open_database(settings) as database, open_carriers(context) as carriers:
         return {
-            name: await catch_up(database, carrier, since)
+            name: await fetch_missed(database, carrier, since)
             for name, carrier in carriers.items()
             if carrier.missed is not None
         }

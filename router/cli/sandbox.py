@@ -1,7 +1,6 @@
 """The sandbox: Twilio, Telnyx and LiveKit as stand-ins in this process, agents and numbers."""
 
 import asyncio
-import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +12,8 @@ from typing import Any, Final
 
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
-from router.cli.marker import Marker
+from router.cli.context import environment_fingerprint
+from router.cli.instance import StandIns, sandbox_folder
 from router.numbers.file import read_mapping
 from router.runtime import Node
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -34,20 +34,21 @@ _AGENTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class Sandbox:
     """A started sandbox."""
 
     settings: Settings
-    marker: Marker
+    stand_ins: StandIns
     routes: int  # the fingerprint of its mapping
 
-    async def ready(self, node: Node) -> None:
-        """Wait until the node decides by the mapping, and its SIP trunk is there."""
+    async def ready(self, node: Node, stop: asyncio.Event) -> None:
+        """Wait until the node decides by the mapping, and its SIP trunk is there; or for `stop`."""
         with suppress(
             TimeoutError
         ):  # the banner comes all the same, and /readyz says what is wrong
             async with asyncio.timeout(_PATIENCE):
-                while not self._is_ready(node):  # noqa: ASYNC110 - what is waited for has no event
+                # What is waited for has no event.
+                while not (self._is_ready(node) or stop.is_set()):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK)
 
     def _is_ready(self, node: Node) -> bool:
@@ -76,9 +77,9 @@ class Box:
 
 
 @asynccontextmanager
-async def open_box(
+async def open_sandbox(
     settings: Settings, given: Mapping[str, Any], config: Path | None
-) -> AsyncIterator[Box]:
+) -> AsyncIterator[Sandbox]:
     """Start the stand-ins, and have the example mapping in the sandbox's own database.
 
     Raises:
@@ -115,7 +116,8 @@ async def open_box(
         overrides = {
             **given,
             "public_url": public_url,
-            "data_dir": str(settings.data_dir / "sandbox"),
+            "data_dir": str(sandbox_folder(settings.data_dir)),
+            "secret_key": "",
             "durability": "auto",
             "roles": list(ALL_ROLES),
             "http": {"port": port},
@@ -144,7 +146,9 @@ async def open_box(
         check(own)
         routes = await _apply_example(own)
         carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
-        yield Box(own, Marker(os.getpid(), overrides, carriers, control), routes)
+        yield Sandbox(
+            own, StandIns(overrides, carriers, control, environment_fingerprint()), routes
+        )
 
 
 async def _apply_example(settings: Settings) -> int:
