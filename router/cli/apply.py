@@ -37,6 +37,7 @@ from router.errors import ConfigError, StorageError
 from router.numbers.export import exported, write
 from router.numbers.file import Existing, MappingFile
 from router.routing.spec import MappingResult, RouteChange
+from router.routing.table import Route
 from router.storage import mapping, migrate
 from router.storage.engine import Database, open_database
 
@@ -104,7 +105,7 @@ def remove(
     """Remove numbers from the mapping; nothing is released at the carrier."""
     with reported():
         settings = settings_of(config)
-        plan = run(_planned_removal(settings, list(dict.fromkeys(map(e164, numbers)))))
+        plan = run(_planned_removal(settings, numbers))
         _settle(settings, plan, "", yes=yes, dry_run=False, wait=wait, json=json)
 
 
@@ -113,7 +114,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write the present mapping as a file that `apply` takes: applying it changes nothing."""
+    """Write the present mapping as a file that apply takes: applying it changes nothing."""
     with reported():
         settings = settings_of(config)
         if file is not None and file.exists() and not force:
@@ -178,18 +179,25 @@ async def _existing(database: Database, leads_to: Collection[str]) -> Existing:
 async def _planned_removal(settings: Settings, numbers: Sequence[str]) -> _Plan:
     await migrate.check(settings)
     async with open_database(settings) as database:
-        routes = [await mapping.get_route(database, number) for number in numbers]
-        unknown = [n for n, route in zip(numbers, routes, strict=True) if route is None]
+        found = {written: await _mapped(database, written) for written in numbers}
+        unknown = [written for written, route in found.items() if route is None]
         if unknown:
             raise fail(f"not mapped: {', '.join(unknown)}; nothing was changed", NO)
-        changes = tuple(RouteChange(route.number, route, None) for route in routes if route)
+        routes = {route.number: route for route in found.values() if route is not None}
+        changes = tuple(RouteChange(number, route, None) for number, route in routes.items())
         result = MappingResult(await mapping.version(database), changes)
         before = await mapping.counts(database)
 
     def carry_out(database: Database, _: mapping.Progress | None) -> Awaitable[MappingResult]:
-        return mapping.delete_numbers(database, numbers)
+        return mapping.delete_numbers(database, list(routes))
 
     return _Plan(result, before, carry_out)
+
+
+async def _mapped(database: Database, written: str) -> Route | None:
+    """The route of a number, also of one that is mapped in a form that is no longer taken."""
+    as_it_is = await mapping.get_route(database, written)
+    return as_it_is or await mapping.get_route(database, e164(written))
 
 
 def _settle(

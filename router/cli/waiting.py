@@ -55,17 +55,18 @@ async def wait_until_held(
     """
     seen: object = None
     moved_at = compared_at = time.monotonic()
-    first = await mapping.unpublished(database) or 1
-    wanted = await mapping.fingerprint(database)
+    first = wanted = 0
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         while True:
             ready = await _asked(session, settings)
             left = await mapping.unpublished(database)
             if seen is None and (ready is None or "ingress" not in ready.roles):
                 return Held(None, left, roles=ready.roles if ready else ())
+            if seen is None:
+                first, wanted = left, await mapping.fingerprint(database)
             if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
                 return Held(True, left)
-            show(1 - min(left, first) / first)
+            show(1 - min(left, first) / max(first, 1))
             if (ready, left) != seen:
                 seen, moved_at = (ready, left), time.monotonic()
             elif time.monotonic() - moved_at > _PATIENCE:

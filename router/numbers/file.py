@@ -99,6 +99,7 @@ class MappingFile:
         self._checked = _Checked()
         if self._document.whole:
             self._checked.check(self._document.data)
+        self._document.data = None  # of a large file, half of the memory
 
     def outside(self) -> set[str]:
         """The numbers that calls are forwarded to and that the file does not list."""
