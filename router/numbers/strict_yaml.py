@@ -167,7 +167,7 @@ class _Builder:
         try:
             self._read(yaml.CSafeLoader(self._text))
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
+            mark = error.problem_mark or error.context_mark or yaml.Mark("", 0, 0, 0, None, None)
             self._not_yaml(mark.line + 1, mark.column + 1, self._words(error, mark))
         except yaml.reader.ReaderError as error:
             before = self._text.encode()[: error.position].decode("utf-8", "replace")
@@ -239,7 +239,7 @@ class _Builder:
             if event is not None:
                 self._note(event)
             if frame.key is not BAD:
-                container[frame.key] = value  # type: ignore[call-overload]
+                container[frame.key] = value
             frame.key = _NO_KEY
 
     def _key(self, frame: _Frame, value: Any, event: Any) -> None:
