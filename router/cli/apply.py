@@ -218,7 +218,7 @@ def _settle(
                 console.print(plain(each))
         if dry_run or refusal or not _agreed(yes=yes):
             raise _left(plan, refusal, dry_run=dry_run, json=json)
-        result, undo = run(_change(settings, plan, quiet=json))
+        result, undo = _changed(settings, plan, quiet=json)
     held = _held(settings, result, quiet=json) if wait and not dry_run else None
     if json:
         return print_result(result, holds=held.holds if held else None, applied=undo is not None)
@@ -249,6 +249,14 @@ def _agreed(*, yes: bool) -> bool:
         return False
     typer.confirm("Do it?", abort=True, err=True)
     return True
+
+
+def _changed(settings: Settings, plan: _Plan, *, quiet: bool) -> tuple[MappingResult, Path]:
+    try:
+        return run(_change(settings, plan, quiet=quiet))
+    except KeyboardInterrupt:
+        words = "Interrupted: part of it may be stored. The same command once more does the rest."
+        raise fail(words, _INTERRUPTED) from None
 
 
 async def _change(settings: Settings, plan: _Plan, *, quiet: bool) -> tuple[MappingResult, Path]:

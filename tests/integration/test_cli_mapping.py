@@ -212,8 +212,10 @@ class _Instance(BaseHTTPRequestHandler):
     """Says of itself what the test wants, the last answer for ever."""
 
     answers: list[dict[str, object]]
+    asked = threading.Event()
 
     def do_GET(self) -> None:
+        type(self).asked.set()
         answers = type(self).answers
         body = json.dumps(answers.pop(0) if len(answers) > 1 else answers[0]).encode()
         self.send_response(200)
@@ -230,6 +232,7 @@ class _Instance(BaseHTTPRequestHandler):
 def instance(*answers: dict[str, object]) -> Iterator[dict[str, str]]:
     """An instance that answers these of /readyz; what a command needs to find it."""
     _Instance.answers = list(answers)
+    _Instance.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Instance)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -291,11 +294,9 @@ def test_ctrl_c_ends_the_waiting_alone(shell: Shell) -> None:
     with instance(ready("relay")) as here:
         shell.env |= here
         with shell.start("apply", "m.yaml", "--yes", until="Plan: ") as started:
-            while not list((shell.folder / "data").glob("history/*")):
-                assert started.process.poll() is None
-            while numbers_of(shell) != [A, B]:
-                assert started.process.poll() is None
+            assert _Instance.asked.wait(PATIENCE)
             started.end(signal.SIGINT)
+    assert numbers_of(shell) == [A, B]
     assert started.process.returncode == 130
     assert "not waited until it holds" in started.text
     assert "Traceback" not in started.text
