@@ -161,7 +161,7 @@ def damage(path: Path, how: str) -> None:
             path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
         case "middle":
             path.write_bytes(path.read_bytes()[:2048] + b"\xff" * (path.stat().st_size - 2048))
-        case "folder":
+        case _:
             path.unlink()
             path.mkdir()
 
