@@ -4,10 +4,10 @@ import argparse
 import os
 from collections.abc import Callable
 
-from bench import decision, dispatch, durability, ingress, providers, report
+from bench import decision, dispatch, durability, ingress, mapping, providers, report
 from bench.child import cores
 
-ORDER = ("ingress", "providers", "dispatch", "decision", "journal")
+ORDER = ("ingress", "providers", "dispatch", "decision", "mapping", "journal")
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         "providers": lambda: providers.run(seconds, pinned),
         "dispatch": lambda: dispatch.run(2 * seconds, pinned),
         "decision": lambda: decision.run(pinned),
+        "mapping": lambda: mapping.run(pinned),
         "journal": lambda: durability.run(seconds),
     }
     for name in [name for name in ORDER if not given.names or name in given.names]:

@@ -158,8 +158,8 @@ async def compare(
         raise LogUnavailable(f"{ROUTES_TOPIC} was not read within {_READ:g} s") from error
     newer = await _newer(table, topic) if table is not None else {}
     known: Mapping[str, Said] = ChainMap(newer, topic) if newer else topic
-    newest = max((said.version for said in known.values()), default=NEVER)
-    lost = {number for number, said in known.items() if said.content is not None}
+    # In a thread: a million of them would keep webhooks waiting.
+    newest, lost = await asyncio.to_thread(_newest_and_live, known)
     live = len(lost)
     lost -= await outbox.removals(database, ROUTES_TOPIC)
     position = await mapping.position(database)
@@ -170,6 +170,11 @@ async def compare(
             suspects.append(route.number)
     behind = newest > position or await _any_contradiction(database, suspects, known)
     return Comparison(topic, live, lost, newest, position, behind)
+
+
+def _newest_and_live(known: Mapping[str, Said]) -> tuple[Version, set[str]]:
+    newest = max((said.version for said in known.values()), default=NEVER)
+    return newest, {number for number, said in known.items() if said.content is not None}
 
 
 def _contradicts(route: Route, said: Said | None) -> bool:
