@@ -69,18 +69,21 @@ def _is_plain(number: str) -> bool:
     Its own rules for the common case (a possible length, no trunk prefix) at a tenth of the time: a
     mapping file has a hundred thousand numbers.
     """
-    for digits in (1, 2, 3):  # no country code is the beginning of another one
-        code = int(number[1 : 1 + digits])
-        if code in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
-            lengths, prefix = _national_rules(code)
-            national = number[1 + digits :]
+    for end in (2, 3, 4):  # no country code is the beginning of another one
+        rules = _national_rules(number[1:end])
+        if rules is not None:
+            lengths, prefix = rules
+            national = number[end:]
             return len(national) in lengths and (prefix is None or prefix.match(national) is None)
     return False
 
 
 @cache
-def _national_rules(code: int) -> tuple[frozenset[int], re.Pattern[str] | None]:
+def _national_rules(country: str) -> tuple[frozenset[int], re.Pattern[str] | None] | None:
     """How long a country's numbers can be, and what national dialling puts before them."""
+    code = int(country)
+    if code not in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
+        return None
     region = phonenumbers.region_code_for_country_code(code)
     known = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
     if known is None or known.general_desc is None:

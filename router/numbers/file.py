@@ -37,7 +37,7 @@ from router.numbers.strict_yaml import (
     places,
     read_text,
 )
-from router.providers import numbers_at
+from router.providers import numbers_at, takes_numbers
 from router.routing.spec import (
     METADATA_LIMIT,
     AgentSpec,
@@ -181,10 +181,10 @@ class _Checked:
         number = self._e164(where, entry, "number")
         fallback = self._e164(where, entry, "fallback") if "fallback" in entry else ""
         provider = entry.get("provider", BAD)
-        if provider is not BAD and provider not in numbers_at():
+        if provider is not BAD and not (type(provider) is str and takes_numbers(provider)):
             self._wrong((*where, "provider"), f"is {_one_of(provider, numbers_at())}")
         agent = entry.get("agent")
-        if agent is not None:
+        if agent is not None and (type(agent) is not str or agent not in self._leads):
             agent = self._name(where, entry, "agent")
         if agent:
             self._leads.setdefault(agent, []).append(index)
@@ -207,8 +207,8 @@ class _Checked:
         if type(entry) is not dict:
             self._wrong(where, f"must be fields ({', '.join(known)}), not {_kind(entry)}")
             return False
-        if not entry.keys() <= set(known):
-            for name in entry.keys() - set(known):
+        for name in entry:
+            if name not in known:
                 close = get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
                 why = f"there is no such field: {hint}"

@@ -143,14 +143,14 @@ def visible(text: str) -> str:
 class _Frame:
     """A mapping or sequence that is being read."""
 
-    __slots__ = ("key", "key_mark", "lines", "mark", "value")
+    __slots__ = ("key", "key_mark", "keys", "mark", "value")
 
     def __init__(self, value: dict[str, Any] | list[Any], mark: Any) -> None:
         self.value = value
         self.mark = mark
         self.key: Any = _NO_KEY  # of a mapping: the one whose value comes next
         self.key_mark: Any = mark
-        self.lines: dict[str, int] = {}  # key → its line
+        self.keys: dict[str, Any] = {}  # key → its mark
 
 
 class _Builder:
@@ -191,78 +191,78 @@ class _Builder:
         self._document.syntax = Problem(line, column, self._where(), why)
 
     def _read(self, parser: Any) -> None:
-        get, stack = parser.get_event, self._stack
-        documents = 0
+        get, put = parser.get_event, self._put
         while True:
             event = get()
             kind = type(event)
             if kind is yaml.ScalarEvent:
-                self._put(self._scalar(event), event)
-            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-                if len(stack) >= _MAX_DEPTH:
-                    self._bad(event, f"is nested deeper than {_MAX_DEPTH} levels")
-                    self._document.whole = False
-                    return
-                self._refuse_extras(event)
-                self._note(event)
-                stack.append(self._frame(event))
+                put(self._scalar(event), event)
             elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-                self._put(stack.pop().value, None)
+                put(self._stack.pop().value, None)
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                if not self._begin(event):
+                    return
             elif kind is yaml.AliasEvent:
                 why = f"an alias (*{event.anchor}) is not taken: write the value itself"
-                self._put(self._bad(event, why), event)
-            elif kind is yaml.DocumentStartEvent:
-                documents += 1
-                if documents > 1:
-                    self._bad(event, "a second document (---) is not taken: one file, one mapping")
-                    return
+                put(self._bad(event, why), event)
+            elif kind is yaml.DocumentStartEvent and not self._document.empty:
+                self._bad(event, "a second document (---) is not taken: one file, one mapping")
+                return
             elif kind is yaml.StreamEndEvent:
                 return
 
+    def _begin(self, event: Any) -> bool:
+        """A mapping or sequence begins; False where it is too deep in others to read on."""
+        if len(self._stack) >= _MAX_DEPTH:
+            self._bad(event, f"is nested deeper than {_MAX_DEPTH} levels")
+            self._document.whole = False
+            return False
+        if event.tag is not None or event.anchor is not None:
+            self._refuse_extras(event)
+        if self._wanted:
+            self._note(event)
+        self._stack.append(self._frame(event))
+        return True
+
     def _put(self, value: Any, event: Any) -> None:
-        """Put a value where it belongs: it is a key, a key's value, an item, or all there is."""
-        if not self._stack:
+        """Put a value where it belongs: it is a key, a key's value, an item, or all there is.
+
+        `event` None: the end of a mapping or sequence, whose place was noted at its beginning.
+        """
+        frame = self._stack[-1] if self._stack else None
+        if frame is not None and frame.key is _NO_KEY and type(frame.value) is dict:
+            self._key(frame, value, event)
+            return
+        if self._wanted and event is not None:
+            self._note(event)
+        if frame is None:
             self._document.data = value
             self._document.empty = False
-            if event is not None:
-                self._note(event)
-            return
-        frame = self._stack[-1]
-        container = frame.value
-        if type(container) is list:
-            if event is not None:
-                self._note(event)
-            container.append(value)
-        elif frame.key is _NO_KEY:
-            self._key(frame, value, event)
+        elif type(frame.value) is list:
+            frame.value.append(value)
         else:
-            if event is not None:
-                self._note(event)
             if frame.key is not BAD:
-                container[frame.key] = value
+                frame.value[frame.key] = value
             frame.key = _NO_KEY
 
     def _key(self, frame: _Frame, value: Any, event: Any) -> None:
-        if event is not None:
-            frame.key_mark = event.start_mark
-        mark = frame.key_mark if event is not None else frame.mark
-        line = mark.line + 1
+        if type(value) is str and event is not None and len(value) <= _MAX_KEY:
+            frame.key_mark = mark = event.start_mark
+            frame.key = value
+            first = frame.keys.setdefault(value, mark)
+            if first is not mark:
+                why = f"is there twice, first on line {first.line + 1}: keep one of them"
+                self._add(mark, why)
+            return
         frame.key = BAD
+        mark = frame.mark if event is None else event.start_mark
         if value is BAD:
             return
-        if not isinstance(value, str):
+        if type(value) is str:
+            self._add(mark, f"a key is longer than {_MAX_KEY} characters", written=visible(value))
+        else:
             why = "a key must be text: put it in quotes"
             self._add(mark, why, written="" if event is None else _written(event))
-        elif value in frame.lines:
-            where = (*self._where(), value)
-            why = f"is there twice, first on line {frame.lines[value]}: keep one of them"
-            self._document.problems.append(Problem(line, mark.column + 1, where, why))
-            frame.key = value
-        elif len(value) > _MAX_KEY:
-            self._add(mark, f"a key is longer than {_MAX_KEY} characters", written=value)
-        else:
-            frame.key = value
-            frame.lines[value] = line
 
     def _scalar(self, event: Any) -> Any:
         if event.tag is not None or event.anchor is not None:
@@ -317,7 +317,8 @@ class _Builder:
 
     def _note(self, event: Any) -> None:
         """Remember the place of a value that is wanted."""
-        if not self._wanted or (where := self._where()) not in self._wanted:
+        where = self._where()
+        if where not in self._wanted:
             return
         above = self._stack[-1] if self._stack else None
         key = above.key_mark if above and type(above.value) is dict else event.start_mark

@@ -115,7 +115,9 @@ def fallback_loops(fallbacks: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     is its own fallback is a loop of one.
     """
     walked: set[str] = set()
-    for start in fallbacks:
+    for start, next_one in fallbacks.items():
+        if next_one not in fallbacks:
+            continue
         chain: dict[str, None] = {}  # in order
         number = start
         while number in fallbacks and number not in walked:
