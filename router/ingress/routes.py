@@ -161,7 +161,7 @@ class RouteFollower:
     def _save(self, routes: Sequence[Route], removed: dict[str, Version]) -> bool:
         fresh = self._path.with_suffix(".new")
         try:
-            with self._saving, fresh.open("wb") as file:
+            with self._saving, os.fdopen(_owner_only(fresh), "wb") as file:
                 for line in _lines(routes, removed):
                     file.write(msgspec.json.encode(line) + b"\n")
                 file.flush()
@@ -171,6 +171,13 @@ class RouteFollower:
             logger.warning("routes.copy_not_saved", error=type(error).__name__)
             return False
         return True
+
+
+def _owner_only(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever made it once
+    return descriptor
 
 
 def _lines(routes: Sequence[Route], removed: dict[str, Version]) -> Iterator[_Copy]:

@@ -84,8 +84,8 @@ def translated(where: str) -> Iterator[None]:
         raise _sqlite(error, where) from error
     except exc.TimeoutError as error:
         raise StorageUnavailable(
-            f"no connection to {where} became free in time; raise database.pool_size if this "
-            "persists"
+            f"no connection to {where} became free in time: it is overloaded, or (PostgreSQL) "
+            "database.pool_size is too small"
         ) from error
     except exc.SQLAlchemyError as error:
         raise StorageError(
