@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Column, Executable, Row, Table, delete, select, update
+from sqlalchemy import Column, Executable, Row, Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.routing.spec import (
@@ -40,6 +40,7 @@ NEXT: Final = (
 )
 """Takes a revision: the epoch, the revision, and the database's time (µs)."""
 
+_MANY: Final = 20_000  # keys
 _KEYS: Final = 500  # per statement; PostgreSQL takes 65535 parameters, SQLite 32766
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -92,12 +93,17 @@ async def state(
     others -= {row.name for row in agent_rows}
     agent_rows += await where_in(connection, agents.c.name, others, lock=lock)
     revs = {row.name: row.rev for row in agent_rows}
-    return State(
-        agents={row.name: agent_of(row) for row in agent_rows},
-        numbers={row.number: number_of(row) for row in number_rows},
-        versions={row.number: Version(epoch, row.rev) for row in number_rows},
-        outdated={row.number for row in number_rows if row.rev < revs.get(row.agent, 0)},
-    )
+    specs: dict[str, NumberSpec] = {}
+    versions: dict[str, Version] = {}
+    outdated: set[str] = set()
+    for row in number_rows:  # in one pass: there may be a hundred thousand
+        number, rev = row.number, row.rev
+        specs[number] = spec = number_of(row)
+        versions[number] = Version(epoch, rev)
+        if rev < revs.get(spec.agent or "", 0):
+            outdated.add(number)
+    found = {row.name: agent_of(row) for row in agent_rows}
+    return State(found, specs, versions, outdated)
 
 
 async def numbers_of(
@@ -201,6 +207,11 @@ async def where_in(
         return list((await connection.execute(query)).all())
     if lock:  # all in one order, or two changes would wait for each other
         query = query.order_by(column).with_for_update()
+    elif len(keys) > _MANY:
+        count = await connection.execute(select(func.count()).select_from(column.table))
+        if count.scalar_one() < 2 * len(keys):  # one statement costs less than hundreds
+            among, place = set(keys), list(column.table.columns).index(column)
+            return [row for row in await connection.execute(query) if row[place] in among]
     rows: list[Row[Any]] = []
     for some in _in_parts(sorted(keys)):
         rows += (await connection.execute(query.where(column.in_(some)))).all()
