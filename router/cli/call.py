@@ -55,7 +55,8 @@ def call(
         target = target_of(config)
         dialler = _dialler(target, e164(to), e164(from_), hold)
         if not run(_Timeline(target.settings, dialler).show()):
-            raise fail(f"No agent was heard. Why?  switchboard explain {to}", NO)
+            shown = f", switchboard calls show {dialler.call_id[:13]}" if dialler.call_id else ""
+            raise fail(f"No agent was heard. Why?  switchboard explain {to}{shown}", NO)
 
 
 def _dialler(target: Target, to: str, from_: str, hold: float) -> Dialler:

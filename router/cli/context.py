@@ -70,6 +70,8 @@ def target_of(config: Path | None) -> Target:
     """The instance that is meant; `run` names it on stderr. Raises ConfigProblem."""
     settings = load(config)
     log.configure(settings.log)  # to stderr: what is asked for is alone on stdout
+    if not installation_named(config):
+        instance.wait_for_sandbox(settings.data_dir)
     running = instance.running(settings.data_dir)
     sandbox = next((each for each in running if each.stand_ins is not None), None)
     if sandbox is None or sandbox.stand_ins is None:
@@ -82,17 +84,17 @@ def target_of(config: Path | None) -> Target:
         settings = load(config, sandbox.stand_ins.overrides)
         words = f"sandbox on {_url(sandbox)} (data folder {settings.data_dir.resolve()})"
         target = Target(settings, sandbox.stand_ins, words)
-    _unsaid[:] = [target.words]
+    _announcement[:] = [target.words]
     return target
 
 
-_unsaid: Final[list[str]] = []
+_announcement: Final[list[str]] = []
 """Which instance is meant, until the command begins to speak to it: see `run`."""
 
 
 def _node(settings: Settings, config: Path | None, running: Sequence[Instance]) -> Target:
     file = config or os.environ.get(FILE_VARIABLE)
-    source = f"settings {file}" if file else "settings of the environment"
+    source = f"settings {file}" if file else "no settings file"
     where = f"({source}, data folder {settings.data_dir.resolve()})"
     if not running:
         return Target(settings, None, f"no instance runs here {where}")
@@ -174,9 +176,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     The first Ctrl-C ends it, one more ends the process at once.
     """
-    for words in _unsaid:
+    for words in _announcement:
         problems.print(f"[dim]{escape(words)}[/dim]")
-    _unsaid.clear()
+    _announcement.clear()
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         # asyncio cancels the work on Ctrl-C only where Python's own handler is in place.
@@ -220,7 +222,7 @@ def _reported(error: SwitchboardError) -> typer.Exit:
     return fail(
         message if not key or key in message else f"{key}: {message}",
         error.exit_code,
-        remedy=error.remedy,
+        remedy="" if "switchboard " in message else error.remedy,  # it names the command already
     )
 
 

@@ -89,8 +89,8 @@ class WebhookDialler:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NotReachable(
-                f"no instance answers on {self._url} ({str(error) or type(error).__name__}): start one "
-                "with `switchboard up`, or set http.port to where it listens"
+                f"no instance answers on {self._url} ({str(error) or type(error).__name__}): start "
+                "one with `switchboard up`, or set http.port to where it listens"
             ) from error
         return [sent, Step(_now(), "answered", f"HTTP {answer.status}")]
 

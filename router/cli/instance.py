@@ -31,6 +31,7 @@ _NODE: Final = re.compile(r"instance-(?:0|[1-9][0-9]{0,2})\.json")
 _MOST: Final = 1000  # nodes over one folder; as many as there may be journals
 _LOOKS: Final = 10  # at the sandbox's lock: who reads the file holds it for a moment
 _PAUSE: Final = 0.05  # seconds between them
+_START: Final = 15.0  # seconds that a sandbox may take until it listens
 
 
 class StandIns(msgspec.Struct, frozen=True):
@@ -57,6 +58,19 @@ def running(data_dir: Path) -> Sequence[Instance]:
     """The instances over this data folder that listen: the sandbox, or nodes in their order."""
     found = [_read(path) for path in _files(data_dir)]
     return [instance for instance in found if instance is not None and instance.port]
+
+
+def wait_for_sandbox(data_dir: Path) -> None:
+    """While a sandbox is just starting over this data folder, wait until it listens; bounded.
+
+    A command that came too early would take the folder for one without a sandbox.
+    """
+    give_up = time.monotonic() + _START
+    while time.monotonic() < give_up:
+        found = _read(data_dir / _SANDBOX)
+        if found is None or found.port:
+            return
+        time.sleep(_PAUSE)
 
 
 def sandbox_folder(data_dir: Path) -> Path:

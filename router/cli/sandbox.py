@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
-from router.cli.context import environment_fingerprint
+from router.cli.context import environment_fingerprint, installation_named
 from router.cli.instance import StandIns, sandbox_folder
 from router.numbers.file import read_mapping
 from router.runtime import Node
@@ -40,6 +40,7 @@ class Sandbox:
     settings: Settings
     stand_ins: StandIns
     routes: int  # the fingerprint of its mapping
+    unheeded: tuple[str, ...]  # what would lead other commands away from it
 
     async def ready(self, node: Node, stop: asyncio.Event) -> None:
         """Wait until the node decides by the mapping, and its SIP trunk is there; or for `stop`."""
@@ -72,7 +73,17 @@ class Sandbox:
             "  [bold]make call TO=+14155550100[/bold]       places a call and shows what happens",
             "  .venv/bin/switchboard explain +14155550100   why it goes where it goes",
             "  .venv/bin/switchboard calls list             what became of the calls",
+            *self._hint(),
             "Ctrl-C stops it.",
+        ]
+
+    def _hint(self) -> list[str]:
+        if not self.unheeded:
+            return []
+        folder = self.settings.data_dir.parent.resolve()
+        return [
+            f"They speak to it without {', '.join(self.unheeded)}: those name an installation.",
+            f"  SWITCHBOARD_DATA_DIR={folder} switchboard call +14155550100",
         ]
 
 
@@ -146,9 +157,8 @@ async def open_sandbox(
         check(own)
         routes = await _apply_example(own)
         carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
-        yield Sandbox(
-            own, StandIns(overrides, carriers, control, environment_fingerprint()), routes
-        )
+        stand_ins = StandIns(overrides, carriers, control, environment_fingerprint())
+        yield Sandbox(own, stand_ins, routes, tuple(installation_named(config)))
 
 
 async def _apply_example(settings: Settings) -> int:

@@ -69,17 +69,21 @@ class JournalTail:
     def _discover(self) -> None:
         for folder in slot_folders(self._data_dir):
             number = slot_number(folder)
-            if number in self._open or not (folder / FILE_NAME).exists():
+            if number in self._open:
                 continue
             with self._told(number):
-                reader = JournalReader(folder)
-                try:
-                    before_last = reader.before_last(self._last, self._topics)
-                except LogError:
-                    reader.close()
-                    raise
-                # A journal that appears later is new from its first record on.
-                self._open[number] = (reader, 0 if self._begun else before_last)
+                if (folder / FILE_NAME).exists():
+                    self._open[number] = self._opened(folder)
+
+    def _opened(self, folder: Path) -> tuple[JournalReader, int]:
+        reader = JournalReader(folder)
+        try:
+            before_last = reader.before_last(self._last, self._topics)
+        except LogError:
+            reader.close()
+            raise
+        # A journal that appears later is new from its first record on.
+        return reader, 0 if self._begun else before_last
 
     @contextmanager
     def _told(self, number: int) -> Iterator[None]:

@@ -259,8 +259,7 @@ async def _mend(
     await mapping.tell_outdated(database)
     while rows := await _drain(database, events):
         for row in rows:
-            version = version_of(row.headers)
-            if row.topic == ROUTES_TOPIC and version is not None:
+            if row.topic == ROUTES_TOPIC and (version := version_of(row.headers)):
                 found.topic[row.key] = Said(version, None)
     sent = await _send(events, clock, _lacking(database, found.topic))
     removed = await _remove(database, events, clock, found.lost)

@@ -88,13 +88,14 @@ class RouteTable:
 
     def put(self, route: Route) -> bool:
         """Take a route; False when the table already knows a newer one."""
-        if route.version <= self.version_of(route.number):
+        version = route.version
+        if version <= self.version_of(route.number):
             return False
         self._removed.pop(route.number, None)
         self._forget(route.number)
         self._routes[route.number] = self._slim(route)
-        self.fingerprint ^= mark(route.number, route.version)
-        self.newest = max(self.newest, route.version)
+        self.fingerprint ^= mark(route.number, version)
+        self.newest = max(self.newest, version)
         return True
 
     def _slim(self, route: Route) -> Route:

@@ -1,6 +1,5 @@
 """The log records of a change of the mapping: what happened, and what holds now."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -18,7 +17,7 @@ EPOCH: Final = "epoch"
 """Headers of a route record: the change's version, which a tombstone has no value to carry in.
 The first epoch is left out."""
 
-_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+_DIGITS: Final = 18  # so that it fits into 64 bits
 _encoder = msgspec.json.Encoder()
 
 
@@ -45,11 +44,14 @@ def change_records(
 
 def version_of(headers: Mapping[str, str]) -> Version | None:
     """The version in a route record's headers; None when they hold none that can be read."""
-    epoch, rev = headers.get(EPOCH, str(FIRST_EPOCH)), headers.get(REV, "")
-    if not (_DIGITS.fullmatch(epoch) and _DIGITS.fullmatch(rev)):
-        return None
-    version = Version(int(epoch), int(rev))
+    epoch, rev = headers.get(EPOCH), headers.get(REV, "")
+    version = Version(FIRST_EPOCH if epoch is None else _natural(epoch), _natural(rev))
     return version if min(version) > 0 else None
+
+
+def _natural(text: str) -> int:
+    """A number of up to 18 ASCII digits; 0 for all else."""
+    return int(text) if len(text) <= _DIGITS and text.isascii() and text.isdigit() else 0
 
 
 def _as_route(

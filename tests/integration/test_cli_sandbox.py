@@ -47,6 +47,7 @@ def sandbox(shell: Shell) -> Iterator[Started]:
     port = free_port()
     with shell.start("up", "--sandbox", "--port", str(port), until=UP) as started:
         (shell.folder / "metrics").write_text(scrape(port))  # before anything happened
+        (shell.folder / "port").write_text(str(port))
         yield started
         assert "Traceback" not in started.text
         no_numbers(scrape(port))
@@ -62,6 +63,9 @@ def no_numbers(metrics: str) -> None:
     """After all the tests' calls: no number, no id and no secret is a label."""
     values = re.findall(r'="([^"]*)"', re.sub(r'(le|version)="[^"]*"', "", metrics))
     assert "twilio" in values
+    fsyncs = re.search(r"switchboard_journal_fsync_seconds_count ([0-9.]+)", metrics)
+    assert fsyncs
+    assert float(fsyncs[1]) > 0
     for value in values:
         assert re.fullmatch(r"[A-Za-z_.-]*|[1-5][0-9][0-9]|\d{1,2}", value), value
 
@@ -90,6 +94,15 @@ def test_every_series_of_an_alert_exists_from_the_start(shell: Shell) -> None:
     assert "switchboard_journal_fsync_seconds_count" in metrics
     assert "switchboard_calls_in_progress 0.0" in lines
     assert "_created" not in metrics
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_calls_in_progress_are_counted(shell: Shell) -> None:
+    port = int((shell.folder / "port").read_text())
+    with shell.start("call", ANNA, "--hold", "1", until="appended") as calling:
+        assert "switchboard_calls_in_progress 1.0" in scrape(port)
+        assert calling.wait() == 0
+    assert "switchboard_calls_in_progress 0.0" in scrape(port)
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -292,6 +305,7 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
             "SWITCHBOARD_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "SWITCHBOARD_ROLES": "ingress",
             "SWITCHBOARD_DURABILITY": "replicated",
+            "SWITCHBOARD_SECRET_KEY": "ab" * 32,
         },
     )
     with shell.start("up", "--sandbox", "--port", str(free_port()), until=UP) as started:
@@ -301,6 +315,7 @@ def test_a_trial_never_touches_real_things(tmp_path: Path) -> None:
         print(f"SIGTERM to exit: {time.monotonic() - began:.2f} s")
         assert time.monotonic() - began < 5
         assert started.out_file.read_text().endswith("Stopped.\n")
+        assert (tmp_path / "data" / "sandbox" / "secret.key").read_text().strip() != "ab" * 32
         assert shell.invoke("call", BOB).code == 3
 
 
@@ -332,7 +347,7 @@ def test_a_call_at_an_instance_with_accounts(
     found = steps(ran)
     assert in_order(found, "webhook", "verified", "decided", "appended", "answered"), found
     assert f"switchboard explain {ANNA}" in ran.err
-    assert f"instance on http://127.0.0.1:{port} (settings of the environment, data" in ran.err
+    assert f"instance on http://127.0.0.1:{port} (no settings file, data" in ran.err
 
 
 def test_a_killed_sandbox_is_not_taken_for_a_running_one(tmp_path: Path) -> None:

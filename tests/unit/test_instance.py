@@ -47,7 +47,7 @@ def aim(config: Path | None = None) -> Target:
 
 
 def test_a_node_is_found_on_the_port_where_it_listens(folder: Path) -> None:
-    source = f"(settings of the environment, data folder {folder})"
+    source = f"(no settings file, data folder {folder})"
     assert aim().words == f"no instance runs here {source}"
     with node(folder, 8123):
         target = aim()
@@ -167,6 +167,16 @@ def test_one_that_is_just_starting_counts(folder: Path) -> None:
         pytest.fail("both run")
     with claimed(folder, sandbox=False):
         assert running(folder) == []  # it does not listen yet
+
+
+def test_a_command_waits_for_a_sandbox_that_is_just_starting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with claimed(folder, sandbox=True) as claim:
+        stand_ins = StandIns({}, {}, "token", environment_fingerprint())
+        begun = Instance(os.getpid(), *HERE, "0.1.0", ("ingress",), stand_ins)
+        monkeypatch.setattr("router.cli.instance.time.sleep", lambda _: claim.publish(begun))
+        assert aim().stand_ins is not None
 
 
 def test_a_killed_one_does_not_count(folder: Path) -> None:

@@ -160,8 +160,9 @@ class LiveKitClient:
         except api.TwirpError as error:
             raise _translate(error) from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            known = isinstance(error, aiohttp.ClientConnectorError)  # the other kind does not say
-            at = f"{error.host}:{error.port}" if known else "livekit.url"
+            at = "livekit.url"
+            if isinstance(error, aiohttp.ClientConnectorError):  # the other kind does not say
+                at = f"{error.host}:{error.port}"
             raise Transient(
                 f"LiveKit at {at} can't be reached ({type(error).__name__}): does it run, and is "
                 "livekit.url right?"
