@@ -60,9 +60,9 @@ class ApplyCommand(TyperCommand):
         return super().parse_args(ctx, ["--prune=some" if a == "--prune" else a for a in args])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Plan:
-    """What a command would change."""
+    """What a command would change. Once agreed to, the changes are dropped: they may be large."""
 
     result: MappingResult  # nothing of it is done; `version` is the present one
     before: mapping.Counts
@@ -218,7 +218,9 @@ def _settle(
                 console.print(plain(each))
         if dry_run or refusal or not _agreed(yes=yes):
             raise _left(plan, refusal, dry_run=dry_run, json=json)
-        result, undo = _changed(settings, plan, quiet=json)
+        total = len(result.changes)
+        result = plan.result = MappingResult(result.version)
+        result, undo = _changed(settings, plan, total, quiet=json)
     held = _held(settings, result, quiet=json) if wait and not dry_run else None
     if json:
         return print_result(result, holds=held.holds if held else None, applied=undo is not None)
@@ -251,21 +253,25 @@ def _agreed(*, yes: bool) -> bool:
     return True
 
 
-def _changed(settings: Settings, plan: _Plan, *, quiet: bool) -> tuple[MappingResult, Path]:
+def _changed(
+    settings: Settings, plan: _Plan, total: int, *, quiet: bool
+) -> tuple[MappingResult, Path]:
     try:
-        return run(_change(settings, plan, quiet=quiet))
+        return run(_change(settings, plan, total, quiet=quiet))
     except KeyboardInterrupt:
         words = "Interrupted: part of it may be stored. The same command once more does the rest."
         raise fail(words, _INTERRUPTED) from None
 
 
-async def _change(settings: Settings, plan: _Plan, *, quiet: bool) -> tuple[MappingResult, Path]:
+async def _change(
+    settings: Settings, plan: _Plan, total: int, *, quiet: bool
+) -> tuple[MappingResult, Path]:
     """Carry the plan out, unless the mapping is no longer the one that it was made for."""
     async with open_database(settings) as database:
         if await mapping.version(database) != plan.result.version:
             raise fail("the mapping was changed meanwhile; look at the plan again", NO)
         undo = await _keep(settings, database, plan.result.version)
-        with _bar("Storing", len(plan.result.changes), quiet=quiet) as show:
+        with _bar("Storing", total, quiet=quiet) as show:
             result = await plan.carry_out(database, lambda done, of: show(done / of))
     return result, undo
 
