@@ -167,8 +167,9 @@ class _Builder:
         try:
             self._read(yaml.CSafeLoader(self._text))
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark or yaml.Mark("", 0, 0, 0, None, None)
-            self._not_yaml(mark.line + 1, mark.column + 1, self._words(error, mark))
+            mark = error.problem_mark or error.context_mark
+            line, column = (mark.line, mark.column) if mark else (0, 0)
+            self._not_yaml(line + 1, column + 1, self._words(error, line, column))
         except yaml.reader.ReaderError as error:
             before = self._text.encode()[: error.position].decode("utf-8", "replace")
             self._not_yaml(
@@ -180,9 +181,9 @@ class _Builder:
             self._not_yaml(1, 1, str(error))
         return self._document
 
-    def _words(self, error: yaml.MarkedYAMLError, mark: Any) -> str:
-        lines = self._text.split("\n", mark.line + 1)
-        if lines[mark.line : mark.line + 1] and lines[mark.line][mark.column :].startswith("\t"):
+    def _words(self, error: yaml.MarkedYAMLError, line: int, column: int) -> str:
+        lines = self._text.split("\n", line + 1)[line : line + 1]
+        if lines and lines[0][column:].startswith("\t"):
             return "indent with spaces, not with a tab"
         return f"{error.context}, {error.problem}" if error.context else str(error.problem)
 
