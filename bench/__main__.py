@@ -4,10 +4,19 @@ import argparse
 import os
 from collections.abc import Callable
 
-from bench import decision, dispatch, durability, ingress, providers, report, strangers
+from bench import (
+    decision,
+    dispatch,
+    durability,
+    ingress,
+    mapping,
+    providers,
+    report,
+    strangers,
+)
 from bench.child import cores
 
-ORDER = ("ingress", "providers", "strangers", "dispatch", "decision", "journal")
+ORDER = ("ingress", "providers", "strangers", "dispatch", "decision", "mapping", "journal")
 
 
 def main() -> None:
@@ -29,6 +38,7 @@ def main() -> None:
         "strangers": lambda: strangers.run(2 * seconds, pinned),
         "dispatch": lambda: dispatch.run(2 * seconds, pinned),
         "decision": lambda: decision.run(pinned),
+        "mapping": lambda: mapping.run(pinned),
         "journal": lambda: durability.run(seconds),
     }
     for name in [name for name in ORDER if not given.names or name in given.names]:

@@ -9,7 +9,7 @@ from config import Settings, load
 from router.eventlog.open import open_log
 from router.events.types import ROUTES_TOPIC
 from router.observability import log
-from router.routing.table import Route, Target, fingerprint
+from router.routing.table import Route, Target, Version, fingerprint
 from router.storage.records import route_record
 from tests.support.nodes import apply_text, running
 
@@ -32,9 +32,9 @@ async def fill_routes(settings: Settings, provider: str) -> int:
     async with open_log(settings) as events, asyncio.TaskGroup() as tasks:
         for rev, number in enumerate(NUMBERS, 1):
             route = Route(number=number, provider=provider, rev=rev, targets=(_TARGET,))
-            headers, value = route_record(number, route, rev=rev, time=rev)
+            headers, value = route_record(number, route, version=route.version, time=rev)
             tasks.create_task(_append(events, number, value, headers))
-    return fingerprint((number, rev) for rev, number in enumerate(NUMBERS, 1))
+    return fingerprint((number, Version(1, rev)) for rev, number in enumerate(NUMBERS, 1))
 
 
 async def _append(events: Any, number: str, value: bytes | None, headers: dict[str, str]) -> None:

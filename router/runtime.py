@@ -21,7 +21,7 @@ from config.settings import Settings
 from router import catchup
 from router.clock import Clock, SystemClock
 from router.contract import asyncapi
-from router.errors import LogFailed, StorageUnavailable
+from router.errors import LogFailed, StorageError
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
 from router.events import schema
@@ -67,7 +67,9 @@ class Node:
     routes: RouteFollower | None
     livekit_setup: setup_loop.SetupLoop | None
     supervisor: Supervisor
+    guard: publish.Guard
     webhooks: Webhooks | None = None
+    database: str = "ok"  # or why the roles that need it wait
     http_port: int = 0
     stopping: bool = False
 
@@ -93,6 +95,10 @@ class Node:
         if self.routes is not None:
             facts["routes"] = self.routes.facts()
             able = able and self.has_routes()
+        if self.settings.roles != ("ingress",):
+            facts["database"] = self.database
+        if self.guard.finding:
+            facts.setdefault("routes", {})["restored"] = self.guard.finding
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
         if self.webhooks is not None and (hints := self.webhooks.hints):
@@ -106,6 +112,7 @@ async def run(
     stop: asyncio.Event,
     started: Callable[[Node], Awaitable[None]] | None = None,
     clock: Clock | None = None,
+    forget_routes: bool = False,
 ) -> None:
     """Run the roles of `settings` until `stop` is set.
 
@@ -114,11 +121,12 @@ async def run(
         stop: set it to stop in order.
         started: called once the process is listening.
         clock: the machine's unless given.
+        forget_routes: routes that the database does not have may go (`router.numbers.publish`).
 
     Raises:
         ConfigError: the data folder or the key can't be used.
-        StorageError: the schema is not this program's; of a node without the ingress role also that
-            the database can't be reached.
+        StorageError: of a node without the ingress role: the database can't be used, or its schema
+            is not this program's. With that role it answers calls and waits for the database.
         LogFailed: the journal's disk failed; start anew once it is mended.
         ExceptionGroup: a role died.
     """
@@ -135,7 +143,10 @@ async def run(
         resources = await _resources(context, log, supervisor, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
-        node = Node(settings, log, routes, setup, supervisor)
+        guard = publish.Guard(forget=forget_routes)
+        if routes is not None:
+            guard.table, guard.loaded = routes.table, routes.looked
+        node = Node(settings, log, routes, setup, supervisor, guard)
         roles = _Roles(node, resources, credentials, clock, stop)
         await roles.run(started)
 
@@ -246,11 +257,16 @@ class _Roles:
                 setup = self._keep("livekit_setup", self._node.livekit_setup.run)
                 endless.append(tasks.create_task(setup))
             if "relay" in resources.settings.roles:
-                work = partial(publish.run, resources.database, resources.log, resources.clock)
+                work = partial(
+                    publish.run,
+                    resources.database,
+                    resources.log,
+                    resources.clock,
+                    self._node.guard,
+                )
                 endless.append(tasks.create_task(self._keep("publish", work)))
                 work = partial(catchup.run, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
-            # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
             await drain.wait()  # the role relay has no consumer: that one came back at once
@@ -263,19 +279,23 @@ class _Roles:
     async def _prepared(self, resources: Resources, drain: asyncio.Event) -> bool:
         """Bring the schema up to date; False when the node was stopped before that was possible.
 
-        A node that answers calls must start while the database is away, and wait for it.
+        A node that answers calls must start whatever became of the database, and wait for it.
         """
+        node = self._node
         while not drain.is_set():
             try:
                 await prepare(resources.settings)
-            except StorageUnavailable as error:
-                if self._node.routes is None:
+            except StorageError as error:
+                if node.routes is None:
                     raise
-                logger.warning("database.away", why=str(error), retry_in=_PREPARE_AGAIN)
+                if str(error) != node.database:  # once, not every time
+                    node.database = str(error)
+                    logger.error("database.unusable", why=str(error), retry_every=_PREPARE_AGAIN)  # noqa: TRY400 - its text says it all
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_PREPARE_AGAIN):
                         await drain.wait()
             else:
+                node.database = "ok"
                 return True
         return False
 

@@ -33,11 +33,11 @@ from router.observability.metrics import SENT_ON
 from router.provider import Carrier
 from router.providers.livekit.client import Dispatch, Participant, PollBudget, Room
 from router.providers.livekit.events import participant_event
+from router.routing.spec import JOB_LIMIT
 from router.storage.claims import Claim
 
 log = logs.get(__name__)
 
-_METADATA_LIMIT: Final = 64 * 1024  # bytes; LiveKit takes 512 KiB, and copies it to every worker
 _APPENDS: Final = 4
 _REMEMBERED: Final = 1000  # agents that are dead
 
@@ -117,11 +117,14 @@ class Effects:
         """Dispatch the agent into the call's room; the dispatch's id.
 
         Raises:
-            Permanent: also when the agent's metadata is too large.
+            Permanent: also when the metadata is too large; a mapping file with such is refused.
         """
         metadata = msgspec.json.encode(job_metadata(claim, initiated, attempt))
-        if len(metadata) > _METADATA_LIMIT:
-            raise Permanent("the agent's metadata is larger than 64 KiB; make it smaller")
+        if len(metadata) > JOB_LIMIT:
+            raise Permanent(
+                f"metadata of {len(metadata)} bytes is more than a job takes ({JOB_LIMIT}): make "
+                "the agent's smaller"
+            )
         return await self.rooms.create_dispatch(
             room=claim.call_id, agent_name=claim.livekit_agent_name, metadata=metadata.decode()
         )

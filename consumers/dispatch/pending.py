@@ -35,6 +35,7 @@ from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable, Transient
 from router.events.model import Event
+from router.events.phone import mask_in
 from router.events.types import EventType
 from router.observability import log as logs
 from router.observability.metrics import AGENT_READY_SECONDS, DISPATCHES
@@ -47,6 +48,11 @@ _SELDOM: Final = 2.0  # seconds between polls of a call whose webhooks come
 _REPLACED_WITHIN: Final = 12.0  # seconds in which a round after the first may begin something
 _HANDOVER: Final = 1.0  # seconds after our own deadline before others may act
 _MICROS: Final = 1_000_000
+
+
+def _words(error: Permanent) -> str:
+    """Why LiveKit refused, in its own words; they may repeat what was sent to it."""
+    return mask_in(str(error).removeprefix("LiveKit: "))[:200]
 
 
 class _Lost(Exception):
@@ -252,8 +258,8 @@ class PendingCall:
             self._certain = False
             self.doubtful = True
             raise
-        except Permanent:
-            await self._missing("LiveKit refused the dispatch")
+        except Permanent as error:
+            await self._missing(f"LiveKit refused the dispatch: {_words(error)}")
 
     async def _record(self, dispatch_id: str) -> None:
         """Write a created dispatch down. Raises _Lost, the dispatch withdrawn, when it is late."""

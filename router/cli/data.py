@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from config import Settings
+from router.cli.apply import remove
 from router.cli.context import (
     NO,
     ConfigOption,
@@ -69,6 +70,9 @@ def list_numbers(config: ConfigOption = None, json: JsonOption = False) -> None:
             table.add_row(*map(plain, cells))
         console.print(table)
         return None
+
+
+numbers.command("remove")(remove)
 
 
 @calls.command("list")
@@ -186,9 +190,9 @@ async def _explain(settings: Settings, number: str, provider: str) -> Explanatio
     table = RouteTable()
     async with opened(settings) as database:
         route = await mapping.get_route(database, number)
-        version = await mapping.version(database)
+        newest = await mapping.position(database)
     if route is not None:
         table.put(route)
-    table.version = version
+    table.newest = newest
     at_home = route.provider if route is not None else "twilio"
     return explain_call(number, provider or at_home, table)

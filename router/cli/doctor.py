@@ -65,6 +65,19 @@ class _Ready(msgspec.Struct, frozen=True):
     refused: dict[str, str] = {}
 
 
+class _Restored(msgspec.Struct, frozen=True):
+    """Of the routes in /readyz."""
+
+    restored: str = ""
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    """Of /readyz: what the running instance says about its database and its routes."""
+
+    database: str = "ok"
+    routes: _Restored = _Restored()
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one check found."""
@@ -133,6 +146,7 @@ async def examine(settings: Settings, *, name: str = "the node") -> list[Finding
         ("Kafka", _kafka),
         ("LiveKit", _livekit),
         ("public URL", _public_url),
+        ("routes", _routes),
         ("webhooks", _webhooks),
     ]
     return await asyncio.gather(*(_bounded(what, one, settings) for what, one in checks))
@@ -288,6 +302,21 @@ async def _public_url(settings: Settings) -> Finding:
         except aiohttp.ClientError as error:
             words = f"{shown} can't be reached: {_why(error)}"
     return Finding("public URL", "warning", f"{words} (from here; is it running?)")
+
+
+async def _routes(settings: Settings) -> Finding:
+    """Whether the running instance can use its database, and takes its routes from it."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"{local_url(settings)}/readyz") as answer:
+                facts = msgspec.json.decode(await answer.read(), type=_Waiting)
+        except (aiohttp.ClientError, ValueError):  # or another program's
+            return Finding("routes", "ok", "no instance runs here that could say more")
+    if facts.database != "ok":
+        return Finding("routes", "problem", f"the instance waits: {facts.database}")
+    if facts.routes.restored:
+        return Finding("routes", "problem", facts.routes.restored)
+    return Finding("routes", "ok", "as the database has them")
 
 
 async def _webhooks(settings: Settings) -> Finding:

@@ -45,6 +45,12 @@ def up(
         typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
+    forget_routes: Annotated[
+        bool,
+        typer.Option(
+            "--forget-routes", help="Routes in use that the database does not have may go."
+        ),
+    ] = False,
 ) -> None:
     """Run Switchboard: take webhooks, dispatch agents, record calls."""
     with reported():
@@ -58,11 +64,16 @@ def up(
         log.configure(settings.log)
         if not sandbox:
             check(settings)
-        run(_up(settings, overrides, config, sandbox=sandbox))
+        run(_up(settings, overrides, config, sandbox=sandbox, forget_routes=forget_routes))
 
 
 async def _up(
-    settings: Settings, overrides: dict[str, object], config: Path | None, *, sandbox: bool
+    settings: Settings,
+    overrides: dict[str, object],
+    config: Path | None,
+    *,
+    sandbox: bool,
+    forget_routes: bool,
 ) -> None:
     stop = asyncio.Event()
     _on_signals(stop)
@@ -82,7 +93,7 @@ async def _up(
             for line in _banner(node) if own is None else own.banner(node):
                 console.print(line)
 
-        await run_node(settings, stop=stop, started=on_started)
+        await run_node(settings, stop=stop, started=on_started, forget_routes=forget_routes)
     console.print("Stopped.")
 
 

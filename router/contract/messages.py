@@ -10,7 +10,7 @@ from router.events.examples import EXAMPLES
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC, EventType, topic_of
 from router.routing.table import Route, Target
-from router.storage.records import REV, ROUTE_SCHEMA, route_record
+from router.storage.records import EPOCH, REV, ROUTE_SCHEMA, route_record
 
 Json = dict[str, Any]
 
@@ -113,11 +113,16 @@ def _event(event: Event) -> Json:
 
 def _route(route: Route | None) -> Json:
     number, time = EXAMPLE_ROUTE.number, EXAMPLES[EventType.NUMBER_MAPPED].time
-    headers, value = route_record(number, route, rev=EXAMPLE_ROUTE.rev, time=time)
-    rev = "version of the route table: of two records of a number the higher one holds"
+    headers, value = route_record(number, route, version=EXAMPLE_ROUTE.version, time=time)
+    rev = "grows with every change: of two records of a number the higher (epoch, rev) holds"
+    epoch = "1 where it is absent; a database that was restored takes a higher one"
     message = {
         "headers": _headers_with(
-            ce_dataschema={"const": ROUTE_SCHEMA}, **{REV: {"type": "string", "description": rev}}
+            ce_dataschema={"const": ROUTE_SCHEMA},
+            **{
+                REV: {"type": "string", "description": rev},
+                EPOCH: {"type": "string", "description": epoch},
+            },
         ),
         "bindings": _keyed(_KEYS[ROUTES_TOPIC], number),
     }

@@ -1,14 +1,13 @@
 """Keeps this process's route table: follows `telephony.routes`, with a copy in the data folder.
 
 The copy lets a restart in the middle of an outage answer at once. It is never the truth: the topic
-is read from its beginning at every start, and whichever is newer for a number (`rev`) holds. It is
-a line of JSON for every thousand routes, so that writing a million of them never holds the
+is read from its beginning at every start, and whichever is newer for a number (`Version`) holds. It
+is a line of JSON for every thousand routes, so that writing a million of them never holds the
 interpreter for long: webhooks are answered meanwhile.
 """
 
 import asyncio
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,21 +22,21 @@ from router.events.types import ROUTES_TOPIC
 from router.files import open_file
 from router.observability import log
 from router.observability.metrics import ROUTES, ROUTES_VERSION
-from router.routing.table import Route, RouteTable
+from router.routing.table import FIRST_EPOCH, Route, RouteTable, Version
+from router.storage.records import version_of
 
 logger = log.get(__name__)
 
 _SAVE_EVERY: Final = 2.0  # seconds at least, and ten times what saving takes
 _RETRY: Final = 1.0
 _BATCH: Final = 1000
-_REV: Final = re.compile(r"[0-9]{1,18}")
 
 
 class _Copy(msgspec.Struct, frozen=True):
-    """A line of the copy."""
+    """A line of the copy. A removal is its rev, or (epoch, rev) after the first epoch."""
 
     routes: Sequence[Route] = ()
-    removed: dict[str, int] = {}
+    removed: dict[str, int | Version] = {}
 
 
 class RouteFollower:
@@ -51,6 +50,7 @@ class RouteFollower:
         self._changed = False
         self._saving = threading.Lock()  # the last save may meet one that is under way
         self.loaded_copy = False
+        self.looked = asyncio.Event()  # for the copy, which may not have been there
         self.caught_up_at: float | None = None  # monotonic
 
     @property
@@ -71,6 +71,7 @@ class RouteFollower:
         return {
             "numbers": len(self.table),
             "version": self.table.version,
+            "epoch": self.table.newest.epoch,
             "fingerprint": f"{self.table.fingerprint:016x}",
             "current": self.caught_up_at is not None,
             "age_seconds": None if age is None else round(age, 1),
@@ -79,6 +80,7 @@ class RouteFollower:
     async def run(self) -> None:
         """Load the copy, then follow the topic and keep the copy fresh, to the very end."""
         await asyncio.to_thread(self._load)
+        self.looked.set()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow())
@@ -106,12 +108,12 @@ class RouteFollower:
             ROUTES_VERSION.set(self.table.version)
 
     def _apply(self, record: Record) -> None:
-        rev = record.headers.get("rev", "")
-        if not _REV.fullmatch(rev):
+        version = version_of(record.headers)
+        if version is None:
             logger.warning("routes.unreadable", offset=record.position.offset, why="no rev")
             return
         if record.value is None:
-            self._changed |= self.table.remove(record.key, int(rev))
+            self._changed |= self.table.remove(record.key, version)
             return
         try:
             route = msgspec.json.decode(record.value, type=Route)
@@ -132,8 +134,10 @@ class RouteFollower:
         for line in lines:
             for route in line.routes:
                 self.table.put(route)
-            for number, rev in line.removed.items():
-                self.table.remove(number, rev)
+            for number, version in line.removed.items():
+                if isinstance(version, int):
+                    version = Version(FIRST_EPOCH, version)
+                self.table.remove(number, version)
         self.loaded_copy = bool(lines)
 
     @property
@@ -155,7 +159,7 @@ class RouteFollower:
                     self._changed |= not saved
                 pause = max(_SAVE_EVERY, 10 * (self._clock.monotonic() - began))
 
-    def _save(self, routes: Sequence[Route], removed: dict[str, int]) -> bool:
+    def _save(self, routes: Sequence[Route], removed: dict[str, Version]) -> bool:
         fresh = self._path.with_suffix(".new")
         try:
             opened = os.O_WRONLY | os.O_TRUNC
@@ -171,7 +175,12 @@ class RouteFollower:
         return True
 
 
-def _lines(routes: Sequence[Route], removed: dict[str, int]) -> Iterator[_Copy]:
+def _lines(routes: Sequence[Route], removed: dict[str, Version]) -> Iterator[_Copy]:
     for start in range(0, len(routes), _BATCH):
         yield _Copy(routes[start : start + _BATCH])
-    yield _Copy(removed=removed)
+    yield _Copy(
+        removed={
+            number: version.rev if version.epoch == FIRST_EPOCH else version
+            for number, version in removed.items()
+        }
+    )

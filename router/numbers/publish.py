@@ -1,63 +1,238 @@
-"""Takes mapping changes from the database to the log: the outbox, and what a lost topic needs.
+"""Takes mapping changes from the database to the log, and mends a topic that lacks some.
 
 A change of the mapping and its outbox rows are one transaction (`router.storage.mapping`), so a
 change is on the log exactly when it is in the database, soon after. One process at a time does it
-(the lease of `router.storage.leader`), in the order of the ids: order per number follows.
+(the lease of `router.storage.leader`): many rows at once, those of one number one after the other.
+
+Before the first row, and then every few minutes, the topic is compared with the database:
+
+- The topic lacks routes: it was lost or restored, and is filled.
+- The topic knows of changes that the database does not: the database was restored from a backup, or
+  a replica took over that had not got them. It begins a new epoch (`router.routing.table.Version`)
+  and publishes every route anew, or followers would take its changes for old ones.
+- The topic has routes that the database does not have, more than a tenth of them: nobody removes so
+  much without a word. The database was deleted, or is another one. Nothing is published until the
+  database has them again, or a person says `switchboard up --forget-routes`.
 """
 
 import asyncio
-from typing import Final
+from collections import ChainMap
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
 
 from router.clock import Clock
 from router.errors import LogUnavailable, StorageUnavailable
 from router.eventlog.base import EventLog, Record
+from router.events.codec import to_rfc3339
 from router.events.types import ROUTES_TOPIC
 from router.observability import log
-from router.routing.table import Route
+from router.routing.table import FIRST_EPOCH, NEVER, Route, RouteTable, Version
 from router.storage import mapping, outbox
 from router.storage.engine import Database
 from router.storage.leader import leader
-from router.storage.records import REV, route_record
+from router.storage.records import route_record, version_of
 
 logger = log.get(__name__)
 
 _POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` takes to hold
 _RETRY: Final = 1.0
 _RECONCILE: Final = 300.0
-_BATCH: Final = 500
+_BATCH: Final = 500  # records; of a webhook's event that many may be ahead
 _READ: Final = 60.0  # seconds that reading the whole topic may take
 _LEASE: Final = "publish"
+_MUCH: Final = 10  # a tenth of the routes is more than anybody loses on purpose
+
+_encoder = msgspec.json.Encoder(order="deterministic")
 
 
-async def run(database: Database, events: EventLog, clock: Clock) -> None:
+class Said(NamedTuple):
+    """What the topic, or this node's table, says of a number."""
+
+    version: Version
+    content: int | None  # a hash of the route; None: removed
+
+
+_NOTHING: Final = Said(NEVER, None)
+
+Outgoing = tuple[str, Route | None, Version]
+"""A number, its route (None: removed), and the version of that."""
+
+
+@dataclass(slots=True)
+class Guard:
+    """Between the database and the routes by which calls are answered."""
+
+    forget: bool = False
+    """The operator's word: routes that the database does not have may go, this once."""
+    table: RouteTable | None = None
+    """The routes by which this very process answers, which may be more than the topic has."""
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when `table` has what the data folder keeps."""
+    finding: str = ""
+    """For /readyz: what is wrong with the database, or what was done about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the routes that are known say about the database."""
+
+    topic: dict[str, Said]
+    live: int  # numbers with a route
+    lost: set[str]  # those of them that the database does not have
+    newest: Version  # of all that is known
+    position: Version  # the database's
+    behind: bool  # the database lacks changes that are known
+
+
+async def run(
+    database: Database, events: EventLog, clock: Clock, guard: Guard | None = None
+) -> None:
     """Publish until cancelled; outages of the database or the log are waited out."""
+    guard = guard or Guard()
+    if guard.table is not None:
+        await guard.loaded.wait()
     while True:
         try:
             async with leader(database, _LEASE) as leading:
                 if leading:
-                    await _lead(database, events, clock)
+                    await _lead(database, events, clock, guard)
         except (StorageUnavailable, LogUnavailable) as error:
-            logger.warning("publish.waiting", why=type(error).__name__, retry_in=_RETRY)
+            logger.warning("publish.waiting", why=str(error), retry_in=_RETRY)
         await clock.sleep(_RETRY)
 
 
-async def _lead(database: Database, events: EventLog, clock: Clock) -> None:
-    reconcile_at = clock.monotonic()
+async def _lead(database: Database, events: EventLog, clock: Clock, guard: Guard) -> None:
     while True:
-        if not await _drain(database, events):
-            if clock.monotonic() >= reconcile_at:
-                await republish(database, events, clock)
-                reconcile_at = clock.monotonic() + _RECONCILE
-            await clock.sleep(_POLL)
+        found = await _admitted(database, events, clock, guard)
+        await _mend(database, events, clock, guard, found)
+        del found  # as large as the mapping
+        until = clock.monotonic() + _RECONCILE
+        while clock.monotonic() < until:
+            if not await _drain(database, events):
+                await clock.sleep(_POLL)
 
 
-async def _drain(database: Database, events: EventLog) -> bool:
-    rows = await outbox.pending(database, _BATCH)
-    for row in rows:
-        await events.append(row.topic, row.key, row.value, row.headers)
-    if rows:
-        await outbox.done(database, [row.id for row in rows])
-    return bool(rows)
+async def _admitted(database: Database, events: EventLog, clock: Clock, guard: Guard) -> Comparison:
+    """Compare, and wait as long as the database may not be published from."""
+    while True:
+        found = await compare(database, events, guard.table)
+        guard.finding = "" if guard.forget else refusal(found)
+        if not guard.finding:
+            return found
+        logger.error("publish.refused", why=guard.finding)
+        again = clock.monotonic() + _RECONCILE
+        while clock.monotonic() < again and await mapping.position(database) == found.position:
+            await clock.sleep(_RETRY)
+
+
+def refusal(found: Comparison) -> str:
+    """Why the database must not replace the routes that are known; empty: it may."""
+    if len(found.lost) * _MUCH <= found.live:
+        return ""
+    return (
+        f"the database lacks {len(found.lost)} of the {found.live} routes by which calls are "
+        "answered: it is new, was deleted, or is another one. These routes go on, and no change of "
+        "the mapping is published. Stop and restore the database (docs/OPERATIONS.md, Backup and "
+        "restore), or apply the whole mapping again. If the routes are to go, start once with: "
+        "switchboard up --forget-routes"
+    )
+
+
+async def compare(
+    database: Database, events: EventLog, table: RouteTable | None = None
+) -> Comparison:
+    """What the topic and this node's table know, beside what the database has.
+
+    They are read first: what they have and a sound database has not was removed meanwhile.
+
+    Raises:
+        StorageUnavailable, LogUnavailable: try again.
+    """
+    try:
+        async with asyncio.timeout(_READ):
+            topic = await _published(events)
+    except TimeoutError as error:
+        raise LogUnavailable(f"{ROUTES_TOPIC} was not read within {_READ:g} s") from error
+    newer = await _newer(table, topic) if table is not None else {}
+    known: Mapping[str, Said] = ChainMap(newer, topic) if newer else topic
+    # In a thread: a million of them would keep webhooks waiting.
+    newest, lost = await asyncio.to_thread(_newest_and_live, known)
+    live = len(lost)
+    lost -= await outbox.removals(database, ROUTES_TOPIC)
+    position = await mapping.position(database)
+    suspects: list[str] = []
+    async for route in mapping.all_routes(database):
+        lost.discard(route.number)
+        if _contradicts(route, known.get(route.number)):
+            suspects.append(route.number)
+    behind = newest > position or await _any_contradiction(database, suspects, known)
+    return Comparison(topic, live, lost, newest, position, behind)
+
+
+def _newest_and_live(known: Mapping[str, Said]) -> tuple[Version, set[str]]:
+    newest = max((said.version for said in known.values()), default=NEVER)
+    return newest, {number for number, said in known.items() if said.content is not None}
+
+
+def _contradicts(route: Route, said: Said | None) -> bool:
+    """Whether somebody was told of this number what the database can't have told."""
+    if said is None or said.version < route.version:
+        return False
+    return said.version > route.version or said.content != _content(route)
+
+
+async def _any_contradiction(
+    database: Database, suspects: Sequence[str], known: Mapping[str, Said]
+) -> bool:
+    """Look once more: a change of an agent is in the database before its numbers are told."""
+    for start in range(0, len(suspects), _BATCH):
+        state = await mapping.state_of(database, suspects[start : start + _BATCH])
+        for number in state.numbers.keys() - set(state.outdated):
+            route = state.route(number, NEVER)
+            if route is not None and _contradicts(route, known.get(number)):
+                return True
+    return False
+
+
+async def _newer(table: RouteTable, topic: Mapping[str, Said]) -> dict[str, Said]:
+    """What this node's table has and the topic has not: its copy in the data folder outlived it."""
+    found: dict[str, Said] = {}
+    for index, route in enumerate(list(table), 1):
+        if route.version > topic.get(route.number, _NOTHING).version:
+            found[route.number] = Said(route.version, _content(route))
+        if not index % _BATCH:
+            await asyncio.sleep(0)  # webhooks are answered meanwhile
+    for number, version in list(table.removed().items()):
+        if version > topic.get(number, _NOTHING).version:
+            found[number] = Said(version, None)
+    return found
+
+
+async def _published(events: EventLog) -> dict[str, Said]:
+    """What the topic says now; of a record that followers can't read: nothing."""
+    said: dict[str, Said] = {}
+    async with events.follow([ROUTES_TOPIC], after={}) as follower:
+        while not follower.caught_up:
+            for record in await follower.fetch(limit=_BATCH, wait=0.2):
+                said[record.key] = _said(record)
+    return said
+
+
+def _said(record: Record) -> Said:
+    version = version_of(record.headers)
+    if version is None or record.value is None:
+        return Said(version or NEVER, None)
+    try:
+        return Said(version, _content(msgspec.json.decode(record.value, type=Route)))
+    except (ValueError, RecursionError):
+        return _NOTHING
+
+
+def _content(route: Route) -> int:
+    return hash(_encoder.encode(msgspec.structs.replace(route, rev=0, epoch=FIRST_EPOCH)))
 
 
 async def republish(database: Database, events: EventLog, clock: Clock) -> int:
@@ -68,43 +243,103 @@ async def republish(database: Database, events: EventLog, clock: Clock) -> int:
     Raises:
         StorageUnavailable, LogUnavailable: try again.
     """
-    try:
-        async with asyncio.timeout(_READ):
-            published = await _published(events)
-    except TimeoutError as error:
-        raise LogUnavailable(f"{ROUTES_TOPIC} was not read within {_READ:g} s") from error
-    sent = 0
+    found = await compare(database, events)
+    return 0 if refusal(found) else await _mend(database, events, clock, Guard(), found)
+
+
+async def _mend(
+    database: Database, events: EventLog, clock: Clock, guard: Guard, found: Comparison
+) -> int:
+    """Bring the topic to what the database has; how many routes had to be sent beside the outbox.
+
+    The outbox comes before them: what waits there needs not be sent twice.
+    """
+    if found.behind:
+        await mapping.take_epoch(database, found.newest)
+    await mapping.tell_outdated(database)
+    while rows := await _drain(database, events):
+        for row in rows:
+            if row.topic == ROUTES_TOPIC and (version := version_of(row.headers)):
+                found.topic[row.key] = Said(version, None)
+    sent = await _send(events, clock, _lacking(database, found.topic))
+    removed = await _remove(database, events, clock, found.lost)
+    guard.forget = False
+    if sent or removed:
+        logger.warning("publish.republished", routes=sent, removed=removed)
+    if found.behind:
+        guard.finding = (
+            f"the database was an older state than the routes that were in use: since "
+            f"{to_rfc3339(clock.now())} the database's {sent} routes hold, and {removed} that it "
+            "does not have were removed. What was changed after its backup must be applied again"
+        )
+        logger.error("publish.restored", why=guard.finding)
+    return sent + removed
+
+
+async def _lacking(database: Database, topic: Mapping[str, Said]) -> AsyncIterator[Outgoing]:
     async for route in mapping.all_routes(database):
-        if published.pop(route.number, 0) < route.rev:
-            await _send(events, clock, route.number, route, route.rev)
-            sent += 1
-    version = await mapping.version(database)
-    for number, rev in published.items():
-        if rev > 0:  # on the topic, but not in the database any more
-            await _send(events, clock, number, None, max(version, rev + 1))
-            sent += 1
-    if sent:
-        logger.warning("publish.republished", routes=sent)
+        if topic.get(route.number, _NOTHING).version < route.version:
+            yield route.number, route, route.version
+
+
+async def _remove(database: Database, events: EventLog, clock: Clock, lost: set[str]) -> int:
+    if not lost:
+        return 0
+    # First the version, then the look: a number that is added after the look has a higher one.
+    version = await mapping.take_version(database)
+    gone = sorted(await mapping.missing(database, lost))
+
+    async def tombstones() -> AsyncIterator[Outgoing]:
+        for number in gone:
+            yield number, None, version
+
+    return await _send(events, clock, tombstones())
+
+
+async def _send(events: EventLog, clock: Clock, routes: AsyncIterator[Outgoing]) -> int:
+    sent = 0
+    waiting: list[outbox.Draft] = []
+    async for number, route, version in routes:
+        # By its time it has its own id: the journal may still hold the first copy, and would take
+        # this one for a repeat.
+        headers, value = route_record(number, route, version=version, time=clock.now())
+        waiting.append(outbox.Draft(ROUTES_TOPIC, number, value, headers))
+        sent += 1
+        if len(waiting) == _BATCH:
+            await _append(events, waiting)
+            waiting = []
+    await _append(events, waiting)
     return sent
 
 
-async def _published(events: EventLog) -> dict[str, int]:
-    """Number → rev of what the topic says now; removed numbers are 0."""
-    revs: dict[str, int] = {}
-    async with events.follow([ROUTES_TOPIC], after={}) as follower:
-        while not follower.caught_up:
-            for record in await follower.fetch(limit=_BATCH, wait=0.2):
-                revs[record.key] = 0 if record.value is None else _rev(record)
-    return revs
+async def _drain(database: Database, events: EventLog) -> Sequence[outbox.Entry]:
+    """Move a batch from the outbox to the log; what it was."""
+    rows = await outbox.pending(database, _BATCH)
+    for window in _windows(rows):
+        await _append(events, window)
+    await outbox.done(database, [row.id for row in rows])
+    return rows
 
 
-def _rev(record: Record) -> int:
-    text = record.headers.get(REV, "")
-    return int(text) if text.isdecimal() else 0  # unreadable for followers too: to be sent anew
+def _windows(rows: Sequence[outbox.Entry]) -> Iterator[Sequence[outbox.Entry]]:
+    """Cut before every record of a key that is in the piece already: they keep their order."""
+    start, seen = 0, set[tuple[str, str]]()
+    for index, row in enumerate(rows):
+        place = (row.topic, row.key)
+        if place in seen:
+            yield rows[start:index]
+            start, seen = index, set()
+        seen.add(place)
+    if rows:
+        yield rows[start:]
 
 
-async def _send(events: EventLog, clock: Clock, number: str, route: Route | None, rev: int) -> None:
-    # By its time it has its own id: the journal may still hold the first copy, and would take this
-    # one for a repeat.
-    headers, value = route_record(number, route, rev=rev, time=clock.now())
-    await events.append(ROUTES_TOPIC, number, value, headers)
+async def _append(events: EventLog, drafts: Sequence[outbox.Draft]) -> None:
+    """Append side by side: one fsync, one trip to Kafka for all of them."""
+    outcomes = await asyncio.gather(
+        *(events.append(draft.topic, draft.key, draft.value, draft.headers) for draft in drafts),
+        return_exceptions=True,
+    )
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -15,9 +15,8 @@ import structlog
 from typing_extensions import override
 
 from config.settings import LogSettings
-from router.events.phone import mask
+from router.events.phone import mask_in
 
-_NUMBER: Final = re.compile(r"(?:\+|%2[Bb])[1-9][0-9]{6,14}")  # also as a URL has it
 _SECRET_KEYS: Final = re.compile(r"secret|token|password|authorization|cookie|signature", re.I)
 _OURS: Final = ("router", "consumers", "config")
 
@@ -64,9 +63,9 @@ def redact(_logger: object, _method: str, fields: Fields) -> Fields:
         if _SECRET_KEYS.search(name):
             fields[name] = "[secret]"
         elif isinstance(value, str):
-            fields[name] = _NUMBER.sub(lambda found: mask(found[0]), value)
+            fields[name] = mask_in(value)
         elif not isinstance(value, int | float | bool | None):
-            fields[name] = _NUMBER.sub(lambda found: mask(found[0]), str(value))
+            fields[name] = mask_in(str(value))
     return fields
 
 

@@ -14,8 +14,11 @@ from router.secrets import SipCredentials
 @cache
 def providers() -> Sequence[Provider]:
     """All that there are."""
-    package = "router.providers"
-    return [registry.load(package, name, "PROVIDER", Provider) for name in registry.names(package)]
+    return [_load(name) for name in registry.names(__name__)]
+
+
+def _load(name: str) -> Provider:
+    return registry.load(__name__, name, "PROVIDER", Provider)
 
 
 def configured(settings: Settings) -> Sequence[Provider]:
@@ -27,6 +30,12 @@ def configured(settings: Settings) -> Sequence[Provider]:
 def numbers_at() -> Sequence[str]:
     """The names of those that numbers can be mapped at."""
     return [provider.name for provider in providers() if provider.has_numbers]
+
+
+@cache
+def takes_numbers(name: str) -> bool:
+    """Whether numbers can be mapped at a provider of this name. Imports that one alone."""
+    return name in registry.names(__name__) and _load(name).has_numbers
 
 
 def context_of(settings: Settings, credentials: SipCredentials, clock: Clock) -> ProviderContext:

@@ -3,15 +3,19 @@
 `route_of` is the only place that turns it into a route.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 
 from router.events.phone import is_e164, mask
-from router.routing.table import Route, Target
+from router.routing.table import Route, Target, Version
 
 AgentStatus = Literal["deployed", "paused", "disabled"]
+
+JOB_LIMIT: Final = 64 * 1024  # bytes of a job's metadata; what all LiveKit servers and workers take
+FACTS_LIMIT: Final = 8 * 1024  # of it, what a call's own facts can need: names, numbers, headers
+METADATA_LIMIT: Final = JOB_LIMIT - FACTS_LIMIT  # of it, what an agent's own metadata may have
 
 
 class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +51,11 @@ class NumberSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MappingSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A wanted mapping, whole or in part. No agent and no number may be in it twice."""
+    """A wanted mapping, whole or in part.
+
+    No agent and no number may be in it twice, no fallback may lead back to where it began, and no
+    metadata may be so large that a job could not have it.
+    """
 
     agents: tuple[AgentSpec, ...] = ()
     numbers: tuple[NumberSpec, ...] = ()
@@ -57,6 +65,11 @@ class MappingSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("an agent is listed twice")
         if len({number.number for number in self.numbers}) < len(self.numbers):
             raise ValueError("a number is listed twice")
+        for agent in self.agents:
+            if agent.metadata and (size := metadata_size(agent.metadata)) > METADATA_LIMIT:
+                raise ValueError(f"agent {agent.name!r}: {too_large(size)}")
+        for loop in fallback_loops({number.number: number.fallback for number in self.numbers}):
+            raise ValueError(f"{len(loop)} numbers are each other's fallback: a loop")
 
 
 class AgentChange(msgspec.Struct, frozen=True):
@@ -82,21 +95,60 @@ class MappingResult(msgspec.Struct, frozen=True):
     changes: tuple[AgentChange | RouteChange, ...] = ()
 
 
-def route_of(number: NumberSpec, agent: AgentSpec | None, rev: int) -> Route:
+def metadata_size(metadata: Mapping[str, Any]) -> int:
+    """The bytes that an agent's metadata takes in a job."""
+    return len(msgspec.json.encode(metadata))
+
+
+def too_large(size: int) -> str:
+    """What is wrong with metadata of `size` bytes."""
+    return (
+        f"metadata of {size} bytes as JSON is too large: at most {METADATA_LIMIT}, so that it fits "
+        f"into the {JOB_LIMIT >> 10} KiB of a LiveKit job together with the call's facts"
+    )
+
+
+def fallback_loops(fallbacks: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """Chains of fallbacks that come back to where they began: each loop once, in its order.
+
+    `fallbacks`: number → the number that is called when no agent comes, "" for none. A number that
+    is its own fallback is a loop of one.
+    """
+    walked: set[str] = set()
+    for start, next_one in fallbacks.items():
+        if next_one not in fallbacks:
+            continue
+        chain: dict[str, None] = {}  # in order
+        number = start
+        while number in fallbacks and number not in walked:
+            walked.add(number)
+            chain[number] = None
+            number = fallbacks[number]
+        if number in chain:
+            members = list(chain)
+            yield tuple(members[members.index(number) :])
+
+
+def targets_of(agent: AgentSpec | None) -> tuple[Target, ...]:
+    """Who takes the calls of a number that is linked to `agent`: nobody unless it is deployed."""
+    if agent is None or agent.status != "deployed":
+        return ()
+    return (
+        Target(
+            agent=agent.name,
+            livekit_agent_name=agent.livekit_agent_name,
+            metadata=agent.metadata,
+        ),
+    )
+
+
+def route_of(number: NumberSpec, agent: AgentSpec | None, version: Version) -> Route:
     """Where `number` leads; nowhere but its fallback unless its agent is deployed."""
-    targets: tuple[Target, ...] = ()
-    if agent is not None and agent.status == "deployed":
-        targets = (
-            Target(
-                agent=agent.name,
-                livekit_agent_name=agent.livekit_agent_name,
-                metadata=agent.metadata,
-            ),
-        )
     return Route(
         number=number.number,
         provider=number.provider,
-        rev=rev,
-        targets=targets,
+        rev=version.rev,
+        targets=targets_of(agent),
         fallback=number.fallback,
+        epoch=version.epoch,
     )

@@ -12,8 +12,9 @@ from router.routing.spec import (
     NumberSpec,
     RouteChange,
     route_of,
+    targets_of,
 )
-from router.routing.table import Route
+from router.routing.table import NEVER, Route, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +23,30 @@ class State:
 
     agents: Mapping[str, AgentSpec]
     numbers: Mapping[str, NumberSpec]
-    revs: Mapping[str, int] = field(default_factory=dict)  # number → rev of its route
+    versions: Mapping[str, Version] = field(default_factory=dict)  # of each number's route
+    outdated: Collection[str] = ()
+    """Numbers whose agent was changed since their route was last told to anybody."""
 
-    def route(self, number: str, rev: int) -> Route | None:
-        """The route of a number, None when it isn't here; `rev` for numbers without one."""
+    def route(self, number: str, version: Version) -> Route | None:
+        """The route of a number, None when it isn't here; `version` for numbers without one."""
         spec = self.numbers.get(number)
         if spec is None:
             return None
-        return route_of(spec, self.agents.get(spec.agent or ""), self.revs.get(number, rev))
+        agent = self.agents.get(spec.agent or "")
+        return route_of(spec, agent, self.versions.get(number, version))
 
 
 def wanted(
-    before: State, desired: MappingSpec, *, prune: bool, removed: Collection[str] = ()
+    before: State,
+    desired: MappingSpec,
+    *,
+    prune: bool,
+    removed: Collection[str] = (),
+    dropped: Collection[str] = (),
 ) -> State:
-    """`before` with `desired` laid over it, without `removed` numbers; `prune`: `desired` alone.
+    """`before` with `desired` laid over it, without `removed` numbers and `dropped` agents.
+
+    `prune`: `desired` alone.
 
     Raises:
         ConfigError: a number leads to an agent that would not exist.
@@ -46,6 +57,8 @@ def wanted(
     numbers.update((number.number, number) for number in desired.numbers)
     for number in removed:
         numbers.pop(number, None)
+    for name in dropped:
+        agents.pop(name, None)
     for spec in numbers.values():
         if spec.agent is not None and spec.agent not in agents:
             raise ConfigError(
@@ -64,11 +77,20 @@ def agent_changes(before: State, after: State) -> Iterator[AgentChange]:
             yield AgentChange(name, old, new)
 
 
-def route_changes(before: State, after: State, rev: int) -> Iterator[RouteChange]:
-    """Numbers whose row or whose route differs, by number; the new routes carry `rev`."""
+def route_changes(before: State, after: State, version: Version) -> Iterator[RouteChange]:
+    """Numbers whose row or whose route differs, by number; the new routes carry `version`."""
+    moved = {
+        name
+        for name in before.agents.keys() | after.agents.keys()
+        if leads_elsewhere(before.agents.get(name), after.agents.get(name))
+    }
     for number in sorted(before.numbers.keys() | after.numbers.keys()):
-        old, new = before.route(number, 0), after.route(number, rev)
-        same_row = before.numbers.get(number) == after.numbers.get(number)
-        if same_row and old is not None and new is not None and old.targets == new.targets:
-            continue
-        yield RouteChange(number, old, new)
+        old, new = before.numbers.get(number), after.numbers.get(number)
+        told = number not in before.outdated and (new is None or new.agent not in moved)
+        if old != new or not told:
+            yield RouteChange(number, before.route(number, NEVER), after.route(number, version))
+
+
+def leads_elsewhere(before: AgentSpec | None, after: AgentSpec | None) -> bool:
+    """Whether this change of an agent changes the routes of its numbers."""
+    return targets_of(before) != targets_of(after)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from config.settings import Settings
 from router.errors import ConfigError, StorageUnavailable
 from router.storage import sqlite
-from router.storage.failures import Conflict, translated
+from router.storage.failures import Conflict, Unusable, translated, unusable
 
 T = TypeVar("T")
 
@@ -45,9 +45,11 @@ _POSTGRESQL: Final = {
 class Database:
     """An open database. Made by `open_database`."""
 
-    def __init__(self, engine: AsyncEngine, gate: sqlite.Gate | None) -> None:
+    def __init__(self, engine: AsyncEngine, where: str, file: "_SqliteFile | None" = None) -> None:
         self._engine = engine
-        self._gate = gate  # SQLite's; PostgreSQL needs none
+        self._file = file  # None: PostgreSQL
+        self.where = where
+        """The file, or host and database without user and password: for messages."""
 
     @property
     def dialect(self) -> str:
@@ -62,6 +64,8 @@ class Database:
             StorageUnavailable: no connection, or too slow; may be tried again.
             StorageError: the database refused.
         """
+        if self._file is not None:
+            await self._file.ready(self._engine)
         async with self._transaction(limit, writes=False) as connection:
             yield connection
 
@@ -77,8 +81,9 @@ class Database:
             StorageError: the database refused.
         """
         async with AsyncExitStack() as stack:
-            if self._gate is not None:
-                await stack.enter_async_context(self._gate.held())
+            if self._file is not None:
+                await self._file.ready(self._engine)
+                await stack.enter_async_context(self._file.gate.held())
             yield await stack.enter_async_context(self._transaction(limit, writes=True))
 
     async def transact(
@@ -114,7 +119,7 @@ class Database:
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
         )
-        with translated():
+        with translated(self.where):
             async with engine.connect() as connection:
                 yield connection
 
@@ -123,7 +128,7 @@ class Database:
         options = {sqlite.WRITES: writes, "postgresql_readonly": not writes}
         timer = asyncio.timeout(limit)
         try:
-            with translated():
+            with translated(self.where):
                 async with timer, self._engine.connect() as connection:
                     await connection.execution_options(**options)
                     async with connection.begin():
@@ -131,23 +136,89 @@ class Database:
         except TimeoutError as error:
             if not timer.expired():
                 raise
-            raise StorageUnavailable(f"a transaction took longer than {limit:g} s") from error
+            raise StorageUnavailable(
+                f"a transaction took longer than {limit:g} s: {self.where} is overloaded or hangs"
+            ) from error
+        except Unusable:
+            if self._file is not None:
+                self._file.opened = False
+            raise
+
+
+class _SqliteFile:
+    """SQLite's file, first touched when it is first needed, and anew after it was unusable.
+
+    What answers calls without a database starts whatever became of the file, and a file that was
+    mended is used without a restart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opening = asyncio.Lock()
+        self.gate = sqlite.Gate(path.with_name(path.name + ".lock"), limit=_WAIT)
+        self.opened = False
+
+    async def ready(self, engine: AsyncEngine) -> None:
+        """Open the file behind the gate: the log that a crash left is recovered then.
+
+        Raises:
+            StorageUnavailable: it can't be used now.
+        """
+        async with self._opening:
+            if not self.opened:
+                await self._open(engine)
+                self.opened = True
+
+    async def _open(self, engine: AsyncEngine) -> None:
+        where = str(self._path)
+        try:
+            sqlite.prepare_folder(self._path)
+            async with self.gate.held():
+                await engine.dispose()
+                with translated(where):
+                    async with engine.connect() as connection:
+                        await connection.execution_options(**{sqlite.WRITES: True})
+                        async with connection.begin():
+                            await connection.execute(text("SELECT count(*) FROM sqlite_master"))
+        except OSError as error:
+            raise unusable(where, error) from error
+
+    async def close(self, engine: AsyncEngine) -> None:
+        """Close it behind the gate: the last one to leave checkpoints."""
+        if not self.opened:
+            await engine.dispose()
+            return
+        try:
+            async with self.gate.held():
+                await engine.dispose()
+        except StorageUnavailable:
+            # Another process sits on the gate: it is stuck, not checkpointing.
+            await engine.dispose()
+        finally:
+            self.gate.close()
 
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The database that `settings` name, until the end of the block.
 
-    PostgreSQL is first asked when it is first needed, so a start does not depend on it.
+    It is first asked when it is first needed, so a start does not depend on it.
 
     Raises:
         ConfigError: `database.url` is not one that Switchboard can use.
-        StorageUnavailable: SQLite's file is held by another process.
     """
     url = _url(settings.database_url)
     if url.get_backend_name() == "sqlite":
-        async with _open_sqlite(url) as database:
-            yield database
+        path = Path(str(url.database))
+        engine = create_async_engine(
+            url, pool_size=1, max_overflow=0, pool_timeout=_WAIT, hide_parameters=True
+        )
+        sqlite.install(engine)
+        file = _SqliteFile(path)
+        try:
+            yield Database(engine, str(path), file)
+        finally:
+            await file.close(engine)
         return
     engine = create_async_engine(
         url,
@@ -159,40 +230,16 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         hide_parameters=True,
     )
     try:
-        yield Database(engine, None)
+        yield Database(engine, _place(url))
     finally:
         await engine.dispose()
 
 
-@asynccontextmanager
-async def _open_sqlite(url: URL) -> AsyncIterator[Database]:
-    path = Path(str(url.database))
-    sqlite.prepare_folder(path)
-    gate = sqlite.Gate(path.with_name(path.name + ".lock"), limit=_WAIT)
-    engine = create_async_engine(
-        url, pool_size=1, max_overflow=0, pool_timeout=_WAIT, hide_parameters=True
-    )
-    sqlite.install(engine)
-    database = Database(engine, gate)
-    try:
-        async with (
-            database.write() as connection
-        ):  # a log left by a crash is recovered behind the gate
-            await connection.execute(text("SELECT count(*) FROM sqlite_master"))
-        yield database
-    finally:
-        await _close_sqlite(engine, gate)
-
-
-async def _close_sqlite(engine: AsyncEngine, gate: sqlite.Gate) -> None:
-    try:
-        async with gate.held():
-            await engine.dispose()
-    except StorageUnavailable:
-        # Another process sits on the gate: it is stuck, not checkpointing.
-        await engine.dispose()
-    finally:
-        gate.close()
+def _place(url: URL) -> str:
+    """Where a PostgreSQL is, without user and password: they may also be in the query."""
+    host = url.host or url.query.get("host") or "the local socket"
+    port = f":{url.port}" if url.port else ""
+    return f"{host}{port}/{url.database or ''}"
 
 
 def _url(value: str) -> URL:

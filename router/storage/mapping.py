@@ -1,84 +1,192 @@
 """Agents and numbers: the mapping that every ingress follows.
 
-A change is one transaction: the rows, the next revision, and for each number whose route changed
-two outbox rows, what happened (`telephony.numbers`) and what holds now (`telephony.routes`). It
-locks the revision first, so changes happen one after the other and a higher rev is always a later
-commit: whoever follows the log may trust `rev` alone.
+A change is written in batches, each one transaction: rows, a revision, and for every number whose
+route changed two outbox rows, what happened (`telephony.numbers`) and what holds now
+(`telephony.routes`). So a change of up to `_FIRST` agents and numbers is there as a whole or not at
+all; a larger one, everything of which was checked before the first write, may be left half done by
+a crash, and applying it once more does the rest. Agents come first and go last.
+
+A batch locks its agents and numbers, reads them, and takes its revision then: of two changes of a
+number the later commit has the higher rev, and who follows the log may trust that alone. An agent
+that changed is ahead of its numbers' revs until each has been told.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from typing import Any, Final
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-import msgspec
-from sqlalchemy import Column, ColumnElement, Row, Table, delete, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.events.codec import encode
-from router.events.types import NUMBERS_TOPIC, ROUTES_TOPIC
+from router.events.types import ROUTES_TOPIC
 from router.routing.spec import (
     AgentChange,
     AgentSpec,
     MappingResult,
     MappingSpec,
     NumberSpec,
-    RouteChange,
     route_of,
 )
-from router.routing.table import Route
+from router.routing.table import NEVER, Route, Version
 from router.routing.table import fingerprint as route_fingerprint
-from router.storage import outbox
-from router.storage.changes import State, agent_changes, route_changes, wanted
+from router.storage import batch, outbox
+from router.storage.changes import State, agent_changes, leads_elsewhere, route_changes, wanted
 from router.storage.engine import Database
-from router.storage.records import number_event, route_record
 from router.storage.schema import agents, numbers, revision
-from router.storage.sql import insert, now_micros
+from router.storage.schema import outbox as outbox_rows
 
-_LIMIT: Final = 120.0  # seconds: a file with all numbers of a large account
-_BATCH: Final = 500  # keys per statement; PostgreSQL takes 65535 parameters, SQLite 32766
+_READ: Final = 120.0  # seconds: all numbers of a large account
 _PAGE: Final = 1000
 
-_decoder = msgspec.json.Decoder(dict[str, Any])
+# A claim waits for the batch that is being written, because SQLite has one writer: a batch takes as
+# many changes as fit into `_HELD` seconds, and who waits then comes first (`sqlite.Gate`).
+_FIRST: Final = 100
+_LARGEST: Final = 500
+_SMALLEST: Final = 100
+_HELD: Final = 0.03
+
+Progress = Callable[[int, int], None]
+"""Told after each batch of changes: (done, total)."""
+
+
+class Counts(NamedTuple):
+    """How large the mapping is."""
+
+    agents: int
+    numbers: int
+
+
+async def plan_mapping(db: Database, desired: MappingSpec, *, prune: bool = False) -> MappingResult:
+    """What `apply_mapping` would change now. Nothing is written; `version` is the present one.
+
+    Raises:
+        ConfigError: a number leads to an agent that would not exist.
+        StorageUnavailable: try again.
+    """
+    return await _plan(db, desired, (), prune=prune)
 
 
 async def apply_mapping(
-    db: Database, desired: MappingSpec, *, prune: bool = False
+    db: Database,
+    desired: MappingSpec,
+    *,
+    prune: bool = False,
+    progress: Progress | None = None,
 ) -> MappingResult:
     """Make the mapping as `desired`; with `prune`, remove every agent and number not in it.
 
     Raises:
-        ConfigError: a number leads to an agent that would not exist; nothing was changed.
-        StorageUnavailable: try again; applying twice is the same as once.
+        ConfigError: a number leads to an agent that would not exist; nothing was changed, unless
+            that agent was removed by somebody else meanwhile.
+        StorageUnavailable: try again, part of it may be written: applying twice is the same as
+            once.
     """
-    return await _apply(db, desired, prune=prune)
+    plan = await _plan(db, desired, (), prune=prune)
+    return await _carry_out(db, plan, desired, progress)
 
 
-async def delete_number(db: Database, number: str) -> MappingResult:
-    """Remove one number; no change when it isn't there.
+async def delete_numbers(db: Database, numbers: Sequence[str]) -> MappingResult:
+    """Remove E.164 numbers; those that aren't there are no change.
+
+    Raises:
+        StorageUnavailable: try again, part of it may be done.
+    """
+    plan = await _plan(db, MappingSpec(), numbers, prune=False)
+    return await _carry_out(db, plan, MappingSpec(), None)
+
+
+async def tell_outdated(db: Database) -> int:
+    """Finish changes of agents that a crash left half told; how many numbers that were.
 
     Raises:
         StorageUnavailable: try again.
     """
-    return await _apply(db, MappingSpec(), removed=(number,))
+    query = select(numbers.c.number).join(agents).where(numbers.c.rev < agents.c.rev)
+    async with db.read() as connection:
+        keys = (await connection.execute(query)).scalars().all()
+        before = await batch.state(connection, (), keys)
+    changes = tuple(route_changes(before, before, NEVER))
+    done = await _carry_out(db, MappingResult(0, changes), MappingSpec(), None)
+    return len(done.changes)
+
+
+async def position(db: Database) -> Version:
+    """The epoch, and the newest revision that was given out."""
+    async with db.read() as connection:
+        return Version(*(await connection.execute(batch.POSITION)).one())
 
 
 async def version(db: Database) -> int:
     """The revision of the newest change, 0 before the first."""
-    async with db.read() as connection:
-        return int((await connection.execute(select(revision.c.value))).scalar_one())
+    return (await position(db)).rev
+
+
+async def take_version(db: Database) -> Version:
+    """A version above all that were given out, for a record that no change wrote."""
+    async with db.write() as connection:
+        epoch, rev, _ = (await connection.execute(batch.NEXT)).one()
+        return Version(epoch, rev)
+
+
+async def take_epoch(db: Database, beyond: Version) -> Version:
+    """Begin an epoch of which every version is above `beyond`; its first version.
+
+    Records of routes that wait in the outbox are of the epoch before: they are dropped, because
+    every route is to be published anew.
+    """
+
+    async def work(connection: AsyncConnection) -> Version:
+        epoch, value, _ = (await connection.execute(batch.NEXT)).one()
+        fresh = Version(max(epoch, beyond.epoch) + 1, max(value, beyond.rev + 1))
+        await connection.execute(update(revision).values(epoch=fresh.epoch, value=fresh.rev))
+        await connection.execute(delete(outbox_rows).where(outbox_rows.c.topic == ROUTES_TOPIC))
+        return fresh
+
+    return await db.transact(work)
 
 
 async def fingerprint(db: Database) -> int:
     """Of the routes that hold (`router.routing.table.fingerprint`): who has it has them all."""
     async with db.read() as connection:
+        epoch, _ = (await connection.execute(batch.POSITION)).one()
         rows = await connection.execute(select(numbers.c.number, numbers.c.rev))
-        return route_fingerprint((number, rev) for number, rev in rows)
+        return route_fingerprint((number, Version(epoch, rev)) for number, rev in rows)
+
+
+async def unpublished(db: Database) -> int:
+    """How many records of changes wait for the log: 0 when every instance can have them all."""
+    return await outbox.count(db)
+
+
+async def counts(db: Database) -> Counts:
+    """How many agents and numbers there are."""
+    async with db.read() as connection:
+        found = [
+            (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+            for table in (agents, numbers)
+        ]
+    return Counts(*found)
+
+
+async def state_of(db: Database, keys: Collection[str]) -> State:
+    """These numbers with their agents, as they are at one moment."""
+    async with db.read() as connection:
+        return await batch.state(connection, (), keys)
+
+
+async def missing(db: Database, among: Collection[str]) -> set[str]:
+    """Those of the numbers `among` that the mapping does not have."""
+    async with db.read() as connection:
+        found = await batch.where_in(connection, numbers.c.number, among)
+    return set(among) - {row.number for row in found}
 
 
 async def list_agents(db: Database) -> Sequence[AgentSpec]:
     """All agents, by name."""
     async with db.read() as connection:
         rows = await connection.execute(select(agents).order_by(agents.c.name))
-        return [_agent(row) for row in rows]
+        return [batch.agent_of(row) for row in rows]
 
 
 async def list_numbers(
@@ -87,7 +195,14 @@ async def list_numbers(
     """Up to `limit` numbers that come after the number `after`."""
     query = select(numbers).where(numbers.c.number > after).order_by(numbers.c.number)
     async with db.read() as connection:
-        return [_number(row) for row in await connection.execute(query.limit(limit))]
+        return [batch.number_of(row) for row in await connection.execute(query.limit(limit))]
+
+
+async def fallbacks(db: Database, among: Collection[str]) -> dict[str, str]:
+    """The fallback of each of these numbers that has one."""
+    async with db.read() as connection:
+        rows = await batch.where_in(connection, numbers.c.number, among)
+    return {row.number: row.fallback for row in rows if row.fallback}
 
 
 async def get_route(db: Database, number: str) -> Route | None:
@@ -101,7 +216,7 @@ async def all_routes(db: Database) -> AsyncIterator[Route]:
     """Every route, page by page, each page its own transaction.
 
     Changes made meanwhile may or may not be in it; their records are in the outbox, and the higher
-    rev wins.
+    version wins.
     """
     last = ""
     while True:
@@ -114,120 +229,78 @@ async def all_routes(db: Database) -> AsyncIterator[Route]:
         last = page[-1].number
 
 
-async def _apply(
-    db: Database, desired: MappingSpec, *, prune: bool = False, removed: Collection[str] = ()
+async def _plan(
+    db: Database, desired: MappingSpec, removed: Collection[str], *, prune: bool
 ) -> MappingResult:
-    async def work(connection: AsyncConnection) -> MappingResult:
-        query = select(revision.c.value, now_micros()).with_for_update()
-        last, now = (await connection.execute(query)).one()
-        before = await _load(connection, desired, removed, everything=prune)
-        after = wanted(before, desired, prune=prune, removed=removed)
-        rev = int(last) + 1
-        of_agents = tuple(agent_changes(before, after))
-        of_routes = tuple(route_changes(before, after, rev))
-        if not of_agents and not of_routes:
-            return MappingResult(last)
-        await connection.execute(update(revision).values(value=rev))
-        await _store(connection, of_agents, after, of_routes, rev=rev, now=now)
-        await outbox.add(connection, _drafts(of_routes, rev=rev, now=now), now=now)
-        return MappingResult(rev, of_agents + of_routes)
-
-    return await db.transact(work, limit=_LIMIT)
+    async with db.read(limit=_READ) as connection:
+        at = Version(*(await connection.execute(batch.POSITION)).one())
+        if prune:
+            before = await batch.state(connection, None, None)
+        else:
+            before = await _touched(connection, desired, removed)
+    after = wanted(before, desired, prune=prune, removed=removed)
+    changes: tuple[batch.Change, ...] = (
+        *agent_changes(before, after),
+        *route_changes(before, after, Version(at.epoch, at.rev + 1)),
+    )
+    return MappingResult(at.rev, changes)
 
 
-async def _load(
-    connection: AsyncConnection,
-    desired: MappingSpec,
-    removed: Collection[str],
-    *,
-    everything: bool,
+async def _touched(
+    connection: AsyncConnection, desired: MappingSpec, removed: Collection[str]
 ) -> State:
-    """What the change can touch: not the whole mapping, unless it is to be pruned."""
-    if everything:
-        agent_rows = (await connection.execute(select(agents))).all()
-        number_rows = (await connection.execute(select(numbers))).all()
-    else:
-        agent_rows = await _where_in(connection, agents, agents.c.name, _names(desired))
-        known = {row.name: _agent(row) for row in agent_rows}
-        changed = [agent.name for agent in desired.agents if known.get(agent.name) != agent]
-        wanted_numbers = {spec.number for spec in desired.numbers} | set(removed)
-        number_rows = await _where_in(connection, numbers, numbers.c.number, wanted_numbers)
-        number_rows += await _where_in(connection, numbers, numbers.c.agent, changed)
-        others = {row.agent for row in number_rows if row.agent is not None} - known.keys()
-        agent_rows += await _where_in(connection, agents, agents.c.name, others)
-    return State(
-        agents={row.name: _agent(row) for row in agent_rows},
-        numbers={row.number: _number(row) for row in number_rows},
-        revs={row.number: row.rev for row in number_rows},
-    )
+    """What the change can touch: not the whole mapping."""
+    names = batch.names_of(desired.agents, desired.numbers)
+    keys = {spec.number for spec in desired.numbers} | set(removed)
+    known = (await batch.state(connection, names, ())).agents
+    changed = [spec.name for spec in desired.agents if leads_elsewhere(known.get(spec.name), spec)]
+    keys.update(await batch.numbers_of(connection, changed))
+    keys.update(await batch.numbers_of(connection, known, outdated=True))
+    return await batch.state(connection, names, keys)
 
 
-async def _store(
-    connection: AsyncConnection,
-    of_agents: Sequence[AgentChange],
-    after: State,
-    of_routes: Sequence[RouteChange],
-    *,
-    rev: int,
-    now: int,
-) -> None:
-    """Write the rows; agents come first and go last, because numbers refer to them."""
-    stamp = {"rev": rev, "created_at": now, "updated_at": now}
-    await _upsert(
-        connection,
-        agents,
-        [_agent_values(change.after) | stamp for change in of_agents if change.after is not None],
-    )
-    kept = [after.numbers[change.number] for change in of_routes if change.after is not None]
-    await _upsert(connection, numbers, [_number_values(spec) | stamp for spec in kept])
-    gone = [change.number for change in of_routes if change.after is None]
-    await _delete(connection, numbers, numbers.c.number, gone)
-    gone = [change.name for change in of_agents if change.after is None]
-    await _delete(connection, agents, agents.c.name, gone)
+async def _carry_out(
+    db: Database, plan: MappingResult, desired: MappingSpec, progress: Progress | None
+) -> MappingResult:
+    """Write the plan, batch by batch; what somebody else did meanwhile is no change of ours."""
+    specs = {spec.number: spec for spec in desired.numbers}
+    ahead = sorted(plan.changes, key=_turn)
+    total, size, rev = len(ahead), _FIRST, plan.version
+    done: list[batch.Change] = []
+    while ahead:
+        part, ahead = ahead[:size], ahead[size:]
+        written, seconds = await _write(db, part, specs)
+        rev = max(rev, written.version)
+        done += written.changes
+        if progress is not None:
+            progress(total - len(ahead), total)
+        await asyncio.sleep(0)
+        size = max(_SMALLEST, min(_LARGEST, round(len(part) * _HELD / max(seconds, 0.001))))
+    return MappingResult(rev, tuple(done))
 
 
-def _drafts(changes: Sequence[RouteChange], *, rev: int, now: int) -> Iterator[outbox.Draft]:
-    for change in changes:
-        number, route = change.number, change.after
-        headers, value = route_record(number, route, rev=rev, time=now)
-        yield outbox.Draft(ROUTES_TOPIC, number, value, headers)
-        headers, value = encode(number_event(number, route, rev=rev, time=now))
-        yield outbox.Draft(NUMBERS_TOPIC, number, value, headers)
+def _turn(change: batch.Change) -> int:
+    """Agents come first and go last, because numbers refer to them."""
+    if isinstance(change, AgentChange):
+        return 3 if change.after is None else 0
+    return 2 if change.after is None else 1
 
 
-async def _upsert(
-    connection: AsyncConnection, table: Table, rows: Sequence[dict[str, Any]]
-) -> None:
-    if not rows:
-        return
-    statement = insert(connection.dialect.name, table)
-    keys = {column.name for column in table.primary_key}
-    news = {
-        column.name: statement.excluded[column.name]
-        for column in table.columns
-        if column.name not in keys and column.name != "created_at"
-    }
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=list(keys), set_=news), rows
-    )
+async def _write(
+    db: Database, part: Sequence[batch.Change], specs: Mapping[str, NumberSpec]
+) -> tuple[MappingResult, float]:
+    """Write a part of a plan in one transaction; and the seconds that it held the lock."""
+    held = 0.0
 
+    async def work(connection: AsyncConnection) -> MappingResult:
+        nonlocal held
+        began = time.perf_counter()
+        try:
+            return await batch.write(connection, part, specs)
+        finally:
+            held = time.perf_counter() - began
 
-async def _delete(
-    connection: AsyncConnection, table: Table, column: Column[str], keys: Sequence[str]
-) -> None:
-    for start in range(0, len(keys), _BATCH):
-        await connection.execute(delete(table).where(column.in_(keys[start : start + _BATCH])))
-
-
-async def _where_in(
-    connection: AsyncConnection, table: Table, column: Column[str], keys: Collection[str]
-) -> list[Row[Any]]:
-    ordered = sorted(keys)
-    rows: list[Row[Any]] = []
-    for start in range(0, len(ordered), _BATCH):
-        query = select(table).where(column.in_(ordered[start : start + _BATCH]))
-        rows += (await connection.execute(query)).all()
-    return rows
+    return await db.transact(work), held
 
 
 async def _routes(
@@ -235,7 +308,12 @@ async def _routes(
 ) -> list[Route]:
     query = (
         select(
-            numbers, agents.c.name, agents.c.livekit_agent_name, agents.c.metadata, agents.c.status
+            numbers,
+            agents.c.name,
+            agents.c.livekit_agent_name,
+            agents.c.metadata,
+            agents.c.status,
+            select(revision.c.epoch).scalar_subquery().label("epoch"),
         )
         .select_from(numbers.outerjoin(agents))
         .where(condition)
@@ -245,45 +323,6 @@ async def _routes(
     return [_route(row) for row in await connection.execute(query)]
 
 
-def _names(desired: MappingSpec) -> set[str]:
-    """Agents that `desired` sets or refers to."""
-    referred = {number.agent for number in desired.numbers if number.agent is not None}
-    return referred | {agent.name for agent in desired.agents}
-
-
 def _route(row: Row[Any]) -> Route:
-    agent = None if row.agent is None else _agent(row)
-    return route_of(_number(row), agent, row.rev)
-
-
-def _agent(row: Row[Any]) -> AgentSpec:
-    return AgentSpec(
-        name=row.name,
-        livekit_agent_name=row.livekit_agent_name,
-        metadata=_decoder.decode(row.metadata),
-        status=row.status,
-    )
-
-
-def _agent_values(spec: AgentSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "livekit_agent_name": spec.livekit_agent_name,
-        "metadata": msgspec.json.encode(spec.metadata).decode(),
-        "status": spec.status,
-    }
-
-
-def _number(row: Row[Any]) -> NumberSpec:
-    return NumberSpec(
-        number=row.number, provider=row.provider, agent=row.agent, fallback=row.fallback
-    )
-
-
-def _number_values(spec: NumberSpec) -> dict[str, Any]:
-    return {
-        "number": spec.number,
-        "provider": spec.provider,
-        "agent": spec.agent,
-        "fallback": spec.fallback,
-    }
+    agent = None if row.agent is None else batch.agent_of(row)
+    return route_of(batch.number_of(row), agent, Version(row.epoch, row.rev))

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 
 from config.settings import Settings
 from router.errors import StorageError
@@ -72,11 +72,14 @@ async def check(settings: Settings) -> None:
     Raises:
         StorageError: it is older or newer; says what to do.
     """
-    rev = await current(settings)
-    head = _known(rev).get_current_head()
+    async with open_database(settings) as db:
+        async with db.read() as connection:
+            rev = await connection.run_sync(_current)
+        head = _known(rev, db.where).get_current_head()
     if rev != head:
+        state = f"has schema {rev} and" if rev else "has no tables yet, so it"
         raise StorageError(
-            f"the database's schema ({rev or 'none'}) is older than this program ({head}): run "
+            f"the database {db.where} {state} is older than this program ({head}): run "
             "`switchboard migrate`, or set database.migrate_at_start = true"
         )
 
@@ -87,12 +90,16 @@ async def _run(settings: Settings, step: Callable[[Config, str], None], to: str)
             await connection.execute(text("SET LOCAL statement_timeout = '300s'"))
             await connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-        return await connection.run_sync(_step, step, to)
+        return await connection.run_sync(_step, db.where, step, to)
 
 
-def _step(connection: Connection, step: Callable[[Config, str], None], to: str) -> MigrationResult:
+def _step(
+    connection: Connection, where: str, step: Callable[[Config, str], None], to: str
+) -> MigrationResult:
     before = _current(connection)
-    _known(before)
+    _known(before, where)
+    if before is None:
+        _must_be_ours(connection, where)
     config = _config()
     config.attributes["connection"] = connection
     step(config, to)
@@ -103,14 +110,25 @@ def _current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _known(rev: str | None) -> ScriptDirectory:
+def _must_be_ours(connection: Connection, where: str) -> None:
+    """A file of another program must not be taken for a new database; servers are shared."""
+    if connection.dialect.name == "sqlite":
+        foreign = set(inspect(connection).get_table_names()) - {"alembic_version"}
+        if foreign:
+            raise StorageError(
+                f"the database {where} has tables ({', '.join(sorted(foreign)[:3])}) but was not "
+                "made by Switchboard: name another file in database.url, or move this one away"
+            )
+
+
+def _known(rev: str | None, where: str) -> ScriptDirectory:
     """The migrations of this program, which must know `rev`."""
     scripts = ScriptDirectory.from_config(_config())
     if rev is not None and rev not in {script.revision for script in scripts.walk_revisions()}:
         raise StorageError(
-            f"the database's schema ({rev}) is newer than this program "
-            f"({scripts.get_current_head()}): upgrade this program; or, with the newer one, take "
-            "the schema back"
+            f"the schema of the database {where} ({rev}) is newer than this program "
+            f"({scripts.get_current_head()}): start the newer program, or put the backup from "
+            "before the upgrade in its place (docs/OPERATIONS.md, Upgrade)"
         )
     return scripts
 

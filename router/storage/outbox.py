@@ -1,23 +1,25 @@
 """The outbox: log records that were decided in a transaction and wait to be appended to the log.
 
-They are read by id and deleted when the log has them. Ids are given before a commit, so a reader
-could pass over the row of a slow transaction for ever; here that can't happen, because every
-writer holds the mapping's revision row while it adds (`router.storage.mapping`), so ids commit in
-order. Appending twice does no harm: the log knows each record by its `ce_id`.
+They are read by id and deleted when the log has them, so a row whose transaction commits late is
+seen later, never passed over. Rows of one key are in the order of their commits: who changes a
+number has it locked (`router.storage.mapping`). Appending twice does no harm: the log knows each
+record by its `ce_id`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.storage.engine import Database
-from router.storage.schema import outbox, revision
+from router.storage.schema import outbox
 from router.storage.sql import now_micros
 
 _decoder = msgspec.json.Decoder(dict[str, str])
+_ADD: Final = insert(outbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Entry(Draft):
 
 
 async def add(connection: AsyncConnection, drafts: Iterable[Draft], *, now: int) -> None:
-    """Put drafts into the outbox, in order; the transaction must hold the revision row."""
+    """Put drafts into the outbox, in order; of a mapping's change: with what it changes locked."""
     rows = [
         {
             "topic": draft.topic,
@@ -51,7 +53,7 @@ async def add(connection: AsyncConnection, drafts: Iterable[Draft], *, now: int)
         for draft in drafts
     ]
     if rows:
-        await connection.execute(insert(outbox), rows)
+        await connection.execute(_ADD, rows)
 
 
 async def post(db: Database, drafts: Sequence[Draft]) -> None:
@@ -62,8 +64,7 @@ async def post(db: Database, drafts: Sequence[Draft]) -> None:
     """
 
     async def work(connection: AsyncConnection) -> None:
-        locked = select(revision.c.value, now_micros()).with_for_update()
-        _, now = (await connection.execute(locked)).one()
+        now = (await connection.execute(select(now_micros()))).scalar_one()
         await add(connection, drafts, now=now)
 
     await db.transact(work)
@@ -99,3 +100,26 @@ async def done(db: Database, ids: Sequence[int]) -> None:
     if ids:
         async with db.write() as connection:
             await connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
+
+
+async def count(db: Database) -> int:
+    """How many entries wait.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    async with db.read() as connection:
+        return int(
+            (await connection.execute(select(func.count()).select_from(outbox))).scalar_one()
+        )
+
+
+async def removals(db: Database, topic: str) -> set[str]:
+    """The keys that a waiting tombstone of `topic` is about.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    query = select(outbox.c.key).where(outbox.c.topic == topic, outbox.c.value.is_(None))
+    async with db.read() as connection:
+        return set((await connection.execute(query)).scalars())

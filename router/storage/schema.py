@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 metadata: Final = MetaData(
@@ -43,7 +44,7 @@ agents: Final = Table(
     Column("livekit_agent_name", Text, nullable=False),
     Column("metadata", Text, nullable=False),  # JSON object, given to the agent's job
     Column("status", Text, nullable=False),  # deployed | paused | disabled
-    Column("rev", BigInteger, nullable=False),
+    Column("rev", BigInteger, nullable=False),  # of the last change that its numbers must be told
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
 )
@@ -60,13 +61,14 @@ numbers: Final = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
-# One row: how many changes the mapping has seen. Each change locks it first, so changes commit in
-# the order of their revs, and so do the outbox rows that they write.
+# One row: the newest rev that was given out, and the epoch of all revs. A change takes its rev when
+# the rows that it changes are locked and read, so this row is locked while they are written.
 revision: Final = Table(
     "revision",
     metadata,
     Column("id", Integer, CheckConstraint("id = 1", name="one_row"), primary_key=True),
     Column("value", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default=text("1")),
 )
 
 outbox: Final = Table(

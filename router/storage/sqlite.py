@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from errno import EISDIR
 from pathlib import Path
 from typing import Final, cast
 
@@ -22,6 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from router import files
 from router.errors import StorageError, StorageUnavailable
+
+_LOOK: Final = 0.005  # seconds between two looks at the lock, at most
 
 WRITES: Final = "switchboard_writes"
 """Execution option of a connection that will write."""
@@ -38,17 +41,32 @@ _PRAGMAS: Final = (
 
 
 class Gate:
-    """The lock file: one writer at a time, in this process and among processes."""
+    """The lock file: one writer at a time, in this process and among processes.
+
+    flock knows no queue, so who waits says so by a shared lock on a second file, and who had the
+    gate last lets the others go first: a claim never waits for a second batch of a mapping.
+    """
 
     def __init__(self, path: Path, *, limit: float) -> None:
         self._path = path
         self._limit = limit  # seconds to wait
         self._local = asyncio.Lock()  # the file lock belongs to the descriptor, not to a task
-        self._descriptor = files.open_file(path, os.O_RDWR)
+        self._descriptor = -1
+        self._queue = -1
+        self._had_it = False
+
+    def open(self) -> None:
+        """Make the lock files, if that was not done yet. Raises OSError."""
+        if self._descriptor < 0:
+            self._queue = files.open_file(self._path.with_suffix(".queue"), os.O_RDWR)
+            self._descriptor = files.open_file(self._path, os.O_RDWR)
 
     def close(self) -> None:
-        """Give the descriptor back, and with it the lock."""
-        os.close(self._descriptor)
+        """Give the descriptors back, and with them the locks."""
+        for descriptor in (self._descriptor, self._queue):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._queue = -1
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -56,14 +74,25 @@ class Gate:
 
         Raises:
             StorageUnavailable: another process kept it for longer than the limit.
+            OSError: the lock files can't be made.
         """
+        self.open()
         try:
             async with asyncio.timeout(self._limit):
                 await self._local.acquire()
         except TimeoutError as error:
-            raise StorageUnavailable("the database's write queue is too long") from error
+            raise StorageUnavailable(
+                f"the database could not be written to for {self._limit:g} s: more is to be "
+                "written than the disk takes"
+            ) from error
         try:
-            await self._lock_file()
+            if self._had_it and not _locks(self._queue, fcntl.LOCK_EX):
+                await _pause(2 * _LOOK)
+            else:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+            if not _locks(self._descriptor, fcntl.LOCK_EX):
+                await self._wait()
+            self._had_it = True
             try:
                 yield
             finally:
@@ -71,29 +100,44 @@ class Gate:
         finally:
             self._local.release()
 
-    async def _lock_file(self) -> None:
+    async def _wait(self) -> None:
         # Asked again and again: a blocking flock in a thread could not be cancelled.
         deadline = asyncio.get_running_loop().time() + self._limit
         pause = 0.001
-        while not self._try_lock():
-            if asyncio.get_running_loop().time() > deadline:
-                raise StorageUnavailable(
-                    f"another process has been writing to the database for {self._limit:g} s "
-                    f"(lock file {self._path.name}); stop it or try again"
-                )
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            pause = min(pause * 2, 0.02)
-
-    def _try_lock(self) -> bool:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+            while not _locks(self._descriptor, fcntl.LOCK_EX):
+                _locks(self._queue, fcntl.LOCK_SH)
+                if asyncio.get_running_loop().time() > deadline:
+                    raise StorageUnavailable(
+                        f"another process has been writing to the database for {self._limit:g} s: "
+                        f"end it or try again (lock file {self._path})"
+                    )
+                await _pause(pause)
+                pause = min(pause * 2, _LOOK)
+        finally:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+
+
+def _locks(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
 def prepare_folder(path: Path) -> None:
-    """Make the database's folder, readable by its owner only: it holds who called whom."""
+    """Make the database's folder, readable by its owner only: it holds who called whom.
+
+    Raises:
+        OSError: they can't be made, or something else is in the file's place.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     files.make_folder(path.parent)
     # It opens only a new file: a close would drop the locks that this process's other connections
     # have on it, and the next process to leave would then delete the log that they write.

@@ -36,7 +36,7 @@ async def db(settings: Settings) -> AsyncIterator[Database]:
             for table in reversed(metadata.sorted_tables):
                 if table is not revision:
                     await connection.execute(table.delete())
-            await connection.execute(update(revision).values(value=0))
+            await connection.execute(update(revision).values(value=0, epoch=1))
         yield database
 
 

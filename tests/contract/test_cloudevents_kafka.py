@@ -17,7 +17,7 @@ from router.events import codec
 from router.events.examples import EXAMPLES
 from router.events.model import Event, EventData
 from router.events.types import EventType
-from router.routing.table import Route
+from router.routing.table import Route, Version
 from router.storage.records import REV, route_record
 
 TIME = "2018-04-05T03:56:24Z"
@@ -131,7 +131,7 @@ def test_a_route_is_an_event_and_no_route_is_a_tombstone() -> None:
     number = "+14155550100"
     route = Route(number=number, provider="twilio", rev=7)
     for held in (route, None):
-        headers, value = route_record(number, held, rev=7, time=1)
+        headers, value = route_record(number, held, version=Version(1, 7), time=1)
         assert (value is None) is (held is None)
         own = {name: text for name, text in headers.items() if name != REV}
         read = kafka.from_kafka(message(number, own, value), JSONFormat())

@@ -1,6 +1,7 @@
 """The mapping and its outbox: one transaction, one rev per change, each changed route told once."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -17,9 +18,10 @@ from router.routing.spec import (
     NumberSpec,
     RouteChange,
 )
-from router.routing.table import Route
+from router.routing.table import Route, Version
 from router.storage import mapping, outbox
 from router.storage.engine import Database
+from router.storage.records import version_of
 
 ONE, TWO, SPARE = "+14155550100", "+14155550101", "+14155550199"
 
@@ -79,7 +81,7 @@ async def test_a_mapping_is_stored_and_told(db: Database) -> None:
 
 async def test_what_happened_is_an_event(db: Database) -> None:
     await mapping.apply_mapping(db, BOTH)
-    await mapping.delete_number(db, ONE)
+    await mapping.delete_numbers(db, [ONE])
     happened = [
         decode(entry.key, entry.headers, entry.value)
         for entry in await told(db)
@@ -159,10 +161,10 @@ async def test_prune_removes_what_is_not_named(db: Database) -> None:
     assert await mapping.list_numbers(db) == [number(TWO, "bob")]
 
 
-async def test_delete_number(db: Database) -> None:
+async def test_delete_numbers(db: Database) -> None:
     await mapping.apply_mapping(db, BOTH)
-    assert (await mapping.delete_number(db, ONE)).version == 2
-    assert (await mapping.delete_number(db, ONE)).version == 2
+    assert (await mapping.delete_numbers(db, [ONE])).version == 2
+    assert (await mapping.delete_numbers(db, [ONE])).version == 2
     assert await mapping.get_route(db, ONE) is None
 
 
@@ -220,7 +222,7 @@ async def test_the_outbox_is_read_in_order_and_in_pieces(db: Database) -> None:
     assert last.id > first[-1].id
     await outbox.done(db, [last.id])
     await outbox.done(db, [])
-    await mapping.delete_number(db, ONE)
+    await mapping.delete_numbers(db, [ONE])
     assert (await outbox.pending(db, 1))[0].id > last.id
 
 
@@ -236,3 +238,123 @@ async def test_one_change_does_not_load_the_mapping(db: Database) -> None:
     selects = [sql for sql in seen if sql.startswith("SELECT") and "FROM numbers" in sql]
     assert selects
     assert all("WHERE" in sql for sql in selects)
+
+
+async def test_a_plan_says_what_an_apply_would_change_and_writes_nothing(db: Database) -> None:
+    plan = await mapping.plan_mapping(db, BOTH)
+    assert (plan.version, await mapping.version(db)) == (0, 0)
+    assert await mapping.counts(db) == (0, 0)
+    assert await mapping.unpublished(db) == 0
+    told_of: list[tuple[int, int]] = []
+    done = await mapping.apply_mapping(
+        db, BOTH, progress=lambda done, total: told_of.append((done, total))
+    )
+    assert done.changes == plan.changes
+    assert told_of[-1] == (4, 4)
+    assert await mapping.counts(db) == (2, 2)
+    assert await mapping.unpublished(db) == 4
+    pruned = await mapping.plan_mapping(db, MappingSpec(agents=(BOB,)), prune=True)
+    assert [change.after for change in pruned.changes] == [None] * 3
+    assert (await mapping.plan_mapping(db, BOTH)).changes == ()
+    with pytest.raises(ConfigError, match="anne"):
+        await mapping.plan_mapping(db, MappingSpec(numbers=(number(ONE, "anne"),)))
+
+
+def large(count: int, agent: str = "anna") -> MappingSpec:
+    numbers = tuple(number(f"+1415{n:07}", agent) for n in range(count))
+    return MappingSpec(agents=(anna(), BOB), numbers=numbers)
+
+
+async def test_others_write_between_the_pieces_of_a_large_change(
+    db: Database, other: Database
+) -> None:
+    turns: list[int] = []
+
+    async def others() -> None:
+        while True:
+            await mapping.take_version(other)
+            turns.append(1)
+            await asyncio.sleep(0.001)
+
+    task = asyncio.create_task(others())
+    pieces: list[int] = []
+    before = 0
+
+    def note(done: int, total: int) -> None:
+        nonlocal before
+        assert done <= total == 1502
+        pieces.append(len(turns) - before)
+        before = len(turns)
+
+    result = await mapping.apply_mapping(db, large(1500), progress=note)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(result.changes) == 1502
+    assert len(pieces) > 3
+    assert sum(piece > 0 for piece in pieces[1:]) >= len(pieces) // 2
+
+
+class Cut(Exception):
+    """A crash between two pieces."""
+
+
+def cut(_done: int, _total: int) -> None:
+    raise Cut
+
+
+async def test_what_was_cut_short_is_done_by_applying_once_more(db: Database) -> None:
+    desired = large(250)
+    with pytest.raises(Cut):
+        await mapping.apply_mapping(db, desired, progress=cut)
+    assert await mapping.counts(db) == (2, 98)  # agents come first
+    assert len((await mapping.apply_mapping(db, desired)).changes) == 152
+    assert await mapping.counts(db) == (2, 250)
+    left = MappingSpec(agents=(BOB,))
+    with pytest.raises(Cut):
+        await mapping.apply_mapping(db, left, prune=True, progress=cut)
+    assert await mapping.counts(db) == (2, 150)  # and go last
+    await mapping.apply_mapping(db, left, prune=True)
+    assert await mapping.counts(db) == (1, 0)
+
+
+async def test_an_agents_change_that_was_cut_short_is_seen_and_finished(db: Database) -> None:
+    await mapping.apply_mapping(db, large(250))
+    desired = MappingSpec(agents=(anna(greeting="new"),))
+    with pytest.raises(Cut):
+        await mapping.apply_mapping(db, desired, progress=cut)
+    plan = await mapping.plan_mapping(db, desired)
+    assert len(plan.changes) == 151
+    assert await mapping.tell_outdated(db) == 151
+    assert (await mapping.plan_mapping(db, desired)).changes == ()
+    entries = [entry async for entry in everything_told(db)]
+    told_of = [entry for entry in entries if entry.value and b'"new"' in entry.value]
+    assert len({entry.key for entry in told_of}) == len(told_of) == 250
+
+
+async def everything_told(db: Database) -> AsyncIterator[outbox.Entry]:
+    while entries := await told(db):
+        for entry in entries:
+            yield entry
+
+
+async def test_nothing_is_written_of_a_large_change_that_is_refused(db: Database) -> None:
+    wrong = msgspec.structs.replace(
+        large(250), numbers=(*large(250).numbers, number("+14159999999", "anne"))
+    )
+    with pytest.raises(ConfigError, match="anne"):
+        await mapping.apply_mapping(db, wrong)
+    assert await mapping.counts(db) == (0, 0)
+
+
+async def test_an_epoch_is_above_all_that_was_seen(db: Database) -> None:
+    await mapping.apply_mapping(db, BOTH)
+    assert await mapping.position(db) == Version(1, 1)
+    assert await mapping.take_epoch(db, Version(4, 90)) == Version(5, 91)
+    entries = await told(db)
+    assert {entry.topic for entry in entries} == {NUMBERS_TOPIC}
+    route = await mapping.get_route(db, ONE)
+    assert route is not None
+    assert route.version == Version(5, 1)
+    await mapping.apply_mapping(db, MappingSpec(numbers=(number(ONE, "bob"),)))
+    (entry,) = [entry for entry in await told(db) if entry.topic == ROUTES_TOPIC]
+    assert version_of(entry.headers) == Version(5, 92)

@@ -94,6 +94,18 @@ async def test_a_row_that_stays_locked_is_unavailability(db: Database, other: Da
             await mapping.apply_mapping(other, AGENTS)
 
 
+async def test_changes_that_share_no_agent_do_not_wait_for_each_other(
+    db: Database, other: Database
+) -> None:
+    await mapping.apply_mapping(db, AGENTS)
+    bob = select(agents.c.name).where(agents.c.name == "bob").with_for_update()
+    anna = AgentSpec(name="anna", livekit_agent_name="other")
+    async with db.write() as connection:
+        await connection.execute(bob)
+        async with asyncio.timeout(2.5):  # less than lock_timeout
+            assert (await mapping.apply_mapping(other, MappingSpec(agents=(anna,)))).version == 2
+
+
 async def test_connections_that_were_cut_are_replaced(own: Database, own_server: Postgres) -> None:
     assert await mapping.version(own) == 0
     with psycopg.connect(own_server.url.replace("+psycopg", ""), autocommit=True) as admin:

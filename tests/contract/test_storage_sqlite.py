@@ -79,8 +79,10 @@ async def test_a_writer_waits_for_the_gate_no_longer_than_it_must(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_database(settings) as db:
-        assert db._gate is not None
-        monkeypatch.setattr(db._gate, "_limit", 0.1)
+        async with db.read():
+            pass  # it is opened when it is first needed
+        assert db._file is not None
+        monkeypatch.setattr(db._file.gate, "_limit", 0.1)
         with lock_held(settings.data_dir / "switchboard.db.lock"):
             with pytest.raises(StorageUnavailable, match="another process"):
                 async with db.write():
@@ -93,6 +95,8 @@ async def test_a_writer_waits_for_the_gate_no_longer_than_it_must(
 
 async def test_a_foreign_writer_without_the_gate_is_unavailability(settings: Settings) -> None:
     async with open_database(settings) as db, open_database(settings) as foreign:
+        async with db.read(), foreign.read():
+            pass  # they are opened when they are first needed
         async with foreign._transaction(5.0, writes=True):  # as the sqlite3 shell would
             async with db._engine.connect() as connection:
                 await connection.exec_driver_sql("PRAGMA busy_timeout=50")
@@ -149,3 +153,47 @@ async def test_a_database_that_can_not_be_used_is_refused(tmp_path: Path, url: s
             pytest.fail("opened")
     assert caught.value.key == "database.url"
     assert "hush" not in str(caught.value)
+
+
+def damage(path: Path, how: str) -> None:
+    """Do to a database file what disks and people do."""
+    for side in ("-wal", "-shm"):
+        path.with_name(path.name + side).unlink(missing_ok=True)
+    match how:
+        case "text":
+            path.write_text("not a database at all, " * 100)
+        case "header":
+            path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
+        case "middle":
+            path.write_bytes(path.read_bytes()[:2048] + b"\xff" * (path.stat().st_size - 2048))
+        case _:
+            path.unlink()
+            path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ("text", r"no SQLite database.*\.recover"),
+        ("header", r"no SQLite database.*\.recover"),
+        ("middle", r"is damaged.*backup.*\.recover"),
+        ("folder", r"Is a directory"),
+    ],
+)
+async def test_a_file_that_can_not_be_used_is_named_and_used_when_it_is_mended(
+    settings: Settings, how: str, match: str
+) -> None:
+    path = settings.data_dir / "switchboard.db"
+    whole = path.read_bytes()
+    damage(path, how)
+    async with open_database(settings) as db:  # the start does not depend on it
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable, match=match) as caught:
+                async with db.read() as connection:
+                    await connection.execute(select(revision.c.value))
+            assert str(path) in str(caught.value)
+        if path.is_dir():
+            path.rmdir()
+        path.write_bytes(whole)
+        async with db.write() as connection:
+            await connection.execute(update(revision).values(value=5))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from config import Settings
+from router.cli.waiting import wait_until_held
 from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
@@ -179,13 +180,12 @@ async def test_a_change_of_the_mapping_holds_for_the_next_call(tmp_path: Path) -
         w.livekit.register_worker("bob")
         call = w.twilio.place_call("+14155550100", "+12125550123", hold_seconds=0.2)
         await w.ended(call)
-        routes = await apply_text(
+        await apply_text(
             w.settings,
             'numbers: [{number: "+14155550100", provider: twilio, agent: bob}]',
         )
-        from router.cli.apply import holds
-
-        assert await holds(w.settings, routes) is True
+        async with open_database(w.settings) as database:
+            assert (await wait_until_held(w.settings, database)).holds is True
         call = w.twilio.place_call("+14155550100", "+12125550123", hold_seconds=0.2)
         record, _ = await w.ended(call)
         assert record.agent == "bob"

@@ -14,7 +14,7 @@ from router.eventlog.base import Record
 from router.eventlog.kafka_consumer import to_record
 from router.events import cloudevents, codec
 from router.ingress.routes import RouteFollower
-from router.routing.table import Route, RouteTable
+from router.routing.table import Route, RouteTable, Version
 from router.routing.table import Target as Agent
 from router.storage.records import REV, route_record
 from tests.fuzz.target import Target, joined, text
@@ -106,7 +106,7 @@ def _route() -> Target:
 
     agent = Agent(agent="anna", livekit_agent_name="anna", metadata={"language": "en"})
     route = Route(number=_NUMBER, provider="twilio", rev=7, targets=(agent,), fallback="+12125550")
-    _, value = route_record(_NUMBER, route, rev=7, time=0)
+    _, value = route_record(_NUMBER, route, version=Version(1, 7), time=0)
     odd = [joined(_NUMBER, "7", (value or b"").replace(b'"anna"', each[:1000])) for each in nasty()]
     return Target(
         "routes", run, [joined(_NUMBER, "7", value or b""), joined(_NUMBER, "8", _NULL), *odd]

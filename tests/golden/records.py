@@ -102,7 +102,7 @@ def _golden(event: Event) -> Golden:
 
 def _golden_route(route: Route | None) -> GoldenRoute:
     number, time = EXAMPLE_ROUTE.number, EXAMPLES[EventType.NUMBER_MAPPED].time
-    headers, value = route_record(number, route, rev=EXAMPLE_ROUTE.rev, time=time)
+    headers, value = route_record(number, route, version=EXAMPLE_ROUTE.version, time=time)
     text = None if value is None else value.decode()
     return GoldenRoute(key=number, headers=headers, value=text, route=route)
 

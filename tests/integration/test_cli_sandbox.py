@@ -262,7 +262,7 @@ def test_a_number_at_a_provider_that_the_sandbox_has_not(shell: Shell) -> None:
     (shell.folder / "vocode.yaml").write_text(
         'numbers: [{number: "+14155550105", provider: vocode, agent: bob}]\n'
     )
-    assert shell.invoke("apply", "vocode.yaml").code == 0
+    assert shell.invoke("apply", "vocode.yaml", "--yes").code == 0
     ran = shell.invoke("call", "+14155550105")
     assert ran.code == 1
     assert "Vocode tells of calls that it carries itself" in ran.err
@@ -274,7 +274,7 @@ def test_apply_holds_for_the_next_call(shell: Shell) -> None:
         "agents: [{name: zoe, livekit_agent_name: bob, metadata: {odd: '[/red]'}}]\n"
         f'numbers: [{{number: "{ANNA}", provider: twilio, agent: zoe}}]\n'
     )
-    applied = shell.run("apply", "mapping.yaml")
+    applied = shell.run("apply", "mapping.yaml", "--yes")
     assert applied.code == 0
     assert "+ agent  zoe" in applied.out
     assert f"~ number {ANNA}: anna, else +14155550199 → zoe" in applied.out
@@ -333,12 +333,12 @@ def test_a_call_at_an_instance_with_accounts(
         assert "calls.example.com/webhooks/telnyx" not in started.text  # it is not set up
         assert "calls.example.com/webhooks/vocode/…" in started.text
         assert "a-secret-for" not in started.text
-        assert "Holds now" in shell.invoke("apply", "mapping.yaml").out
+        assert "Holds now" in shell.invoke("apply", "mapping.yaml", "--yes").out
         ran = shell.invoke("call", ANNA, "--hold", "0.1")
         refused = shell.invoke("call", NOBODYS)
         at_vocode = at_telnyx.replace("telnyx", "vocode")
         (tmp_path / "mapping.yaml").write_text(MAPPING + at_vocode)
-        assert "Holds now" in shell.invoke("apply", "mapping.yaml").out
+        assert "Holds now" in shell.invoke("apply", "mapping.yaml", "--yes").out
         refused_too = shell.invoke("call", NOBODYS)
     assert (refused.code, refused_too.code) == (1, 1)
     assert "Telnyx signs with a key that only Telnyx has. Ring the number" in refused.err

@@ -10,6 +10,7 @@ from router.errors import LogFailed, LogUnavailable
 from router.events.codec import decode
 from router.events.types import CALLS_TOPIC
 from router.observability.log import Budget
+from router.routing.table import Version
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import (
     FALLBACK,
@@ -34,14 +35,14 @@ async def test_a_repeat_gets_the_same_bytes_though_route_and_process_changed(
         first = await node.twilio(CallSid=sid)
         node.routes.put(route(agent="bob", rev=2))
         assert await node.twilio(CallSid=sid) == first
-        node.routes.remove(NUMBER, 3)
+        node.routes.remove(NUMBER, Version(1, 3))
         assert await node.twilio(CallSid=sid) == first
         assert first[0] == 200
         assert "<Sip" in first[1]
         assert "<Sip" not in (await node.twilio())[1]  # a new call goes by the new table
     port = node.port
     async with ingress(tmp_path) as node:
-        node.routes.remove(NUMBER, 3)
+        node.routes.remove(NUMBER, Version(1, 3))
         again = await node.twilio(CallSid=sid)
     assert again[1].replace(str(node.port), str(port)) == first[1]
 

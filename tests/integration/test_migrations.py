@@ -2,18 +2,23 @@
 
 import asyncio
 import itertools
+import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from config import Settings, load
 from router.errors import StorageError
+from router.routing.table import Version
+from router.storage import mapping
 from router.storage.engine import open_database
 from router.storage.migrate import (
     MigrationResult,
+    _run,
     check,
     current,
     migrate,
@@ -23,7 +28,7 @@ from router.storage.migrate import (
 from router.storage.schema import metadata
 from tests.support.servers.postgres import Postgres
 
-HEAD = "0001"
+HEAD = "0002"
 _names = (f"migrations_{n}" for n in itertools.count())
 
 
@@ -81,6 +86,40 @@ async def test_the_migrated_schema_is_the_metadata(settings: Settings) -> None:
     async with open_database(settings) as db, db.read() as connection:
         found = {str(change[0]) for change in await connection.run_sync(differences)}  # type: ignore[index]
     assert found == {"add_index", "remove_column"}
+
+
+async def test_a_mapping_from_before_the_epoch_is_kept_and_told_anew_to_nobody(
+    settings: Settings,
+) -> None:
+    await _run(settings, command.upgrade, "0001")
+    for statement in (
+        "UPDATE revision SET value = 7",
+        # bob was paused and then disabled: his number's route is the same, and so was its rev
+        "INSERT INTO agents VALUES ('anna', 'lk', '{}', 'deployed', 5, 1, 1),"
+        " ('bob', 'lk', '{}', 'disabled', 7, 1, 1), ('cleo', 'lk', '{}', 'deployed', 6, 1, 1)",
+        "INSERT INTO numbers VALUES ('+14155550100', 'twilio', 'anna', '', 5, 1, 1),"
+        " ('+14155550101', 'twilio', 'bob', '', 3, 1, 1)",
+    ):
+        await execute(settings, statement)
+    assert await migrate(settings) == MigrationResult("0001", HEAD)
+    async with open_database(settings) as db:
+        assert await mapping.position(db) == Version(1, 7)
+        assert [route.version async for route in mapping.all_routes(db)] == [(1, 5), (1, 3)]
+        assert len(await mapping.list_agents(db)) == 3
+        assert await mapping.tell_outdated(db) == 0
+    await rollback(settings, to="0001")
+    assert await current(settings) == "0001"
+
+
+async def test_the_file_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "own.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.close()
+    settings = settings_of(f"sqlite+aiosqlite:///{path}", tmp_path)
+    with pytest.raises(StorageError, match=r"own\.db has tables \(bookmarks\).*database\.url"):
+        await migrate(settings)
+    assert await tables(settings) == {"bookmarks"}
 
 
 async def test_two_starts_do_not_race(settings: Settings) -> None:

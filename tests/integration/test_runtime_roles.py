@@ -69,7 +69,7 @@ def split(tmp_path: Path, kafka: Kafka, postgres: Postgres) -> Iterator[Split]:
         },
     )
     (tmp_path / "mapping.yaml").write_text(MAPPING)
-    assert shell.invoke("apply", "mapping.yaml").code == 0
+    assert shell.invoke("apply", "mapping.yaml", "--yes").code == 0
     with ExitStack() as stack:
         started = {}
         for roles in ROLES:  # at once, as a supervisor would: none may need another to start
@@ -132,7 +132,7 @@ async def test_one_call_through_three_processes(split: Split) -> None:
         (split.shell.folder / "mapping.yaml").write_text(
             'numbers: [{number: "+14155550100", provider: twilio, agent: bob}]'
         )
-        applied = await asyncio.to_thread(split.shell.run, "apply", "mapping.yaml")
+        applied = await asyncio.to_thread(split.shell.run, "apply", "mapping.yaml", "--yes")
         assert "Holds now" in applied.out
         call = twilio.place_call("+14155550100", "+12125550123", hold_seconds=0.2)
         await eventually(lambda: call.is_ended, within=30)

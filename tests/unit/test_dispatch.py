@@ -349,7 +349,8 @@ def test_a_refused_dispatch_is_a_missing_agent_at_once() -> None:
             await world.tell(initiated(CALL))
             await asyncio.sleep(0.5)
             assert world.state(CALL) == "missing"
-        assert world.log.events(CALLS_TOPIC)[-1].data.reason == "LiveKit refused the dispatch"
+        reason = world.log.events(CALLS_TOPIC)[-1].data.reason
+        assert reason == "LiveKit refused the dispatch: invalid_argument"
 
     fake_time.run(scenario())
 

@@ -58,7 +58,15 @@ _SERVED: Final = {
 }
 _READY_FACTS: Final = {
     "kafka": {"healthy", "behind_events", "behind_seconds", "trouble"},
-    "routes": {"numbers", "version", "fingerprint", "current", "age_seconds"},
+    "routes": {
+        "numbers",
+        "version",
+        "epoch",
+        "fingerprint",
+        "current",
+        "age_seconds",
+        "restored",
+    },
 }
 # Of other programs, or of the call's and the agent's own data.
 _FOREIGN: Final = {"livekit.yaml", "mapping.yaml", "hmac.compare_digest"}

@@ -4,6 +4,7 @@ import re
 import uuid
 from contextlib import suppress
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from router.events import ids, phone
 from router.events.types import NUMBERS_TOPIC, EventType, topic_of
 
+_COUNTRIES = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
@@ -47,6 +49,45 @@ def test_events_of_numbers_have_a_topic_of_their_own() -> None:
 )
 def test_numbers_as_people_write_them(written: str, meant: str) -> None:
     assert phone.normalise(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meant"),
+    [
+        ("+5215512345678", "+52 1 55 1234 5678", "+525512345678"),  # as dialled until 2019
+        ("+54111523456789", "+54 11 15 2345 6789", "+5491123456789"),  # 15 within, 9 from abroad
+        ("+5491123456789", "+54 9 11 2345-6789", "+5491123456789"),
+        ("+4402079460018", "+44 (0)20 7946 0018", "+442079460018"),
+        ("+74951234567", "+7 8 (495) 123-45-67", "+74951234567"),
+        ("+390612345678", "+39 06 1234 5678", "+390612345678"),
+        ("+4155550100", "+41 5555 0100", ""),  # a country code was forgotten
+        ("+99912345678", "+999 1234 5678", ""),  # no country has it
+        ("+14155550", "+1 415 5550", ""),
+        ("+49301234567", "+49 30 1234567", "+49301234567"),
+    ],
+)
+def test_a_number_has_one_answer_however_it_is_written(one: str, other: str, meant: str) -> None:
+    def answer(written: str) -> str:
+        try:
+            return phone.normalise(written)
+        except ValueError:
+            return ""
+
+    assert answer(one) == answer(other) == meant
+
+
+@given(st.sampled_from(_COUNTRIES), st.from_regex(r"[0-9]{4,12}", fullmatch=True))
+def test_the_short_way_is_the_librarys(country: int, national: str) -> None:
+    """What is taken compact stays as it is, and libphonenumber agrees; spaces change nothing."""
+    compact = f"+{country}{national}"
+    spaced = f"+{country} {national[:3]} {national[3:]}"
+    with suppress(ValueError):
+        found = phone.normalise(compact)
+        assert phone.normalise(found) == found
+        assert phone.normalise(spaced) == found
+        parsed = phonenumbers.parse(found)
+        assert phonenumbers.is_possible_number(parsed)
+        assert phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164) == found
 
 
 @pytest.mark.parametrize(

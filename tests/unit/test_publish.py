@@ -9,20 +9,22 @@ import msgspec
 import pytest
 from typing_extensions import override
 
+from config import Settings
 from router.clock import SystemClock
 from router.errors import LogUnavailable
-from router.eventlog.base import Follower, Record
+from router.eventlog.base import Appended, Follower, Record
 from router.eventlog.open import open_log
 from router.events.types import NUMBERS_TOPIC, ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
 from router.numbers import publish
 from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
-from router.routing.table import Route, RouteTable
+from router.routing.table import Route, RouteTable, Version
 from router.storage import outbox
 from router.storage.engine import Database, open_database
-from router.storage.mapping import apply_mapping, delete_number, fingerprint
+from router.storage.mapping import apply_mapping, delete_numbers, fingerprint
 from router.storage.migrate import prepare
 from tests.support.fake_log import FakeLog
+from tests.support.ingress import logged
 from tests.support.kafka_settings import log_settings
 from tests.support.nodes import eventually, node_settings
 
@@ -55,8 +57,10 @@ async def maps(database: Database, **agents: str) -> None:
 
 
 @asynccontextmanager
-async def publishing(database: Database, log: FakeLog) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(publish.run(database, log, SystemClock()))
+async def publishing(
+    database: Database, log: FakeLog, guard: publish.Guard | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(publish.run(database, log, SystemClock(), guard))
     try:
         yield task
     finally:
@@ -83,6 +87,10 @@ def told(records: list[Record]) -> list[tuple[str, int, str]]:
     return found
 
 
+def agents_of(table: RouteTable) -> dict[str, str]:
+    return {route.number: route.targets[0].agent for route in table}
+
+
 async def table(log: FakeLog, path: Path) -> RouteTable:
     """What an ingress makes of the topic."""
     follower = RouteFollower(RouteTable(), log, SystemClock(), path)
@@ -97,7 +105,7 @@ async def test_changes_reach_both_topics_in_their_order(database: Database, tmp_
     async with publishing(database, log):
         await maps(database, a="anna", b="anna")
         await maps(database, a="bob")
-        await delete_number(database, A)
+        await delete_numbers(database, [A])
         await maps(database, a="anna")
         await forgotten(database)
     of_a = [entry for entry in told(log.all(ROUTES_TOPIC)) if entry[0] == A]
@@ -178,7 +186,7 @@ async def test_a_journal_replaced_by_an_empty_one_is_filled(
     database: Database, tmp_path: Path
 ) -> None:
     await maps(database, a="anna", b="bob")
-    await delete_number(database, B)
+    await delete_numbers(database, [B])
     for name in ("first", "second"):
         async with open_log(log_settings(tmp_path / name)) as log:
             await publish.republish(database, log, SystemClock())
@@ -199,7 +207,7 @@ async def test_an_old_or_odd_topic_is_brought_up_to_date(
     for entry in await outbox.pending(database, 10):
         await log.append(entry.topic, entry.key, entry.value, entry.headers)
     await maps(database, a="bob", b="bob")
-    await delete_number(database, B)
+    await delete_numbers(database, [B])
     gone = msgspec.json.encode(Route(number=B, provider="twilio", rev=2))
     await log.append(ROUTES_TOPIC, B, gone, {"ce_id": "restored", "rev": "2"})
     await log.append(ROUTES_TOPIC, "+1999", b"?", {"ce_id": "odd", "rev": "two"})
@@ -217,5 +225,254 @@ def test_fingerprints_are_equal_only_for_equal_routes() -> None:
     for number in reversed(list(revs)):
         other.put(Route(number=number, provider="twilio", rev=revs[number]))
     assert one.fingerprint == other.fingerprint != 0
-    other.remove(B, 3)
+    other.remove(B, Version(1, 3))
     assert one.fingerprint != other.fingerprint
+
+
+# A database that is an older state than the routes in use, or none at all.
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data folder of the database; `backup` and `restored` work on its file."""
+    return tmp_path / "db"
+
+
+def settings_in(folder: Path) -> Settings:
+    return node_settings(folder, port=1, livekit_url="http://127.0.0.1:1")
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Database]:
+    await prepare(settings_in(folder))
+    async with open_database(settings_in(folder)) as database:
+        yield database
+
+
+def backup(folder: Path) -> bytes:
+    return (folder / "switchboard.db").read_bytes()
+
+
+def restore(folder: Path, content: bytes | None) -> None:
+    for file in folder.glob("switchboard.db*"):
+        file.unlink()
+    if content is not None:
+        (folder / "switchboard.db").write_bytes(content)
+
+
+async def published(folder: Path, log: FakeLog, guard: publish.Guard | None = None) -> int:
+    """Publish until all is on the topic; the fingerprint of the database's routes."""
+    async with opened(folder) as database:
+        guard = guard or publish.Guard()
+        found = await publish._admitted(database, log, SystemClock(), guard)
+        await publish._mend(database, log, SystemClock(), guard, found)
+        return await fingerprint(database)
+
+
+async def maps_in(folder: Path, **agents: str) -> None:
+    async with opened(folder) as database:
+        await maps(database, **agents)
+
+
+async def maps_many(database: Database, count: int, agent: str = "anna") -> None:
+    numbers = (
+        NumberSpec(number=f"+1415556{n:04}", provider="x", agent=agent) for n in range(count)
+    )
+    agents = (AgentSpec(name=agent, livekit_agent_name=agent),)
+    await apply_mapping(database, MappingSpec(agents=agents, numbers=tuple(numbers)))
+
+
+async def test_a_restored_database_holds_and_so_does_what_is_applied_to_it(folder: Path) -> None:
+    log = FakeLog()
+    await maps_in(folder, a="anna", b="anna")
+    await published(folder, log)
+    before = backup(folder)
+    await maps_in(folder, a="bob", b="bob")
+    await published(folder, log)
+    restore(folder, before)
+    guard = publish.Guard()
+    with logged() as lines:
+        held = await published(folder, log, guard)
+    found = await table(log, folder / "routes.json")
+    assert agents_of(found) == {A: "anna", B: "anna"}
+    assert (found.fingerprint, found.newest.epoch) == (held, 2)
+    assert "older state" in guard.finding
+    assert lines.of("publish.restored")
+    await maps_in(folder, a="cleo")
+    held = await published(folder, log, guard)
+    found = await table(log, folder / "routes.json")
+    assert agents_of(found) == {A: "cleo", B: "anna"}
+    assert (found.fingerprint, found.newest.epoch) == (held, 2)
+
+
+async def test_it_is_told_although_it_gave_out_as_many_revisions_since(folder: Path) -> None:
+    """Applied to before the first process that publishes was started."""
+    log = FakeLog()
+    await maps_in(folder, a="anna", b="anna")
+    await published(folder, log)
+    before = backup(folder)
+    await maps_in(folder, a="bob")
+    await published(folder, log)
+    restore(folder, before)
+    for agent in ("cleo", "dora"):  # the rev that told of bob is given out once more
+        await maps_in(folder, b=agent)
+    held = await published(folder, log)
+    found = await table(log, folder / "routes.json")
+    assert agents_of(found) == {A: "anna", B: "dora"}
+    assert (found.fingerprint, found.newest.epoch) == (held, 2)
+
+
+async def test_the_same_revision_with_another_content_is_told(folder: Path) -> None:
+    log = FakeLog()
+    await maps_in(folder, a="anna")
+    await published(folder, log)
+    before = backup(folder)
+    await maps_in(folder, a="bob")
+    await published(folder, log)
+    restore(folder, before)
+    await maps_in(folder, a="cleo")
+    held = await published(folder, log)
+    found = await table(log, folder / "routes.json")
+    assert agents_of(found) == {A: "cleo"}
+    assert (found.fingerprint, found.newest.epoch) == (held, 2)
+
+
+async def test_a_database_that_lacks_most_routes_is_published_only_on_demand(folder: Path) -> None:
+    log = FakeLog()
+    await maps_in(folder, a="anna", b="bob")
+    held = await published(folder, log)
+    restore(folder, None)
+    guard = publish.Guard()
+    async with opened(folder) as database:
+        await maps(database, a="cleo")  # a person applies half of the file
+        async with publishing(database, log, guard):
+            await eventually(lambda: guard.finding)
+            assert "lacks 1 of the 2 routes" in guard.finding
+            assert "--forget-routes" in guard.finding
+            assert "restore" in guard.finding
+            assert (await table(log, folder / "routes.json")).fingerprint == held
+            await maps(database, b="cleo")  # and then all of it
+            await eventually(lambda: "older state" in guard.finding)
+            await forgotten(database)
+            held = await fingerprint(database)
+    found = await table(log, folder / "routes.json")
+    assert agents_of(found) == {A: "cleo", B: "cleo"}
+    assert (found.fingerprint, found.newest.epoch) == (held, 2)
+
+
+async def test_an_empty_database_removes_routes_only_when_told_to(folder: Path) -> None:
+    log = FakeLog()
+    await maps_in(folder, a="anna", b="bob")
+    held = await published(folder, log)
+    restore(folder, None)
+    guard = publish.Guard()
+    async with opened(folder) as database, publishing(database, log, guard):
+        await eventually(lambda: "2 of the 2" in guard.finding)
+    assert (await table(log, folder / "routes.json")).fingerprint == held
+    guard = publish.Guard(forget=True)
+    await published(folder, log, guard)
+    assert len(await table(log, folder / "routes.json")) == 0
+    assert not guard.forget  # the word was for this once
+
+
+async def test_a_few_routes_that_the_backup_had_not_yet_are_removed(folder: Path) -> None:
+    log = FakeLog()
+    async with opened(folder) as database:
+        await maps_many(database, 20)
+    await published(folder, log)
+    before = backup(folder)
+    await maps_in(folder, a="bob")
+    await published(folder, log)
+    restore(folder, before)
+    held = await published(folder, log)
+    found = await table(log, folder / "routes.json")
+    assert (len(found), found.fingerprint) == (20, held)
+
+
+async def test_removals_that_wait_in_the_outbox_are_no_loss(folder: Path) -> None:
+    log = FakeLog()
+    await maps_in(folder, a="anna", b="bob")
+    await published(folder, log)
+    async with opened(folder) as database:
+        await delete_numbers(database, [A, B])
+    guard = publish.Guard()
+    await published(folder, log, guard)
+    assert not guard.finding
+    found = await table(log, folder / "routes.json")
+    assert (len(found), found.newest.epoch) == (0, 1)
+
+
+async def test_a_copy_that_outlived_both_is_compared_as_well(folder: Path) -> None:
+    """The journal and the database are gone or old; the node answers from routes.json."""
+    await maps_in(folder, a="anna")
+    before = backup(folder)
+    await maps_in(folder, a="bob")
+    first = FakeLog()
+    await published(folder, first)
+    own = await table(first, folder / "routes.json")
+    restore(folder, before)
+    guard, log = publish.Guard(table=own), FakeLog()
+    await published(folder, log, guard)
+    assert agents_of(await table(log, folder / "new.json")) == {A: "anna"}
+    assert "older state" in guard.finding
+    restore(folder, None)
+    guard = publish.Guard(table=own)
+    guard.loaded.set()
+    async with opened(folder) as database, publishing(database, FakeLog(), guard):
+        await eventually(lambda: "1 of the 1" in guard.finding)
+
+
+async def test_a_change_of_an_agent_that_was_cut_short_is_finished(folder: Path) -> None:
+    """The agent is written, its numbers are not told: neither a restore nor for ever."""
+    log = FakeLog()
+    async with opened(folder) as database:
+        await maps_many(database, 250)
+    await published(folder, log)
+    changed = AgentSpec(name="anna", livekit_agent_name="anna-2")
+
+    class Cut(Exception):
+        pass
+
+    def cut(done: int, total: int) -> None:
+        assert (done, total) == (100, 251)
+        raise Cut
+
+    async with opened(folder) as database:
+        with pytest.raises(Cut):
+            await apply_mapping(database, MappingSpec(agents=(changed,)), progress=cut)
+        found = await publish.compare(database, log)
+        assert not found.behind
+        assert not found.lost
+    held = await published(folder, log)
+    found_table = await table(log, folder / "routes.json")
+    assert {route.targets[0].livekit_agent_name for route in found_table} == {"anna-2"}
+    assert (found_table.fingerprint, found_table.newest.epoch) == (held, 1)
+
+
+async def test_records_of_one_number_are_appended_one_after_the_other(database: Database) -> None:
+    log = _Slow()
+    for agent in ("anna", "bob", "cleo"):
+        await maps(database, a=agent, b=agent)
+    async with publishing(database, log):
+        await forgotten(database)
+    assert log.at_once == 4  # two numbers on two topics
+    assert [entry[1] for entry in told(log.all(ROUTES_TOPIC)) if entry[0] == A] == [1, 2, 3]
+
+
+class _Slow(FakeLog):
+    """Counts how many are appended side by side."""
+
+    at_once = 0
+    now = 0
+
+    @override
+    async def append(
+        self, topic: str, key: str, value: bytes | None, headers: Mapping[str, str]
+    ) -> Appended:
+        self.now += 1
+        self.at_once = max(self.at_once, self.now)
+        await asyncio.sleep(0.02)
+        try:
+            return await super().append(topic, key, value, headers)
+        finally:
+            self.now -= 1

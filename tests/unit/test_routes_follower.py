@@ -1,6 +1,7 @@
 """The route table's follower: the copy in the data folder, tombstones, and what it can't read."""
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from router.clock import Clock, SystemClock
 from router.eventlog.base import Record
 from router.events.types import ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
-from router.routing.table import Route, RouteTable, Target, fingerprint
+from router.routing.table import Route, RouteTable, Target, Version, fingerprint
 from router.storage.records import route_record
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import logged, route
@@ -27,7 +28,7 @@ A, B, C = "+14155550100", "+14155550101", "+14155550102"
 async def put(log: FakeLog, number: str, rev: int, *, agent: str | None = "anna") -> None:
     """Publish a route, or its tombstone for no agent."""
     value = None if agent is None else route(number, agent=agent, rev=rev)
-    headers, encoded = route_record(number, value, rev=rev, time=rev)
+    headers, encoded = route_record(number, value, version=Version(1, rev), time=rev)
     await log.append(ROUTES_TOPIC, number, encoded, headers)
 
 
@@ -79,6 +80,27 @@ async def test_what_was_followed_is_there_again_while_the_log_is_away(tmp_path: 
         assert again.table.fingerprint == first.table.fingerprint
         assert again.table.version == 4
         assert not again.table.put(route(C, rev=3))  # the tombstone was kept as well
+
+
+async def test_the_copy_is_its_owners_alone_and_keeps_the_epoch(tmp_path: Path) -> None:
+    log, path = FakeLog(), tmp_path / "routes.json"
+    path.with_suffix(".new").touch(0o644)
+    removed = Version(2, 4)
+    for number, version in ((A, Version(1, 9)), (B, Version(2, 3)), (C, removed)):
+        held = Route(number=number, provider="x", rev=version.rev, epoch=version.epoch)
+        value = None if number == C else held
+        headers, encoded = route_record(number, value, version=version, time=1)
+        await log.append(ROUTES_TOPIC, number, encoded, headers)
+    async with following(log, path) as first:
+        assert first.facts()["epoch"] == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    log.unavailable = True
+    async with following(log, path) as again:
+        await eventually(lambda: again.loaded_copy)
+        assert again.table.fingerprint == first.table.fingerprint
+        assert again.table.newest == removed
+        assert not again.table.put(Route(number=C, provider="x", rev=99))  # of the epoch before
+        assert again.table.put(Route(number=A, provider="x", rev=1, epoch=2))
 
 
 async def test_a_change_just_before_the_end_is_in_the_copy(tmp_path: Path) -> None:
@@ -157,6 +179,8 @@ async def test_what_can_not_be_read_is_passed_over(tmp_path: Path) -> None:
         (msgspec.json.encode(route(B)), {}),
         (msgspec.json.encode(route(B)), {"rev": "-1"}),
         (None, {"rev": "9" * 30}),
+        (None, {"rev": "7", "epoch": "0"}),
+        (None, {"rev": "7", "epoch": "two"}),
         (None, {"rev": "²"}),
     ]
     for index, (value, headers) in enumerate(broken):
@@ -202,13 +226,13 @@ def test_any_order_of_delivery_gives_the_same_table(
     )
     for rev, number, agent in data.draw(st.permutations(repeated)):
         if agent is None:
-            table.remove(number, rev)
+            table.remove(number, Version(1, rev))
         else:
             target = Target(agent=agent, livekit_agent_name=agent)
             table.put(Route(number=number, provider="twilio", rev=rev, targets=(target,)))
     alive = {number: rev for number, (rev, agent) in final.items() if agent is not None}
     assert agents(table) == {n: a for n, (_, a) in final.items() if a is not None}
-    assert table.fingerprint == fingerprint(alive.items())
+    assert table.fingerprint == fingerprint((n, Version(1, rev)) for n, rev in alive.items())
 
 
 class Counting(FakeLog):

@@ -29,7 +29,7 @@ def test_it_is_held_as_what_it_meant(path: Path) -> None:
     table.put(Route(number=golden.key, provider="twilio", rev=rev - 1, fallback="+14155550199"))
     RouteFollower(table, FakeLog(), SystemClock(), path)._apply(record)
     assert table.get(golden.key) == golden.route
-    assert table.rev(golden.key) == rev
+    assert table.version_of(golden.key) == (1, rev)
 
 
 @every

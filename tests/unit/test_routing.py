@@ -1,6 +1,7 @@
 """The table takes changes in any order, and the decision follows from it alone."""
 
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,13 +13,13 @@ from router.events.types import EventType
 from router.routing.decide import decide, decide_call, mapping_behind
 from router.routing.explain import explain
 from router.routing.spec import AgentSpec, NumberSpec, route_of
-from router.routing.table import Route, RouteTable, Target, mark
+from router.routing.table import Route, RouteTable, Target, Version, mark
 from tests.support.fake_events import initiated, new_call
 
 NUMBER = "+14155550100"
 
 
-def route(rev: int, agent: str = "anna", **more: str) -> Route:
+def route(rev: int, agent: str = "anna", **more: Any) -> Route:
     targets = (Target(agent=agent, livekit_agent_name=f"lk-{agent}", metadata={"a": 1}),)
     return Route(number=NUMBER, provider="twilio", rev=rev, targets=targets, **more)
 
@@ -28,7 +29,7 @@ def test_an_older_change_never_wins() -> None:
     assert table.put(route(2, "bob"))
     assert not table.put(route(1, "anna"))
     assert not table.put(route(2, "anna"))
-    assert not table.remove(NUMBER, 2)
+    assert not table.remove(NUMBER, Version(1, 2))
     found = table.get(NUMBER)
     assert found is not None
     assert found.targets[0].agent == "bob"
@@ -37,7 +38,7 @@ def test_an_older_change_never_wins() -> None:
 
 def test_a_late_route_does_not_resurrect_a_removed_number() -> None:
     table = RouteTable()
-    assert table.remove(NUMBER, 5)
+    assert table.remove(NUMBER, Version(1, 5))
     assert not table.put(route(4))
     assert table.get(NUMBER) is None
     assert table.put(route(6))
@@ -57,7 +58,7 @@ def test_any_order_and_repetition_ends_the_same(
         if there:
             table.put(route(rev))
         else:
-            table.remove(NUMBER, rev)
+            table.remove(NUMBER, Version(1, rev))
     found = table.get(NUMBER)
     if once and once[max(once)]:
         assert found is not None
@@ -69,10 +70,10 @@ def test_any_order_and_repetition_ends_the_same(
 def test_a_number_leads_to_its_agent_while_that_is_deployed() -> None:
     agent = AgentSpec(name="anna", livekit_agent_name="lk-anna", metadata={"a": 1})
     number = NumberSpec(number=NUMBER, provider="twilio", agent="anna", fallback="+14155550199")
-    assert route_of(number, agent, 3) == route(3, fallback="+14155550199")
+    assert route_of(number, agent, Version(1, 3)) == route(3, fallback="+14155550199")
     nowhere = msgspec.structs.replace(route(4, fallback="+14155550199"), targets=())
     stopped = msgspec.structs.replace(agent, status="paused")
-    assert route_of(number, None, 4) == route_of(number, stopped, 4) == nowhere
+    assert route_of(number, None, 4) == route_of(number, stopped, Version(1, 4)) == nowhere
 
 
 def test_equal_targets_are_kept_once() -> None:
@@ -231,7 +232,7 @@ def test_an_empty_table_knows_nothing() -> None:
 
 
 def test_a_fingerprint_fits_a_signed_column_and_uses_it() -> None:
-    marks = [mark(NUMBER, rev) for rev in range(1, 100)]
+    marks = [mark(NUMBER, Version(1, rev)) for rev in range(1, 100)]
     assert all(0 < one < 1 << 63 for one in marks)
     assert any(one >= 1 << 62 for one in marks)
 

@@ -8,6 +8,7 @@ from router.errors import ConfigError
 from router.events.codec import decode
 from router.events.types import EventType
 from router.routing.spec import AgentSpec, AgentStatus, MappingSpec, NumberSpec, route_of
+from router.routing.table import NEVER, Version
 from router.storage.changes import State, agent_changes, route_changes, wanted
 from router.storage.records import number_event, route_record
 
@@ -41,7 +42,7 @@ def state(spec: MappingSpec) -> State:
     return State(
         agents={agent.name: agent for agent in spec.agents},
         numbers={number.number: number for number in spec.numbers},
-        revs={number.number: 1 for number in spec.numbers},
+        versions={number.number: Version(1, 1) for number in spec.numbers},
     )
 
 
@@ -57,7 +58,7 @@ def test_the_same_is_no_change(spec: MappingSpec) -> None:
     before = state(spec)
     after = wanted(before, spec, prune=False)
     assert list(agent_changes(before, after)) == []
-    assert list(route_changes(before, after, 2)) == []
+    assert list(route_changes(before, after, Version(1, 2))) == []
 
 
 @given(mappings(), mappings())
@@ -66,12 +67,12 @@ def test_a_number_is_told_exactly_when_its_route_changed(
 ) -> None:
     old = state(before)
     new = wanted(old, desired, prune=True)
-    told = {change.number: change for change in route_changes(old, new, 2)}
+    told = {change.number: change for change in route_changes(old, new, Version(1, 2))}
     for number in NUMBERS:
         was = old.numbers.get(number)
         now = new.numbers.get(number)
-        targets_were = was and route_of(was, old.agents.get(was.agent or ""), 0).targets
-        targets_are = now and route_of(now, new.agents.get(now.agent or ""), 0).targets
+        targets_were = was and route_of(was, old.agents.get(was.agent or ""), NEVER).targets
+        targets_are = now and route_of(now, new.agents.get(now.agent or ""), NEVER).targets
         assert (number in told) == (was != now or targets_were != targets_are)
         if number in told:
             after = told[number].after
@@ -124,11 +125,11 @@ def test_an_agent_without_a_name_is_refused(field: str) -> None:
 def test_records_of_one_change_have_ids_of_their_own_and_the_same_ones_again() -> None:
     agent = AgentSpec(name="anna", livekit_agent_name="lk")
     number = NumberSpec(number=NUMBERS[0], provider="twilio", agent="anna")
-    route = route_of(number, agent, 7)
-    headers, value = route_record(NUMBERS[0], route, rev=7, time=5)
-    again, _ = route_record(NUMBERS[0], route, rev=7, time=5)
-    republished, _ = route_record(NUMBERS[0], route, rev=7, time=6)
-    event = number_event(NUMBERS[0], route, rev=7, time=5)
+    route = route_of(number, agent, Version(1, 7))
+    headers, value = route_record(NUMBERS[0], route, version=Version(1, 7), time=5)
+    again, _ = route_record(NUMBERS[0], route, version=Version(1, 7), time=5)
+    republished, _ = route_record(NUMBERS[0], route, version=Version(1, 7), time=6)
+    event = number_event(NUMBERS[0], route, version=Version(1, 7), time=5)
     assert headers == again
     assert len({headers["ce_id"], republished["ce_id"], event.id}) == 3
     assert headers["rev"] == "7"
@@ -137,7 +138,7 @@ def test_records_of_one_change_have_ids_of_their_own_and_the_same_ones_again() -
 
 
 def test_a_tombstone_has_no_value_and_still_its_rev() -> None:
-    headers, value = route_record(NUMBERS[0], None, rev=8, time=5)
+    headers, value = route_record(NUMBERS[0], None, version=Version(1, 8), time=5)
     assert value is None
     assert headers["rev"] == "8"
     assert decode(NUMBERS[0], headers, value).type is EventType.NUMBER_UNMAPPED

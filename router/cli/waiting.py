@@ -1,0 +1,126 @@
+"""Whether a running instance decides by what was stored, and how far it is on the way there."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from config import Settings
+from router.cli.context import local_url
+from router.routing.spec import MappingResult
+from router.storage import mapping
+from router.storage.engine import Database
+
+_PATIENCE: Final = 5.0  # seconds in which something must move on the way to the instance
+_LOOK: Final = 0.1  # seconds between looks
+
+
+class _Routes(msgspec.Struct, frozen=True):
+    fingerprint: str = ""
+    numbers: int = 0
+    version: int = 0
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    """What /readyz says, as far as it matters here."""
+
+    roles: tuple[str, ...]  # whatever answers without them is not Switchboard
+    routes: _Routes = _Routes()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How far a change has come. `holds` None: no instance answers."""
+
+    holds: bool | None
+    left: int = 0  # records of changes that wait in the database
+    has: int = 0  # numbers that the instance has
+    of: int = 0  # numbers that are mapped
+    roles: tuple[str, ...] = ()  # of the instance
+
+
+async def wait_until_held(
+    settings: Settings, database: Database, show: Callable[[float], None] = lambda _: None
+) -> Held:
+    """Until the instance at http.host:port has the routes of the database, as long as it moves.
+
+    Args:
+        settings: say where the instance is.
+        database: whose routes they are.
+        show: told the share (0 to 1) that has left the database.
+    """
+    seen: object = None
+    moved_at = compared_at = time.monotonic()
+    first = wanted = 0
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        while True:
+            ready = await _asked(session, settings)
+            left = await mapping.unpublished(database)
+            if seen is None and (ready is None or "ingress" not in ready.roles):
+                return Held(None, left, roles=ready.roles if ready else ())
+            if seen is None:
+                first, wanted = left, await mapping.fingerprint(database)
+            if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
+                return Held(True, left)
+            show(1 - min(left, first) / max(first, 1))
+            if (ready, left) != seen:
+                seen, moved_at = (ready, left), time.monotonic()
+            elif time.monotonic() - moved_at > _PATIENCE:
+                return await _stuck(database, ready, left)
+            elif not left and time.monotonic() - compared_at > 1:
+                compared_at = time.monotonic()
+                wanted = await mapping.fingerprint(database)  # it may have changed once more
+            await asyncio.sleep(_LOOK)
+
+
+async def _stuck(database: Database, ready: _Ready | None, left: int) -> Held:
+    numbers = (await mapping.counts(database)).numbers
+    if ready is None:
+        return Held(None, left, of=numbers)
+    return Held(False, left, has=ready.routes.numbers, of=numbers, roles=ready.roles)
+
+
+async def _asked(session: aiohttp.ClientSession, settings: Settings) -> _Ready | None:
+    """What the instance says of itself; None when there is none, or it is another program."""
+    try:
+        async with session.get(f"{local_url(settings)}/readyz") as answer:
+            return msgspec.json.decode(await answer.read(), type=_Ready)
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return None
+
+
+def closing(settings: Settings, result: MappingResult, held: Held | None) -> Iterator[str]:
+    """What to say of a stored change; `held` None: nobody waited for it."""
+    where, stored = local_url(settings), f"Stored as version {result.version}"
+    if held is None:
+        yield f"{stored}; not waited until it holds."
+    elif held.holds:
+        yield f"Holds now: the instance on {where} decides by version {result.version}."
+    elif held.holds is None and held.roles:
+        yield f"{stored}; the instance on {where} runs {', '.join(held.roles)}: no ingress."
+    elif held.holds is None:
+        yield f"{stored}; no instance runs on {where}."
+    else:
+        yield (
+            f"{stored}, but nothing has moved for {_PATIENCE:g} s: the instance on {where} has "
+            f"{held.has} of {held.of} numbers, {held.left} records wait in the database."
+        )
+        yield _why_stuck(held, where)
+
+
+def _why_stuck(held: Held, where: str) -> str:
+    if not held.left:
+        return f"Does it follow the log that this database is published to? See {where}/readyz"
+    if "relay" not in held.roles:
+        return (
+            f"It runs {', '.join(held.roles)}: is a process with the role relay running, over the "
+            f"same database? See {where}/readyz"
+        )
+    return (
+        "Its role relay does not publish them: does it use another database or data folder, or is "
+        f"its log (Kafka) away? See {where}/readyz"
+    )

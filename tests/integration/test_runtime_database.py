@@ -1,0 +1,188 @@
+"""A node whose database is damaged, gone, or old: calls go on, and it says what to do."""
+
+import asyncio
+import json
+import sqlite3
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from router.runtime import Node
+from tests.integration.test_runtime import NOWHERE, call
+from tests.support.cli import Shell
+from tests.support.ingress import logged
+from tests.support.nodes import (
+    ACCOUNT,
+    KEY,
+    MAPPING,
+    SECRET,
+    TOKEN,
+    apply_text,
+    eventually,
+    free_port,
+    node_settings,
+    running,
+)
+from tests.support.servers.kafka import Kafka
+from tests.support.servers.postgres import Postgres
+
+TO_BOB = 'numbers: [{number: "+14155550100", provider: twilio, agent: bob}]'
+
+
+def facts(node: Node) -> Any:
+    return node.health()[1]
+
+
+def without(folder: Path) -> None:
+    for file in folder.glob("switchboard.db*"):
+        file.unlink()
+
+
+def leads_to(node: Node) -> str:
+    assert node.routes is not None
+    route = node.routes.table.get("+14155550100")
+    return route.targets[0].agent if route is not None else ""
+
+
+async def test_a_damaged_database_stops_no_call_and_is_used_when_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    routes = await apply_text(settings)
+    async with running(settings, routes=routes):
+        pass
+    file = tmp_path / "switchboard.db"
+    whole = file.read_bytes()
+    without(tmp_path)
+    file.write_bytes(b"\0" * 100 + whole[100:])
+    with logged() as lines:
+        async with running(settings, routes=routes) as node:
+            assert "<Sip" in (await call(settings.public_url))[1]
+            await eventually(lambda: facts(node)["database"] != "ok")
+            for part in (str(file), "backup", ".recover"):
+                assert part in facts(node)["database"]
+            without(tmp_path)
+            file.write_bytes(whole)
+            await eventually(lambda: facts(node)["database"] == "ok")
+    assert len(lines.of("database.unusable")) == 1
+
+
+async def test_a_database_of_a_newer_version_stops_no_call(tmp_path: Path) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    routes = await apply_text(settings)
+    async with running(settings, routes=routes):
+        pass
+    with sqlite3.connect(tmp_path / "switchboard.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    async with running(settings, routes=routes) as node:
+        assert "<Sip" in (await call(settings.public_url))[1]
+        await eventually(lambda: "newer than this program" in facts(node)["database"])
+
+
+async def test_a_restored_database_holds(tmp_path: Path) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    routes = await apply_text(settings)
+    async with running(settings, routes=routes):
+        pass
+    backup = (tmp_path / "switchboard.db").read_bytes()
+    changed = await apply_text(settings, TO_BOB)
+    async with running(settings, routes=changed) as node:
+        assert leads_to(node) == "bob"
+    without(tmp_path)
+    (tmp_path / "switchboard.db").write_bytes(backup)
+    async with running(settings, routes=None) as node:
+        await eventually(lambda: leads_to(node) == "anna")
+        assert facts(node)["routes"]["epoch"] == 2
+        assert "must be applied again" in facts(node)["routes"]["restored"]
+        changed = await apply_text(settings, TO_BOB)
+        await eventually(lambda: leads_to(node) == "bob")
+    async with running(settings, routes=changed) as node:
+        assert "restored" not in facts(node)["routes"]
+
+
+def test_a_deleted_database_removes_no_route_until_a_person_says_so(tmp_path: Path) -> None:
+    """As it is met outside: the command, its log, /readyz."""
+    port = free_port()
+    shell = Shell(
+        tmp_path,
+        {
+            "SWITCHBOARD_PUBLIC_URL": f"http://127.0.0.1:{port}",
+            "SWITCHBOARD_HTTP__PORT": str(port),
+            "SWITCHBOARD_LIVEKIT__URL": NOWHERE,
+            "SWITCHBOARD_LIVEKIT__API_KEY": KEY,
+            "SWITCHBOARD_LIVEKIT__API_SECRET": SECRET,
+            "SWITCHBOARD_LIVEKIT__SIP_HOST": "127.0.0.1",
+            "SWITCHBOARD_PROVIDERS__TWILIO__ACCOUNT_SID": ACCOUNT,
+            "SWITCHBOARD_PROVIDERS__TWILIO__AUTH_TOKENS": TOKEN,
+        },
+    )
+    (tmp_path / "mapping.yaml").write_text(MAPPING)
+    assert shell.invoke("apply", "mapping.yaml").code == 0
+
+    def ready() -> Any:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:  # it is just starting
+            with error:
+                return json.load(error)
+
+    with shell.start("up", until="Ctrl-C stops it."):
+        wait_for(lambda: ready()["routes"]["numbers"] == 3)
+    without(tmp_path / "data")
+    with shell.start("up", until="--forget-routes"):
+        found = ready()["routes"]
+        assert found["numbers"] == 3
+        assert "lacks 3 of the 3 routes" in found["restored"]
+        assert "restore" in found["restored"]
+    with shell.start("up", "--forget-routes", until="Ctrl-C stops it."):
+        wait_for(lambda: ready()["routes"]["numbers"] == 0)
+
+
+def wait_for(condition: Any) -> None:
+    async def wait() -> None:
+        await eventually(condition)
+
+    asyncio.run(wait())
+
+
+async def test_a_replica_without_the_last_changes_holds_as_well(
+    tmp_path: Path, kafka: Kafka, postgres: Postgres
+) -> None:
+    name = f"restored_{uuid.uuid4().hex[:8]}"
+    more: Any = {"secret_key": "ab" * 32, "kafka": {"bootstrap_servers": kafka.bootstrap}}
+
+    def on(url: str, folder: str) -> Any:
+        return node_settings(
+            tmp_path / folder,
+            port=free_port(),
+            livekit_url=NOWHERE,
+            database={"url": url},
+            **more,
+        )
+
+    primary = on(postgres.create_database(name), "one")
+    routes = await apply_text(primary)
+    copy_of(postgres, name)
+    changed = await apply_text(primary, TO_BOB)
+    assert changed != routes
+    async with running(primary, routes=None) as node:
+        await eventually(lambda: leads_to(node) == "bob")
+    replica = on(primary.database.url.replace(name, f"{name}_copy"), "two")
+    async with running(replica, routes=None) as node:
+        await eventually(lambda: leads_to(node) == "anna")
+        assert "older state" in facts(node)["routes"]["restored"]
+        await apply_text(replica, TO_BOB)
+        await eventually(lambda: leads_to(node) == "bob")
+
+
+def copy_of(postgres: Postgres, name: str) -> None:
+    """What a backup holds."""
+    url = postgres.url.replace("+psycopg", "")
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}_copy" TEMPLATE "{name}"')
