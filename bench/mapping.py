@@ -12,6 +12,7 @@ from bench.child import Child, run_child, say
 from bench.report import Part, table, verdict
 from bench.routes import numbers
 from config import Settings, load
+from router import runtime
 from router.clock import SystemClock
 from router.eventlog.open import open_log
 from router.ingress.routes import RouteFollower
@@ -119,6 +120,7 @@ async def _apply(folder: str, stop: asyncio.Event) -> None:
 
 
 async def _node(folder: str, stop: asyncio.Event) -> None:
+    runtime._calm_garbage_collection()
     settings = _settings(folder)
     await prepare(settings)
     async with open_log(settings) as log, open_database(settings) as database:

@@ -30,6 +30,7 @@ logger = log.get(__name__)
 _SAVE_EVERY: Final = 2.0  # seconds at least, and ten times what saving takes
 _RETRY: Final = 1.0
 _BATCH: Final = 1000
+_AT_ONCE: Final = 100  # routes, some ms
 
 
 class _Copy(msgspec.Struct, frozen=True):
@@ -100,8 +101,11 @@ class RouteFollower:
 
     async def _read(self, follower: Follower) -> None:
         while True:
-            for record in await follower.fetch(limit=_BATCH, wait=1.0):
+            records = await follower.fetch(limit=_BATCH, wait=1.0)
+            for count, record in enumerate(records, 1):
                 self._apply(record)
+                if not count % _AT_ONCE:
+                    await asyncio.sleep(0)  # webhooks are answered meanwhile
             if follower.caught_up:
                 self.caught_up_at = self._clock.monotonic()
             ROUTES.set(len(self.table))

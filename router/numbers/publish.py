@@ -267,10 +267,11 @@ async def _mend(
     if sent or removed:
         logger.warning("publish.republished", routes=sent, removed=removed)
     if found.behind:
+        gone = f", and {removed} that it does not have were removed" if removed else ""
         guard.finding = (
-            f"the database was an older state than the routes that were in use: since "
-            f"{to_rfc3339(clock.now())} the database's {sent} routes hold, and {removed} that it "
-            "does not have were removed. What was changed after its backup must be applied again"
+            "the database was an older state than the routes that were in use (restored, or a "
+            f"replica): since {to_rfc3339(clock.now())} its {sent} routes hold{gone}. What was "
+            "changed after that state must be applied again"
         )
         logger.error("publish.restored", why=guard.finding)
     return sent + removed

@@ -163,6 +163,7 @@ class _SqliteFile:
 
         Raises:
             StorageUnavailable: it can't be used now.
+            ConfigError: its folder can't be made.
         """
         async with self._opening:
             if not self.opened:

@@ -37,7 +37,7 @@ from router.storage.schema import agents, numbers, revision
 from router.storage.schema import outbox as outbox_rows
 
 _READ: Final = 120.0  # seconds: all numbers of a large account
-_PAGE: Final = 1000
+_PAGE: Final = 250  # rows, some ms: webhooks and claims come between two pages
 
 # A claim waits for the batch that is being written, because SQLite has one writer: a batch takes as
 # many changes as fit into `_HELD` seconds, and who waits then comes first (`sqlite.Gate`).

@@ -22,7 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from router import files
-from router.errors import StorageError, StorageUnavailable
+from router.errors import ConfigError, StorageError, StorageUnavailable
 
 _LOOK: Final = 0.005  # seconds between two looks at the lock, at most
 
@@ -134,11 +134,19 @@ def prepare_folder(path: Path) -> None:
     """Make the database's folder, readable by its owner only: it holds who called whom.
 
     Raises:
-        OSError: they can't be made, or something else is in the file's place.
+        ConfigError: there can be no such folder.
+        OSError: the file can't be made, or something else is in its place.
     """
     if path.is_dir():
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
-    files.make_folder(path.parent)
+    try:
+        files.make_folder(path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"the database's folder {path.parent} can't be made ({error.strerror}): correct "
+            "data_dir, or database.url where that is set",
+            key="data_dir",
+        ) from error
     # It opens only a new file: a close would drop the locks that this process's other connections
     # have on it, and the next process to leave would then delete the log that they write.
     files.make_sqlite_file(path)

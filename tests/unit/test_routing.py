@@ -73,7 +73,9 @@ def test_a_number_leads_to_its_agent_while_that_is_deployed() -> None:
     assert route_of(number, agent, Version(1, 3)) == route(3, fallback="+14155550199")
     nowhere = msgspec.structs.replace(route(4, fallback="+14155550199"), targets=())
     stopped = msgspec.structs.replace(agent, status="paused")
-    assert route_of(number, None, Version(1, 4)) == route_of(number, stopped, Version(1, 4)) == nowhere
+    assert (
+        route_of(number, None, Version(1, 4)) == route_of(number, stopped, Version(1, 4)) == nowhere
+    )
 
 
 def test_equal_targets_are_kept_once() -> None:
