@@ -10,8 +10,8 @@ servers were real.
 
 **In parallel** (`make test`, `make test-all`, pytest-xdist) run the tests without a server: each
 worker would start servers of its own. All of `tests/e2e` and `tests/faults`, and what is marked so,
-is `serial` besides: it measures time, or kills processes in the middle of their work. The end of the run says how many
-tests `-m` left out, but for `make test-all`.
+is `serial` besides: it measures time, or kills processes in the middle of their work. The end of
+the run says how many tests `-m` left out, but for `make test-all`.
 
 **Sockets.** Connections leave neither loopback nor the machine (pytest-socket).
 
