@@ -9,9 +9,9 @@ server that is here and does not start is an error in either case. The end of th
 servers were real.
 
 **In parallel** (`make test`, `make test-all`, pytest-xdist) run the tests without a server: each
-worker would start servers of its own. All of `tests/e2e` and `tests/faults` is `serial` besides:
-they measure time, or kill processes in the middle of their work. The end of the run says how many
-tests `-m` left out, but for `make test-all`.
+worker would start servers of its own. All of `tests/e2e` and `tests/faults`, and what is marked so,
+is `serial` besides: it measures time, or kills processes in the middle of their work. The end of
+the run says how many tests `-m` left out, but for `make test-all`.
 
 **Sockets.** Connections leave neither loopback nor the machine (pytest-socket).
 
