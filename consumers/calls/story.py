@@ -165,7 +165,7 @@ class Story:
     def _end(self) -> int | None:
         of_the_call = [event.time for event in self._ends if not event.data.stage]
         known = of_the_call or [event.time for event in self._ends] or self._left
-        given_up = [event.time for event in self._all(EventType.CALL_ENDED)]
+        given_up = [event.time for event in self._ended()]
         ended = min(known or given_up, default=None)
         # Providers' times are whole seconds, by which a call could end before it began.
         return None if ended is None else max(ended, self.initiated_at())
@@ -190,14 +190,17 @@ class Story:
         decisions = [event.data.decision for _, event in self._telling if event.data.decision]
         return bool(decisions) and all(decision.action == "reject" for decision in decisions)
 
+    def _ended(self) -> Sequence[Event]:
+        """What is said of the call's end: the end of the agent's dial is none once it went on."""
+        said = self._all(EventType.CALL_ENDED)
+        return [event for event in said if event.data.stage != "agent" or not self._is_forwarded()]
+
+    def _is_forwarded(self) -> bool:
+        return EventType.CALL_FORWARDED in self._of
+
     def _best_ends(self) -> Sequence[Event]:
         """Who knows best that the call is over; words about the call before those about a dial."""
-        said = self._all(EventType.CALL_ENDED)
-        if (
-            EventType.CALL_FORWARDED in self._of
-        ):  # then the end of the agent's dial is not the call's
-            said = [event for event in said if event.data.stage != "agent"]
-        known = [event for event in said if event.data.disposition != "lost"]
+        known = [event for event in self._ended() if event.data.disposition != "lost"]
         best = [event for event in known if event.source == self.provider] or known
         return sorted(best, key=lambda event: event.data.stage != "")
 
@@ -220,6 +223,8 @@ class Story:
 
         Answered by whoever's word: more words can only make that earlier, and the leaving later.
         """
+        if self._is_forwarded():  # they left it for the fallback
+            return ()
         left = [event.time for event in self._all(EventType.SIP_LEFT)][-1:]
         return left if any(answered <= time for time in left for answered in self._answers) else ()
 

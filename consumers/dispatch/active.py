@@ -115,6 +115,8 @@ class ActiveCalls:
             return
         now = self._context.clock.monotonic()
         lost = self._replaced.setdefault(call_id, deque(maxlen=_LOSSES))
+        while len(self._replaced) > _CLOSED:  # those that others closed
+            del self._replaced[next(iter(self._replaced))]
         is_looping = len(lost) == _LOSSES and now - lost[0] < _LOSSES_WITHIN
         hopeless = is_looping or rounds_before(claim.attempt) >= MAX_ROUNDS
         await self.reserve()
@@ -194,6 +196,8 @@ class ActiveCalls:
             if self._waiting.get(call_id, (None,))[0] is pending:
                 del self._waiting[call_id]
         claim = pending.claim
+        if claim.state not in ("ready", "missing"):
+            self._context.silences.note(call_id, silent=False)  # it is another's, or over
         if claim.state == "ready":
             # The agent of an attempt that was given up may come yet.
             doubtful = pending.doubtful or claim.attempt > 1

@@ -26,6 +26,7 @@ from consumers.dispatch.plan import (
 )
 from router.errors import Permanent
 from router.events.model import Event
+from router.events.types import EventType
 from router.observability import log as logs
 from router.provider import Carrier
 from router.storage.claims import Claim
@@ -153,6 +154,8 @@ class Dispatcher(Consumer):
         claim = await self._context.claims.get(event.call_id)
         if claim is None or not claim.final:
             return Done()
+        if claim.state == "ready" and event.type is EventType.AGENT_READY:
+            return Done()  # whoever joined was looked at then
         effects = self._context.effects
         if claim.state == "over":
             await effects.rooms.delete_room(event.call_id)

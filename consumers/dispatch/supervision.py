@@ -44,6 +44,7 @@ _PING_WITHIN: Final = 0.75  # seconds that an agent may take to answer; two in a
 _GOODBYE: Final = 1.5  # seconds in which a caller hangs up to whom the agent has said goodbye
 _TRIES: Final = 6  # at replacing an agent: some 5 s
 _SILENCE: Final = 5.0  # seconds
+_FORGOTTEN: Final = 120.0  # seconds
 
 CLIENT_INITIATED: Final = "CLIENT_INITIATED"
 """LiveKit's word for who left on their own account: said goodbye, or was told to stop."""
@@ -73,8 +74,10 @@ class Silences:
         """Count, until cancelled."""
         while True:
             await self._clock.sleep(1.0)
-            before = self._clock.monotonic() - _SILENCE
-            long = {call for call, since in self._since.items() if since < before}
+            now = self._clock.monotonic()
+            for call_id in [c for c, since in self._since.items() if since < now - _FORGOTTEN]:
+                self.note(call_id, silent=False)  # another process has the call, or it is over
+            long = {call for call, since in self._since.items() if since < now - _SILENCE}
             for call_id in long - self._counted:
                 SILENT_CALLERS.inc()
                 log.error("caller.in_silence", call_id=call_id, seconds=_SILENCE)

@@ -105,7 +105,10 @@ async def open_sandbox(
     token, telnyx_key, key, secret, control = (secrets.token_hex(16) for _ in range(5))
     async with (
         LiveKitStandIn(
-            api_key=key, api_secret=secret, webhook_url=f"{public_url}/webhooks/livekit"
+            api_key=key,
+            api_secret=secret,
+            webhook_url=f"{public_url}/webhooks/livekit",
+            control_token=control,
         ) as livekit,
         TwilioStandIn(
             account_sid=_ACCOUNT,

@@ -11,7 +11,7 @@ from livekit.protocol.models import ParticipantInfo
 
 from router.sandbox.livekit import Behaviour, LiveKitStandIn
 from tests.support.sandbox_clock import FakeClock, settle
-from tests.support.sandbox_livekit import API_KEY, API_SECRET
+from tests.support.sandbox_livekit import API_KEY, API_SECRET, eventually
 
 ROOM = "a-call-id"
 
@@ -199,3 +199,32 @@ async def test_a_server_that_refuses_takes_nothing(lk: LiveKitStandIn, client: L
     lk.faults.accept()
     assert lk.rooms.get(ROOM) is None
     await dispatch(client)
+
+
+async def test_agents_are_lost_by_the_control_api() -> None:
+    async with (
+        LiveKitStandIn(api_key=API_KEY, api_secret=API_SECRET, control_token="secret") as lk,
+        LiveKitAPI(lk.url, API_KEY, API_SECRET) as api,
+        aiohttp.ClientSession(headers={"Authorization": "Bearer secret"}) as session,
+    ):
+        lk.register_worker("anna")
+        order = proto.CreateAgentDispatchRequest(room=ROOM, agent_name="anna")
+        await api.agent_dispatch.create_dispatch(order)
+        room = lk.rooms.get(ROOM)
+        assert room is not None
+        await eventually(lambda: bool(room.agents))
+
+        async def post(what: str, status: int = 200, **body: object) -> object:
+            url = f"{lk.url}/agents/{what}"
+            async with session.post(url, json=body) as answer:
+                assert answer.status == status, await answer.text()
+                return (await answer.json()).get("agents")
+
+        assert await post("dismiss", agent_name="bob") == 0
+        assert await post("kill", 400, lingers=-1) is None
+        assert await post("kill", lingers=0, worker=False, agent_name="anna") == 1
+        await eventually(lambda: not room.agents)
+        await api.agent_dispatch.create_dispatch(order)
+        assert len(lk.jobs) == 1
+        session.headers["Authorization"] = "Bearer wrong"
+        assert await post("dismiss", 401) is None

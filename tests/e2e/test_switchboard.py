@@ -340,7 +340,10 @@ async def test_an_agent_killed_in_the_middle_of_a_call_is_replaced_and_heard_wit
             after = [at for at in result.audio.moments(float(second)) if at > killed_at]
             assert before
             assert after, "nobody was heard any more"
-            assert after[0] - killed_at < 3.0, after[0] - killed_at
+            print(
+                f"another agent was heard {after[0] - killed_at:.2f} s after the first was killed"
+            )
+            assert after[0] - killed_at < 3.0
             record, events = await board.record(sid, until="sip.left")
             told = [event.type.value for event in events]
             assert told.count("agent.ready") == 2

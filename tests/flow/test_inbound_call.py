@@ -58,6 +58,16 @@ class World:
         raise AssertionError(f"no {kind}: {[event.type for event in found[1]]}")
 
 
+async def over(w: World, call: Call) -> tuple[CallRecord, list[Event]]:
+    """The same once the record says so: of several dials one ends before the call does."""
+    async with asyncio.timeout(15):
+        await call.ended()
+        while True:
+            record, events = await w.ended(call)
+            if record.state == "ended":
+                return record, events
+
+
 async def _pause() -> None:
     await asyncio.sleep(0.01)
 
@@ -196,7 +206,7 @@ async def talking(w: World, to: str = "+14155550100") -> Call:
     """A call whose caller hears their agent."""
     call = w.twilio.place_call(to, "+12125550123")
     await call.answered()
-    await eventually(lambda: silence() == 0 and ready(w) == 1)
+    await eventually(lambda: ready(w) == 1)
     return call
 
 
@@ -252,7 +262,7 @@ async def test_a_caller_whose_agent_is_lost_for_good_is_put_through_or_told(
             call.hangup()
         else:
             await eventually(lambda: "said" in call.whats())
-        record, events = await w.ended(call)
+        record, events = await over(w, call)
         told = types(events)
         assert told.count("agent.missing") == 1
         assert told.count("call.forwarded") == fallback

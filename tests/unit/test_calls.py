@@ -314,3 +314,23 @@ def test_times_in_whole_seconds_do_not_end_a_call_before_it_began_or_was_answere
     record = fold([begun, answered, end])
     assert (record.initiated_at, record.answered_at, record.ended_at) == (_at(5.4),) * 3
     assert record.duration == 0.0
+
+
+def test_who_is_put_through_in_the_middle_of_a_call_is_on_the_line_until_the_call_ends() -> None:
+    """The agent was lost: the room is left and the agent's dial over, and the call goes on."""
+    so_far = [
+        initiated(CALL),
+        event(CALL, T.SIP_JOINED, 0.4, "livekit"),
+        _ready(1.0),
+        event(CALL, T.LEG_ANSWERED, 1.2),
+        event(CALL, T.AGENT_MISSING, 40.0, "switchboard"),
+        event(CALL, T.CALL_FORWARDED, 40.1, "switchboard"),
+        event(CALL, T.CALL_ENDED, 40.2, stage="agent", disposition="answered"),
+        event(CALL, T.SIP_LEFT, 40.3, "livekit"),
+    ]
+    record = fold(so_far)
+    assert (record.state, record.disposition, record.ended_at) == ("forwarded", None, None)
+    assert record.answered_at == _at(1.2)
+    record = fold([*so_far, event(CALL, T.CALL_ENDED, 90.0, disposition="answered", duration=89.0)])
+    assert (record.state, record.disposition) == ("ended", "forwarded")
+    assert (record.ended_at, record.duration) == (_at(90.0), 89.0)

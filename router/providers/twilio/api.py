@@ -19,11 +19,11 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from router.errors import Ambiguous, Permanent
+from router.errors import Ambiguous, ConfigError, Permanent
 from router.events.model import Disposition, Event
 from router.provider import CallRef, Carrier, ProviderContext, Standing
 from router.providers.twilio.keys import auth_tokens
-from router.providers.twilio.reply import Answers, answers_of
+from router.providers.twilio.reply import answers_of
 from router.rest import Rest, open_rest
 
 _NOT_IN_PROGRESS: Final = "21220"  # the call is over: nobody is left to be put through
@@ -51,7 +51,7 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         }
         yield Carrier(
             standing=partial(_standing, accounts),
-            redirect=partial(_redirect, accounts, answers_of(context)),
+            redirect=partial(_redirect, accounts, context),
         )
 
 
@@ -90,17 +90,18 @@ async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | No
 
 
 async def _redirect(
-    accounts: Mapping[str, Rest], answers: Answers, call: Event, fallback: str
+    accounts: Mapping[str, Rest], context: ProviderContext, call: Event, fallback: str
 ) -> None:
     """See `Carrier.redirect`."""
     data = call.data
     rest = _account(accounts, data.account)
-    document = answers.apology
-    if fallback:
-        try:
+    try:
+        answers = answers_of(context)
+        document = answers.apology
+        if fallback:
             document = answers.to_number(fallback, caller=data.from_number, called=data.to_number)
-        except ValueError as error:
-            raise Permanent(str(error)) from error
+    except (ConfigError, ValueError) as error:
+        raise Permanent(str(error)) from error
     try:
         await rest.post(
             f"/Calls/{quote(data.provider_call_id, safe='')}.json",

@@ -1,9 +1,13 @@
 """LiveKit on loopback: put together and started here."""
 
+import hmac
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Annotated, Final, Self
+
+import msgspec
+from aiohttp import web
 
 from router.clock import Clock, SystemClock
 from router.sandbox.livekit.bridge import Bridge
@@ -14,13 +18,22 @@ from router.sandbox.livekit.rooms import Rooms
 from router.sandbox.livekit.sip_service import SipService
 from router.sandbox.livekit.twirp import TwirpFront
 from router.sandbox.livekit.webhooks import Webhooks
-from router.sandbox.livekit.workers import Behaviour, Job, Workers
+from router.sandbox.livekit.workers import LINGERS, Behaviour, Job, Workers
 from router.sandbox.serve import serve
 from router.sandbox.sip import Invite, Leg
 from router.sandbox.tasks import Tasks
 
 _MAX_TASKS: Final = 50_000
 _PROMPT: Final = Behaviour()
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """Which agents are lost: all, unless said."""
+
+    agent_name: str = ""
+    room: str = ""
+    lingers: Annotated[float, msgspec.Meta(ge=0, le=600)] = LINGERS
+    worker: bool = True  # whether it takes further jobs
 
 
 class LiveKitStandIn:
@@ -33,6 +46,11 @@ class LiveKitStandIn:
         port: on loopback, 0 for a free one.
         redis: False: the server runs without Redis, so it has no SIP.
         clock: what ringing, delays and retries are timed by.
+        control_token: bearer token of the control API; without one it is not served. It loses
+            agents in the middle of their calls: `POST /agents/kill` ends their processes, which
+            LiveKit notices `lingers` seconds later, `POST /agents/dismiss` has them leave. The body
+            is `{agent_name?, room?, lingers?, worker?}`; `worker: false` takes the agent's worker
+            away too. The answer says how many it were: `{agents}`.
     """
 
     def __init__(
@@ -44,6 +62,7 @@ class LiveKitStandIn:
         port: int = 0,
         redis: bool = True,
         clock: Clock | None = None,
+        control_token: str | None = None,
     ) -> None:
         clock = clock or SystemClock()
         self._tasks = Tasks(_MAX_TASKS)
@@ -62,13 +81,16 @@ class LiveKitStandIn:
             **self._bridge.methods(),
             **DispatchService(self.rooms, self.workers, clock).methods(),
         }
-        self._front = TwirpFront(api_key, api_secret, methods, self.faults)
+        self._app = TwirpFront(api_key, api_secret, methods, self.faults).app()
+        if control_token is not None:
+            self._control_token = control_token.encode()
+            self._app.router.add_post("/agents/{what:kill|dismiss}", self._lose)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.webhooks.aclose)
             stack.push_async_callback(self._tasks.aclose)
-            self.url = await stack.enter_async_context(serve(self._front.app(), self._port))
+            self.url = await stack.enter_async_context(serve(self._app, self._port))
             stack.callback(self.faults.closing.set)
             self._stack = stack.pop_all()
         return self
@@ -89,6 +111,22 @@ class LiveKitStandIn:
     def register_worker(self, agent_name: str, behaviour: Behaviour = _PROMPT) -> None:
         """A worker takes jobs for `agent_name` from now on."""
         self.workers.register(agent_name, behaviour)
+
+    async def _lose(self, request: web.Request) -> web.Response:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not hmac.compare_digest(token.encode(), self._control_token):
+            return web.json_response({"error": "the control token is missing or wrong"}, status=401)
+        try:
+            order = msgspec.json.decode(await request.read() or b"{}", type=_Order)
+        except msgspec.DecodeError as error:  # names the field, not its value
+            return web.json_response({"error": str(error)}, status=400)
+        if not order.worker:
+            self.workers.unregister(order.agent_name)
+        if request.match_info["what"] == "kill":
+            lost = self.workers.kill(order.agent_name, room=order.room, lingers=order.lingers)
+        else:
+            lost = self.workers.dismiss(order.agent_name, room=order.room)
+        return web.json_response({"agents": lost})
 
     def invite(self, invite: Invite) -> Leg:
         """Send an INVITE to the SIP bridge; returns at once.

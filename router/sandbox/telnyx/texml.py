@@ -114,7 +114,7 @@ class Script:
 
     async def _perform(self, source: Source) -> Source | None:
         for verb in await self._load(source):
-            if not self._call.caller.is_alive or self._update is not None:
+            if not self._call.caller.is_alive or self._is_updated():
                 break
             match verb:
                 case twiml.Say(text):
@@ -133,9 +133,12 @@ class Script:
                     return None
                 case twiml.Dial():
                     result = await self._dial(verb, source.url)
-                    if self._update is None and verb.action:
+                    if verb.action and not self._is_updated():
                         return Source(urljoin(source.url, verb.action).partition("?")[0], result)
-        return source if self._update is not None else None
+        return source if self._is_updated() else None
+
+    def _is_updated(self) -> bool:
+        return self._update is not None
 
     async def _load(self, source: Source) -> list[twiml.Verb]:
         if self._update is not None:
