@@ -159,5 +159,9 @@ for what in ("request", "connection"):
     SHED.labels(what)
 for action in get_args(Decision.__annotations__["action"]):
     DECISIONS.labels(action)
-for outcome in ("ready", "missing", "expired", "again"):
+for outcome in ("ready", "missing", "expired", "again", "lost"):
     DISPATCHES.labels(outcome)
+for where in ("fallback", "apology"):
+    SENT_ON.labels(where)
+for form in ("dead", "without_value", "left_out"):
+    RELAY_REFUSED.labels(form)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,7 +19,7 @@ from typer.core import TyperGroup
 
 from router import errors
 from router.cli import context, main, render
-from router.errors import ConfigError, SwitchboardError
+from router.errors import ConfigError, PartitionLost, SwitchboardError
 from router.events.call import CallRecord
 from router.events.model import Event, EventData
 from router.events.types import EventType
@@ -141,9 +142,10 @@ def test_every_error_says_what_where_and_what_to_do(
     found = re.search(rf"\b{kind.__name__} .*\| (\d) +\| (\d+) +\|$", table, re.MULTILINE)
     assert found, f"{kind.__name__} is not in the table of router/errors.py"
     assert kind.exit_code == int(found[1])
-    assert _refusal(kind("what happened")).status == int(found[2])
+    more: dict[str, Any] = {"partitions": ()} if kind is PartitionLost else {}
+    assert _refusal(kind("what happened", **more)).status == int(found[2])
     with pytest.raises(typer.Exit) as ended, context.reported():
-        raise kind("what happened, and where")
+        raise kind("what happened, and where", **more)
     assert ended.value.exit_code == kind.exit_code
     told = capsys.readouterr().err
     assert told.startswith("what happened, and where\n")

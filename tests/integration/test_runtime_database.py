@@ -128,7 +128,7 @@ def test_a_deleted_database_removes_no_route_until_a_person_says_so(tmp_path: Pa
         },
     )
     (tmp_path / "mapping.yaml").write_text(MAPPING)
-    assert shell.invoke("apply", "mapping.yaml").code == 0
+    assert shell.invoke("apply", "mapping.yaml", "--yes").code == 0
 
     def ready() -> Any:
         try:
