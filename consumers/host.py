@@ -8,7 +8,7 @@ from consumers.consumer import Consumer, ConsumerSpec
 from consumers.runner import Limits, OpenReader, Runner
 from router import registry
 from router.eventlog.base import OnRevoke, Reader, Takeover
-from router.observability.metrics import HANDLED
+from router.observability.metrics import HANDLED, OPEN_SECONDS, SILENT_SECONDS, UNREAD
 from router.resources import Resources
 
 
@@ -26,6 +26,8 @@ def declare_metrics(settings: Settings) -> None:
     for spec in specs(settings):
         for outcome in ("done", "dead"):
             HANDLED.labels(spec.group, outcome)
+        for gauge in (UNREAD, SILENT_SECONDS, OPEN_SECONDS):
+            gauge.labels(spec.group)
 
 
 async def run(resources: Resources, stop: asyncio.Event) -> None:

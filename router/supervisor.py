@@ -75,6 +75,7 @@ class Supervisor:
                 process must end, and `gave_up` says so to whoever watches.
         """
         task = self._tasks.setdefault(name, _Task())
+        TASK_RESTARTS.labels(name)  # begins at 0, or an alert would miss the first one
         while stop is None or not stop.is_set():
             task.since = self._clock.monotonic()
             try:

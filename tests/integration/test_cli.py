@@ -152,7 +152,7 @@ def test_every_error_says_what_where_and_what_to_do(
     if kind is not ConfigError:  # its message has the mend
         assert len(told.splitlines()) == 2
     with pytest.raises(typer.Exit) as ended, context.reported():
-        raise ExceptionGroup("of tasks", [kind("what happened, in one task")])
+        raise ExceptionGroup("of tasks", [kind("what happened, in one task", **more)])
     assert ended.value.exit_code == kind.exit_code
 
 
