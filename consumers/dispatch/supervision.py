@@ -99,6 +99,7 @@ class _Call:
     answers: bool | None = None  # whether its agent ever answered; False: it can't
     pinged_at: float = float("-inf")
     pinging: bool = False
+    replacing: bool = False  # webhook, ping and list may all tell of one loss
 
     def is_suspect(self, listed: int | None) -> bool:
         """Whether its room must be looked into, when so many people are listed; None: no room.
@@ -279,10 +280,16 @@ class Supervision:
 
     async def _lost(self, call: _Call) -> None:
         """Raises StorageUnavailable; the call stays suspect then."""
-        log.warning("agent.lost", call_id=call.claim.call_id)
-        await self._replace(call.claim.call_id)
-        if self._calls.get(call.claim.call_id) is call:
-            self.forget(call.claim.call_id)
+        if call.replacing:
+            return
+        call.replacing = True
+        try:
+            log.warning("agent.lost", call_id=call.claim.call_id)
+            await self._replace(call.claim.call_id)
+            if self._calls.get(call.claim.call_id) is call:
+                self.forget(call.claim.call_id)
+        finally:
+            call.replacing = False
 
     async def _ping(self) -> None:
         """Ask the agents in turns whether they are there, as far as the budget goes."""

@@ -25,6 +25,7 @@ from config import Settings
 from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
+from router.events.types import EventType
 from router.observability.metrics import SILENT_CALLERS
 from router.sandbox.serve import serve
 from router.storage import calls as call_store
@@ -48,6 +49,7 @@ pytestmark = [pytest.mark.livekit, pytest.mark.sip, pytest.mark.timeout(240)]
 
 NUMBERS = {"anna": "+14155550100", "bob": "+14155550101", "nobody": "+14155550102"}
 CALLER = "+12125550123"
+_BROUGHT = 0.5  # seconds from dispatch to an agent that is heard, on an idle machine
 FALLBACK = "<Number>+14155550199</Number>"
 
 
@@ -340,10 +342,13 @@ async def test_an_agent_killed_in_the_middle_of_a_call_is_replaced_and_heard_wit
             after = [at for at in result.audio.moments(float(second)) if at > killed_at]
             assert before
             assert after, "nobody was heard any more"
-            print(
-                f"another agent was heard {after[0] - killed_at:.2f} s after the first was killed"
-            )
-            assert after[0] - killed_at < 3.0
+            heard_after = after[0] - killed_at
+            print(f"another agent was heard {heard_after:.2f} s after the first was killed")
+            # 3 s, on a machine that brings an agent in the time that this takes when it is idle.
+            at = {event.type: event.time / 1_000_000 for event in events}
+            brought = at[EventType.AGENT_READY] - at[EventType.AGENT_DISPATCHED]
+            print(f"the first one was brought in {brought:.2f} s")
+            assert heard_after < 3.0 * max(1.0, brought / _BROUGHT)
             record, events = await board.record(sid, until="sip.left")
             told = [event.type.value for event in events]
             assert told.count("agent.ready") == 2
