@@ -235,7 +235,7 @@ async def _plan(
     async with db.read(limit=_READ) as connection:
         at = Version(*(await connection.execute(batch.POSITION)).one())
         if prune:
-            before = await batch.state(connection, None, None)
+            before = await batch.state(connection, None, None, known=_by_number(desired))
         else:
             before = await _touched(connection, desired, removed)
     after = wanted(before, desired, prune=prune, removed=removed)
@@ -251,19 +251,24 @@ async def _touched(
 ) -> State:
     """What the change can touch: not the whole mapping."""
     names = batch.names_of(desired.agents, desired.numbers)
-    keys = {spec.number for spec in desired.numbers} | set(removed)
-    known = (await batch.state(connection, names, ())).agents
-    changed = [spec.name for spec in desired.agents if leads_elsewhere(known.get(spec.name), spec)]
+    known = _by_number(desired)
+    keys = known.keys() | set(removed)
+    there = (await batch.state(connection, names, ())).agents
+    changed = [spec.name for spec in desired.agents if leads_elsewhere(there.get(spec.name), spec)]
     keys.update(await batch.numbers_of(connection, changed))
-    keys.update(await batch.numbers_of(connection, known, outdated=True))
-    return await batch.state(connection, names, keys)
+    keys.update(await batch.numbers_of(connection, there, outdated=True))
+    return await batch.state(connection, names, keys, known=known)
+
+
+def _by_number(desired: MappingSpec) -> dict[str, NumberSpec]:
+    return {spec.number: spec for spec in desired.numbers}
 
 
 async def _carry_out(
     db: Database, plan: MappingResult, desired: MappingSpec, progress: Progress | None
 ) -> MappingResult:
     """Write the plan, batch by batch; what somebody else did meanwhile is no change of ours."""
-    specs = {spec.number: spec for spec in desired.numbers}
+    specs = _by_number(desired)
     ahead = sorted(plan.changes, key=_turn)
     total, size, rev = len(ahead), _FIRST, plan.version
     done: list[batch.Change] = []
