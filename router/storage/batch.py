@@ -116,14 +116,15 @@ async def state(
     for row in number_rows:  # in one pass: there may be a hundred thousand
         number, provider, agent, fallback, rev, *_ = row
         spec = known.get(number)
-        if spec is None or (spec.provider, spec.agent, spec.fallback) != (provider, agent, fallback):
+        found = (provider, agent, fallback)
+        if spec is None or (spec.provider, spec.agent, spec.fallback) != found:
             spec = number_of(row)
         specs[number] = spec
         versions[number] = Version(epoch, rev)
         if rev < revs.get(agent or "", 0):
             outdated.add(number)
-    found = {row.name: agent_of(row) for row in agent_rows}
-    return State(found, specs, versions, outdated)
+    by_name = {row.name: agent_of(row) for row in agent_rows}
+    return State(by_name, specs, versions, outdated)
 
 
 async def numbers_of(

@@ -20,8 +20,10 @@ from router.storage.sql import execute_many, now_micros
 _decoder = msgspec.json.Decoder(dict[str, str])
 _encoder = msgspec.json.Encoder()
 _COLUMNS: Final = (outbox.c.topic, outbox.c.key, outbox.c.value, outbox.c.headers)
-_ADD: Final = insert(outbox).inline().values(
-    {column: bindparam(column.name) for column in (*_COLUMNS, outbox.c.created_at)}
+_ADD: Final = (
+    insert(outbox)
+    .inline()
+    .values({column: bindparam(column.name) for column in (*_COLUMNS, outbox.c.created_at)})
 )
 _PENDING: Final = select(*_COLUMNS, outbox.c.id, outbox.c.created_at).order_by(outbox.c.id)
 
