@@ -150,13 +150,18 @@ async def fingerprint(db: Database) -> int:
     """Of the routes that hold (`router.routing.table.fingerprint`): who has it has them all."""
     async with db.read() as connection:
         epoch, _ = (await connection.execute(batch.POSITION)).one()
-        rows = await connection.execute(select(numbers.c.number, numbers.c.rev))
-        return route_fingerprint((number, Version(epoch, rev)) for number, rev in rows)
+        rows = (await connection.execute(select(numbers.c.number, numbers.c.rev))).all()
+    return route_fingerprint((number, Version(epoch, rev)) for number, rev in rows)
 
 
 async def unpublished(db: Database) -> int:
     """How many records of changes wait for the log: 0 when every instance can have them all."""
     return await outbox.count(db)
+
+
+async def at_most_unpublished(db: Database) -> int:
+    """At most so many: as `unpublished`, for who asks again and again."""
+    return await outbox.span(db)
 
 
 async def counts(db: Database) -> Counts:

@@ -25,6 +25,9 @@ _ADD: Final = (
     .inline()
     .values({column: bindparam(column.name) for column in (*_COLUMNS, outbox.c.created_at)})
 )
+_ENDS: Final = select(
+    select(func.min(outbox.c.id)).scalar_subquery(), select(func.max(outbox.c.id)).scalar_subquery()
+)
 _PENDING: Final = select(*_COLUMNS, outbox.c.id, outbox.c.created_at).order_by(outbox.c.id)
 
 
@@ -107,6 +110,17 @@ async def count(db: Database) -> int:
         return int(
             (await connection.execute(select(func.count()).select_from(outbox))).scalar_one()
         )
+
+
+async def span(db: Database) -> int:
+    """How many entries wait at most: ids may have gaps. It looks at two entries, not at all.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    async with db.read() as connection:
+        first, last = (await connection.execute(_ENDS)).one()
+    return 0 if first is None else int(last - first + 1)
 
 
 async def removals(db: Database, topic: str) -> set[str]:
