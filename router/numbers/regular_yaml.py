@@ -21,6 +21,7 @@ from sys import intern
 from typing import Any, Final
 
 from router.numbers import strict_yaml
+from router.numbers.strict_yaml import BAD, plain
 
 _MARK: Final = "the list, which is read apart"
 
@@ -61,20 +62,17 @@ def _entries(text: str, fields: tuple[str, ...]) -> tuple[list[dict[str, Any]], 
         return entries, end
     match, indent = first.re.match, first[1]
     while (found := match(text, end)) is not None and found[1] == indent:
-        given = [part for part in found.groups()[1:] if part is not None]
-        entry = dict(zip(map(intern, given[::2]), map(_value, given[1::2]), strict=True))
-        if len(entry) * 2 < len(given) or strict_yaml.BAD in entry.values():
+        _, *parts = found.groups()
+        entry = {
+            intern(key): value[1:-1] if value[0] in "\"'" else plain(value)[0]
+            for key, value in zip(parts[::2], parts[1::2], strict=True)
+            if key is not None
+        }
+        if 2 * len(entry) < len(parts) - parts.count(None) or BAD in entry.values():
             break  # a field twice, or a word that YAML makes something odd of
         entries.append(entry)
         end = found.end()
     return entries, end
-
-
-def _value(written: str) -> Any:
-    if written[0] in "\"'":
-        return written[1:-1]
-    value, _ = strict_yaml.plain(written)
-    return value
 
 
 @cache

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ _MAX_KEY: Final = 256  # characters
 _MAX_WHOLE: Final = 2**53  # beyond it, JSON's readers round
 _SHOWN: Final = 60  # characters of a value
 
-_resolve = yaml.CSafeLoader("").resolve
+_resolve: Final[Callable[..., str]] = yaml.CSafeLoader("").resolve
 
 BAD: Final = object()  # stands for a value that a problem was reported of
 _NO_KEY: Final = object()

@@ -199,7 +199,7 @@ async def _upsert(
 
 @cache
 def _upserting(dialect: str, table: Table, keep: tuple[str, ...]) -> ClauseElement:
-    every = {column: bindparam(column.name) for column in table.columns}
+    every: dict[Any, Any] = {column: bindparam(column.name) for column in table.columns}
     statement = insert(dialect, table).values(every)
     keys = [column.name for column in table.primary_key]
     news = {
@@ -223,7 +223,7 @@ async def where_in(
     keys: Collection[str] | None,
     *,
     lock: bool = False,
-) -> list[Row[Any]]:
+) -> list[Row[*tuple[Any, ...]]]:
     """The rows of the column's table whose `column` is among `keys`; None: all rows."""
     query = select(column.table)
     if keys is None:
@@ -234,8 +234,9 @@ async def where_in(
         count = await connection.execute(select(func.count()).select_from(column.table))
         if count.scalar_one() < 2 * len(keys):  # one statement costs less than hundreds
             among, place = set(keys), list(column.table.columns).index(column)
-            return [row for row in await connection.execute(query) if row[place] in among]
-    rows: list[Row[Any]] = []
+            found = (await connection.execute(query)).all()
+            return [row for row in found if row[place] in among]
+    rows: list[Row[*tuple[Any, ...]]] = []
     for some in _in_parts(sorted(keys)):
         rows += (await connection.execute(query.where(column.in_(some)))).all()
     return rows
@@ -252,7 +253,7 @@ def names_of(some: Sequence[AgentSpec], others: Sequence[NumberSpec]) -> set[str
     return referred | {agent.name for agent in some}
 
 
-def agent_of(row: Row[Any]) -> AgentSpec:
+def agent_of(row: Row[*tuple[Any, ...]]) -> AgentSpec:
     """The agent of a row."""
     return AgentSpec(
         name=row.name,
@@ -267,7 +268,7 @@ def _agent_row(spec: AgentSpec) -> tuple[Any, ...]:
     return spec.name, spec.livekit_agent_name, metadata, spec.status
 
 
-def number_of(row: Row[Any]) -> NumberSpec:
+def number_of(row: Row[*tuple[Any, ...]]) -> NumberSpec:
     """The number of a row that begins with the columns of the table."""
     number, provider, agent, fallback, *_ = row
     return NumberSpec(number=number, provider=provider, agent=agent, fallback=fallback)

@@ -333,6 +333,6 @@ async def _routes(
     return [_route(row) for row in await connection.execute(query)]
 
 
-def _route(row: Row[Any]) -> Route:
+def _route(row: Row[*tuple[Any, ...]]) -> Route:
     agent = None if row.agent is None else batch.agent_of(row)
     return route_of(batch.number_of(row), agent, Version(row.epoch, row.rev))
