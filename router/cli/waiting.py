@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from typing import Final
+from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 
 from config import Settings
@@ -17,6 +18,8 @@ from router.storage.engine import Database
 
 _PATIENCE: Final = 5.0  # seconds in which something must move on the way to the instance
 _LOOK: Final = 0.1  # seconds between looks
+_ANSWER: Final = 2.0  # seconds until another answer or piece of it must be there
+_MOST: Final = 1 << 20  # bytes of an answer
 
 
 class _Routes(msgspec.Struct, frozen=True):
@@ -56,41 +59,45 @@ async def wait_until_held(
     seen: object = None
     moved_at = compared_at = time.monotonic()
     first = wanted = 0
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-        while True:
-            ready = await _asked(session, settings)
-            left = await mapping.unpublished(database)
-            if seen is None and (ready is None or "ingress" not in ready.roles):
-                return Held(None, left, roles=ready.roles if ready else ())
-            if seen is None:
-                first, wanted = left, await mapping.fingerprint(database)
-            if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
-                return Held(True, left)
-            show(1 - min(left, first) / max(first, 1))
-            if (ready, left) != seen:
-                seen, moved_at = (ready, left), time.monotonic()
-            elif time.monotonic() - moved_at > _PATIENCE:
-                return await _stuck(database, ready, left)
-            elif not left and time.monotonic() - compared_at > 1:
-                compared_at = time.monotonic()
-                wanted = await mapping.fingerprint(database)  # it may have changed once more
-            await asyncio.sleep(_LOOK)
+    while True:
+        ready = await asyncio.to_thread(_asked, settings)
+        left = await mapping.at_most_unpublished(database)
+        if seen is None and (ready is None or "ingress" not in ready.roles):
+            return Held(None, left, roles=ready.roles if ready else ())
+        if seen is None:
+            first, wanted = left, await mapping.fingerprint(database)
+        if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
+            return Held(True, left)
+        show(1 - min(left, first) / max(first, 1))
+        if (ready, left) != seen:
+            seen, moved_at = (ready, left), time.monotonic()
+        elif time.monotonic() - moved_at > _PATIENCE:
+            return await _stuck(database, ready)
+        elif not left and time.monotonic() - compared_at > 1:
+            compared_at = time.monotonic()
+            wanted = await mapping.fingerprint(database)  # it may have changed once more
+        await asyncio.sleep(_LOOK)
 
 
-async def _stuck(database: Database, ready: _Ready | None, left: int) -> Held:
-    numbers = (await mapping.counts(database)).numbers
+async def _stuck(database: Database, ready: _Ready | None) -> Held:
+    numbers, left = (await mapping.counts(database)).numbers, await mapping.unpublished(database)
     if ready is None:
         return Held(None, left, of=numbers)
     return Held(False, left, has=ready.routes.numbers, of=numbers, roles=ready.roles)
 
 
-async def _asked(session: aiohttp.ClientSession, settings: Settings) -> _Ready | None:
+def _asked(settings: Settings) -> _Ready | None:
     """What the instance says of itself; None when there is none, or it is another program."""
+    # Not by aiohttp: importing it takes longer than all else that a small `apply` does.
+    where = urlsplit(local_url(settings))
+    connection = HTTPConnection(str(where.hostname), where.port, timeout=_ANSWER)
     try:
-        async with session.get(f"{local_url(settings)}/readyz") as answer:
-            return msgspec.json.decode(await answer.read(), type=_Ready)
-    except (aiohttp.ClientError, TimeoutError, ValueError):
+        connection.request("GET", "/readyz")
+        return msgspec.json.decode(connection.getresponse().read(_MOST), type=_Ready)
+    except (OSError, HTTPException, ValueError):  # msgspec's errors are ValueErrors
         return None
+    finally:
+        connection.close()
 
 
 def closing(settings: Settings, result: MappingResult, held: Held | None) -> Iterator[str]:

@@ -4,12 +4,15 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from router.routing.spec import AgentSpec, NumberSpec
 from router.storage import mapping
 from router.storage.engine import Database
+
+_PAGE: Final = 2000  # numbers; a command reads them, which keeps nobody waiting
 
 # What YAML takes inside double quotes only as an escape (JSON leaves it as it is).
 _ESCAPED: Final = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -23,11 +26,11 @@ async def exported(database: Database) -> AsyncIterator[str]:
     """
     for piece in written_agents(await mapping.list_agents(database)):
         yield piece
-    page = await mapping.list_numbers(database)
+    page = await mapping.list_numbers(database, limit=_PAGE)
     yield "numbers:\n" if page else "numbers: []\n"
     while page:
         yield written_numbers(page)
-        page = await mapping.list_numbers(database, after=page[-1].number)
+        page = await mapping.list_numbers(database, after=page[-1].number, limit=_PAGE)
 
 
 async def write(file: Path, database: Database) -> None:
@@ -70,9 +73,10 @@ def written_agents(agents: Iterable[AgentSpec]) -> Iterator[str]:
 
 def written_numbers(numbers: Sequence[NumberSpec]) -> str:
     """Entries of the file's list `numbers:`."""
+    text = cache(_json)  # many numbers, few providers and agents
     return "".join(
-        f'  - {{number: "{each.number}", provider: {_json(each.provider)}'
-        + (f", agent: {_json(each.agent)}" if each.agent is not None else "")
+        f'  - {{number: "{each.number}", provider: {text(each.provider)}'
+        + (f", agent: {text(each.agent)}" if each.agent is not None else "")
         + (f', fallback: "{each.fallback}"' if each.fallback else "")
         + "}\n"
         for each in numbers

@@ -26,6 +26,7 @@ from typing import Any, Final, get_args
 
 from router.errors import ConfigError
 from router.events.phone import normalise
+from router.numbers import regular_yaml
 from router.numbers.strict_yaml import (
     BAD,
     Document,
@@ -33,7 +34,6 @@ from router.numbers.strict_yaml import (
     Problem,
     Where,
     dotted,
-    load,
     places,
     read_text,
 )
@@ -93,7 +93,7 @@ class MappingFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._text = read_text(path)
-        self._document = load(self._text)
+        self._document = regular_yaml.load(self._text, "numbers", _NUMBER)
         if self._document.empty and self._document.whole:
             raise ConfigError(f"{path}:1:1: file: {path} is empty; `agents: []` says no agents")
         self._checked = _Checked()

@@ -41,6 +41,7 @@ _POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` take
 _RETRY: Final = 1.0
 _RECONCILE: Final = 300.0
 _BATCH: Final = 500  # records; of a webhook's event that many may be ahead
+_PAGE: Final = 2000  # records of the outbox, in two transactions; a claim waits some ms for them
 _READ: Final = 60.0  # seconds that reading the whole topic may take
 _LEASE: Final = "publish"
 _MUCH: Final = 10  # a tenth of the routes is more than anybody loses on purpose
@@ -315,7 +316,7 @@ async def _send(events: EventLog, clock: Clock, routes: AsyncIterator[Outgoing])
 
 async def _drain(database: Database, events: EventLog) -> Sequence[outbox.Entry]:
     """Move a batch from the outbox to the log; what it was."""
-    rows = await outbox.pending(database, _BATCH)
+    rows = await outbox.pending(database, _PAGE)
     for window in _windows(rows):
         await _append(events, window)
     await outbox.done(database, [row.id for row in rows])
@@ -323,11 +324,13 @@ async def _drain(database: Database, events: EventLog) -> Sequence[outbox.Entry]
 
 
 def _windows(rows: Sequence[outbox.Entry]) -> Iterator[Sequence[outbox.Entry]]:
-    """Cut before every record of a key that is in the piece already: they keep their order."""
+    """Cut after `_BATCH` records, and before every record of a key that is in the piece already:
+    they keep their order.
+    """
     start, seen = 0, set[tuple[str, str]]()
     for index, row in enumerate(rows):
         place = (row.topic, row.key)
-        if place in seen:
+        if place in seen or len(seen) == _BATCH:
             yield rows[start:index]
             start, seen = index, set()
         seen.add(place)

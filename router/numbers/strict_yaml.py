@@ -13,8 +13,9 @@ import json
 import math
 import re
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,8 @@ _MAX_DEPTH: Final = 64
 _MAX_KEY: Final = 256  # characters
 _MAX_WHOLE: Final = 2**53  # beyond it, JSON's readers round
 _SHOWN: Final = 60  # characters of a value
+
+_resolve: Final[Callable[..., str]] = yaml.CSafeLoader("").resolve
 
 BAD: Final = object()  # stands for a value that a problem was reported of
 _NO_KEY: Final = object()
@@ -160,8 +163,6 @@ class _Builder:
         self._text = text
         self._document = Document()
         self._stack: list[_Frame] = []
-        self._plain: dict[str, tuple[Any, str]] = {}  # scalars without quotes: value, problem
-        self._resolve = yaml.CSafeLoader("").resolve
 
     def run(self) -> Document:
         try:
@@ -273,12 +274,7 @@ class _Builder:
             if event.style == '"' and _CONTROL.search(text):
                 return self._bad(event, "has a control character, which is taken nowhere")
             return text
-        known = self._plain.get(text)
-        if known is None:
-            if len(self._plain) > 10_000:
-                self._plain.clear()
-            known = self._plain[text] = _plain(text, self._resolve)
-        value, why = known
+        value, why = plain(text)
         return self._bad(event, why) if why else value
 
     def _refuse_extras(self, event: Any) -> Any:
@@ -329,13 +325,14 @@ class _Builder:
         )
 
 
-def _plain(text: str, resolve: Any) -> tuple[Any, str]:
-    """What a scalar without quotes means, and what is wrong with it, "" for nothing."""
+@lru_cache(10_000)
+def plain(text: str) -> tuple[Any, str]:
+    """What a scalar without quotes means (or BAD), and what is wrong with it, "" for nothing."""
     if _FRACTION.fullmatch(text):
         return _number(text)
     if _LOOKS_ODD.fullmatch(text):
         return BAD, "is a number to YAML, which would change it: put it in quotes"
-    tag = resolve(yaml.ScalarNode, text, (True, False)).removeprefix("tag:yaml.org,2002:")
+    tag = _resolve(yaml.ScalarNode, text, (True, False)).removeprefix("tag:yaml.org,2002:")
     if tag == "str":
         return text, ""
     if tag == "null":

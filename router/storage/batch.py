@@ -11,7 +11,17 @@ from functools import cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Column, Executable, Row, Table, delete, func, select, update
+from sqlalchemy import (
+    ClauseElement,
+    Column,
+    Row,
+    Table,
+    bindparam,
+    delete,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.routing.spec import (
@@ -27,7 +37,7 @@ from router.storage import outbox
 from router.storage.changes import State, agent_changes, leads_elsewhere, route_changes, wanted
 from router.storage.records import change_records
 from router.storage.schema import agents, numbers, revision
-from router.storage.sql import insert, now_micros
+from router.storage.sql import execute_many, insert, now_micros
 
 Change = AgentChange | RouteChange
 
@@ -42,6 +52,8 @@ NEXT: Final = (
 
 _MANY: Final = 20_000  # keys
 _KEYS: Final = 500  # per statement; PostgreSQL takes 65535 parameters, SQLite 32766
+
+_NONE: Final[Mapping[str, NumberSpec]] = {}
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -60,7 +72,8 @@ async def write(
     own = tuple(specs[key] for key in keys if key in specs)
     upserts = tuple(change.after for change in of_agents if change.after is not None)
     dropped = {change.name for change in of_agents if change.after is None}
-    before = await state(connection, names_of(upserts, own) | dropped, keys, lock=True)
+    names = names_of(upserts, own) | dropped
+    before = await state(connection, names, keys, known=specs, lock=True)
     dropped -= await _in_use(connection, dropped, gone)
     desired = MappingSpec(agents=upserts, numbers=own)
     after = wanted(before, desired, prune=False, removed=gone, dropped=dropped)
@@ -83,13 +96,17 @@ async def state(
     names: Collection[str] | None,
     keys: Collection[str] | None,
     *,
+    known: Mapping[str, NumberSpec] = _NONE,
     lock: bool = False,
 ) -> State:
-    """These agents and numbers, and the agents that the numbers lead to; None: all of them."""
+    """These agents and numbers, and the agents that the numbers lead to; None: all of them.
+
+    A number that is as it is in `known` is that very object: it need not be made, nor compared.
+    """
     epoch, _ = (await connection.execute(POSITION)).one()
     agent_rows = await where_in(connection, agents.c.name, names, lock=lock)
     number_rows = await where_in(connection, numbers.c.number, keys, lock=lock)
-    others = {row.agent for row in number_rows if row.agent is not None}
+    others = {agent for _, _, agent, *_ in number_rows if agent is not None}
     others -= {row.name for row in agent_rows}
     agent_rows += await where_in(connection, agents.c.name, others, lock=lock)
     revs = {row.name: row.rev for row in agent_rows}
@@ -97,13 +114,17 @@ async def state(
     versions: dict[str, Version] = {}
     outdated: set[str] = set()
     for row in number_rows:  # in one pass: there may be a hundred thousand
-        number, rev = row.number, row.rev
-        specs[number] = spec = number_of(row)
+        number, provider, agent, fallback, rev, *_ = row
+        spec = known.get(number)
+        found = (provider, agent, fallback)
+        if spec is None or (spec.provider, spec.agent, spec.fallback) != found:
+            spec = number_of(row)
+        specs[number] = spec
         versions[number] = Version(epoch, rev)
-        if rev < revs.get(spec.agent or "", 0):
+        if rev < revs.get(agent or "", 0):
             outdated.add(number)
-    found = {row.name: agent_of(row) for row in agent_rows}
-    return State(found, specs, versions, outdated)
+    by_name = {row.name: agent_of(row) for row in agent_rows}
+    return State(by_name, specs, versions, outdated)
 
 
 async def numbers_of(
@@ -140,16 +161,16 @@ async def _store(
     now: int,
 ) -> None:
     """Write the rows; agents come first and go last, because numbers refer to them."""
-    stamp = {"rev": rev, "created_at": now, "updated_at": now}
+    stamp = (rev, now, now)
     for moved in (True, False):
         rows = [
-            _agent_values(change.after) | stamp
+            _agent_row(change.after) + stamp
             for change in of_agents
             if change.after is not None and leads_elsewhere(change.before, change.after) is moved
         ]
         await _upsert(connection, agents, rows, keep=() if moved else ("rev",))
     kept = [after.numbers[change.number] for change in of_routes if change.after is not None]
-    await _upsert(connection, numbers, [_number_values(spec) | stamp for spec in kept])
+    await _upsert(connection, numbers, [_number_row(spec) + stamp for spec in kept])
     gone = [change.number for change in of_routes if change.after is None]
     await _delete(connection, numbers, numbers.c.number, gone)
     gone = [change.name for change in of_agents if change.after is None]
@@ -167,17 +188,19 @@ def _drafts(changes: Sequence[RouteChange], at: Version, now: int) -> Iterator[o
 async def _upsert(
     connection: AsyncConnection,
     table: Table,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[tuple[Any, ...]],
     *,
     keep: Collection[str] = (),
 ) -> None:
     if rows:
-        await connection.execute(_upserting(connection.dialect.name, table, tuple(keep)), rows)
+        statement = _upserting(connection.dialect.name, table, tuple(keep))
+        await execute_many(connection, statement, rows)
 
 
 @cache
-def _upserting(dialect: str, table: Table, keep: tuple[str, ...]) -> Executable:
-    statement = insert(dialect, table)
+def _upserting(dialect: str, table: Table, keep: tuple[str, ...]) -> ClauseElement:
+    every: dict[Any, Any] = {column: bindparam(column.name) for column in table.columns}
+    statement = insert(dialect, table).values(every)
     keys = [column.name for column in table.primary_key]
     news = {
         column.name: statement.excluded[column.name]
@@ -200,7 +223,7 @@ async def where_in(
     keys: Collection[str] | None,
     *,
     lock: bool = False,
-) -> list[Row[Any]]:
+) -> list[Row[*tuple[Any, ...]]]:
     """The rows of the column's table whose `column` is among `keys`; None: all rows."""
     query = select(column.table)
     if keys is None:
@@ -211,8 +234,9 @@ async def where_in(
         count = await connection.execute(select(func.count()).select_from(column.table))
         if count.scalar_one() < 2 * len(keys):  # one statement costs less than hundreds
             among, place = set(keys), list(column.table.columns).index(column)
-            return [row for row in await connection.execute(query) if row[place] in among]
-    rows: list[Row[Any]] = []
+            found = (await connection.execute(query)).all()
+            return [row for row in found if row[place] in among]
+    rows: list[Row[*tuple[Any, ...]]] = []
     for some in _in_parts(sorted(keys)):
         rows += (await connection.execute(query.where(column.in_(some)))).all()
     return rows
@@ -229,7 +253,7 @@ def names_of(some: Sequence[AgentSpec], others: Sequence[NumberSpec]) -> set[str
     return referred | {agent.name for agent in some}
 
 
-def agent_of(row: Row[Any]) -> AgentSpec:
+def agent_of(row: Row[*tuple[Any, ...]]) -> AgentSpec:
     """The agent of a row."""
     return AgentSpec(
         name=row.name,
@@ -239,26 +263,16 @@ def agent_of(row: Row[Any]) -> AgentSpec:
     )
 
 
-def _agent_values(spec: AgentSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "livekit_agent_name": spec.livekit_agent_name,
-        "metadata": msgspec.json.encode(spec.metadata).decode(),
-        "status": spec.status,
-    }
+def _agent_row(spec: AgentSpec) -> tuple[Any, ...]:
+    metadata = msgspec.json.encode(spec.metadata).decode()
+    return spec.name, spec.livekit_agent_name, metadata, spec.status
 
 
-def number_of(row: Row[Any]) -> NumberSpec:
-    """The number of a row."""
-    return NumberSpec(
-        number=row.number, provider=row.provider, agent=row.agent, fallback=row.fallback
-    )
+def number_of(row: Row[*tuple[Any, ...]]) -> NumberSpec:
+    """The number of a row that begins with the columns of the table."""
+    number, provider, agent, fallback, *_ = row
+    return NumberSpec(number=number, provider=provider, agent=agent, fallback=fallback)
 
 
-def _number_values(spec: NumberSpec) -> dict[str, Any]:
-    return {
-        "number": spec.number,
-        "provider": spec.provider,
-        "agent": spec.agent,
-        "fallback": spec.fallback,
-    }
+def _number_row(spec: NumberSpec) -> tuple[Any, ...]:
+    return spec.number, spec.provider, spec.agent, spec.fallback

@@ -150,13 +150,18 @@ async def fingerprint(db: Database) -> int:
     """Of the routes that hold (`router.routing.table.fingerprint`): who has it has them all."""
     async with db.read() as connection:
         epoch, _ = (await connection.execute(batch.POSITION)).one()
-        rows = await connection.execute(select(numbers.c.number, numbers.c.rev))
-        return route_fingerprint((number, Version(epoch, rev)) for number, rev in rows)
+        rows = (await connection.execute(select(numbers.c.number, numbers.c.rev))).all()
+    return route_fingerprint((number, Version(epoch, rev)) for number, rev in rows)
 
 
 async def unpublished(db: Database) -> int:
     """How many records of changes wait for the log: 0 when every instance can have them all."""
     return await outbox.count(db)
+
+
+async def at_most_unpublished(db: Database) -> int:
+    """At most so many: as `unpublished`, for who asks again and again."""
+    return await outbox.span(db)
 
 
 async def counts(db: Database) -> Counts:
@@ -235,7 +240,7 @@ async def _plan(
     async with db.read(limit=_READ) as connection:
         at = Version(*(await connection.execute(batch.POSITION)).one())
         if prune:
-            before = await batch.state(connection, None, None)
+            before = await batch.state(connection, None, None, known=_by_number(desired))
         else:
             before = await _touched(connection, desired, removed)
     after = wanted(before, desired, prune=prune, removed=removed)
@@ -251,19 +256,24 @@ async def _touched(
 ) -> State:
     """What the change can touch: not the whole mapping."""
     names = batch.names_of(desired.agents, desired.numbers)
-    keys = {spec.number for spec in desired.numbers} | set(removed)
-    known = (await batch.state(connection, names, ())).agents
-    changed = [spec.name for spec in desired.agents if leads_elsewhere(known.get(spec.name), spec)]
+    known = _by_number(desired)
+    keys = known.keys() | set(removed)
+    there = (await batch.state(connection, names, ())).agents
+    changed = [spec.name for spec in desired.agents if leads_elsewhere(there.get(spec.name), spec)]
     keys.update(await batch.numbers_of(connection, changed))
-    keys.update(await batch.numbers_of(connection, known, outdated=True))
-    return await batch.state(connection, names, keys)
+    keys.update(await batch.numbers_of(connection, there, outdated=True))
+    return await batch.state(connection, names, keys, known=known)
+
+
+def _by_number(desired: MappingSpec) -> dict[str, NumberSpec]:
+    return {spec.number: spec for spec in desired.numbers}
 
 
 async def _carry_out(
     db: Database, plan: MappingResult, desired: MappingSpec, progress: Progress | None
 ) -> MappingResult:
     """Write the plan, batch by batch; what somebody else did meanwhile is no change of ours."""
-    specs = {spec.number: spec for spec in desired.numbers}
+    specs = _by_number(desired)
     ahead = sorted(plan.changes, key=_turn)
     total, size, rev = len(ahead), _FIRST, plan.version
     done: list[batch.Change] = []
@@ -323,6 +333,6 @@ async def _routes(
     return [_route(row) for row in await connection.execute(query)]
 
 
-def _route(row: Row[Any]) -> Route:
+def _route(row: Row[*tuple[Any, ...]]) -> Route:
     agent = None if row.agent is None else batch.agent_of(row)
     return route_of(batch.number_of(row), agent, Version(row.epoch, row.rev))

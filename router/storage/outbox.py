@@ -7,23 +7,31 @@ record by its `ce_id`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.storage.engine import Database
 from router.storage.schema import outbox
-from router.storage.sql import now_micros
+from router.storage.sql import execute_many, now_micros
 
 _decoder = msgspec.json.Decoder(dict[str, str])
-_ADD: Final = insert(outbox)
+_encoder = msgspec.json.Encoder()
+_COLUMNS: Final = (outbox.c.topic, outbox.c.key, outbox.c.value, outbox.c.headers)
+_ADD: Final = (
+    insert(outbox)
+    .inline()
+    .values({column: bindparam(column.name) for column in (*_COLUMNS, outbox.c.created_at)})
+)
+_ENDS: Final = select(
+    select(func.min(outbox.c.id)).scalar_subquery(), select(func.max(outbox.c.id)).scalar_subquery()
+)
+_PENDING: Final = select(*_COLUMNS, outbox.c.id, outbox.c.created_at).order_by(outbox.c.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """A log record to be; `value` None is a tombstone."""
 
     topic: str
@@ -32,8 +40,7 @@ class Draft:
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry(Draft):
+class Entry(Draft, frozen=True):
     """A draft that waits in the outbox."""
 
     id: int
@@ -43,17 +50,11 @@ class Entry(Draft):
 async def add(connection: AsyncConnection, drafts: Iterable[Draft], *, now: int) -> None:
     """Put drafts into the outbox, in order; of a mapping's change: with what it changes locked."""
     rows = [
-        {
-            "topic": draft.topic,
-            "key": draft.key,
-            "value": draft.value,
-            "headers": msgspec.json.encode(draft.headers).decode(),
-            "created_at": now,
-        }
+        (draft.topic, draft.key, draft.value, _encoder.encode(draft.headers).decode(), now)
         for draft in drafts
     ]
     if rows:
-        await connection.execute(_ADD, rows)
+        await execute_many(connection, _ADD, rows)
 
 
 async def post(db: Database, drafts: Sequence[Draft]) -> None:
@@ -77,17 +78,10 @@ async def pending(db: Database, limit: int) -> Sequence[Entry]:
         StorageUnavailable: try again.
     """
     async with db.read() as connection:
-        rows = (await connection.execute(select(outbox).order_by(outbox.c.id).limit(limit))).all()
+        rows = (await connection.execute(_PENDING.limit(limit))).all()
     return [
-        Entry(
-            topic=row.topic,
-            key=row.key,
-            value=row.value,
-            headers=_decoder.decode(row.headers),
-            id=row.id,
-            created_at=row.created_at,
-        )
-        for row in rows
+        Entry(topic, key, value, _decoder.decode(headers), id_, created_at)
+        for topic, key, value, headers, id_, created_at in rows
     ]
 
 
@@ -97,9 +91,13 @@ async def done(db: Database, ids: Sequence[int]) -> None:
     Raises:
         StorageUnavailable: they stay, and will be pending again.
     """
-    if ids:
-        async with db.write() as connection:
-            await connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
+    if not ids:
+        return
+    first, last = min(ids), max(ids)
+    without_gap = last - first + 1 == len(ids)  # then a range names them all, and costs a tenth
+    these = outbox.c.id.between(first, last) if without_gap else outbox.c.id.in_(ids)
+    async with db.write() as connection:
+        await connection.execute(delete(outbox).where(these))
 
 
 async def count(db: Database) -> int:
@@ -112,6 +110,17 @@ async def count(db: Database) -> int:
         return int(
             (await connection.execute(select(func.count()).select_from(outbox))).scalar_one()
         )
+
+
+async def span(db: Database) -> int:
+    """How many entries wait at most: ids may have gaps. It looks at two entries, not at all.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    async with db.read() as connection:
+        first, last = (await connection.execute(_ENDS)).one()
+    return 0 if first is None else int(last - first + 1)
 
 
 async def removals(db: Database, topic: str) -> set[str]:
