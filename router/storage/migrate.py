@@ -77,10 +77,15 @@ async def check(settings: Settings) -> None:
             rev = await connection.run_sync(_current)
         head = _known(rev, db.where).get_current_head()
     if rev != head:
-        state = f"has schema {rev} and" if rev else "has no tables yet, so it"
+        if rev is None:
+            raise StorageError(
+                f"the database {db.where} is empty, so older than this program ({head}): "
+                "`switchboard migrate` makes its tables, and so does `switchboard up` where "
+                "database.migrate_at_start is on; if there was one before, restore its backup"
+            )
         raise StorageError(
-            f"the database {db.where} {state} is older than this program ({head}): run "
-            "`switchboard migrate`, or set database.migrate_at_start = true"
+            f"the database {db.where} has schema {rev} and is older than this program ({head}): "
+            "run `switchboard migrate`, or set database.migrate_at_start = true"
         )
 
 
