@@ -22,7 +22,7 @@ from router.errors import EffectError, StorageUnavailable
 from router.events.model import Event
 from router.events.types import EventType
 from router.observability import log as logs
-from router.providers.livekit.client import Participant, Room
+from router.providers.livekit.client import Participant, PollBudget, Room
 from router.providers.livekit.events import is_call
 from router.providers.livekit.rooms import seen
 from router.storage.claims import ClaimState
@@ -36,7 +36,7 @@ _INTERVAL: Final = 30.0  # seconds between two lists
 _GRACE: Final = 30_000_000  # µs; a room this young may still get its caller
 _ENDED: Final[frozenset[ClaimState]] = frozenset(("over", "expired", "missing"))
 _PER_QUERY: Final = 2000  # claims
-_PER_LIST: Final = 100  # rooms; LiveKit Cloud allows a project 1,000 requests a minute in all
+_PER_LIST: Final = 100  # rooms, as far as the budget of polls goes
 _AT_ONCE: Final = 8  # rooms being closed
 _CAME: Final = ("participant_joined", "track_published")  # LiveKit's words
 
@@ -56,6 +56,10 @@ class OpenRooms(Protocol):
 
     async def delete_room(self, room: str) -> None:
         """Close the room and put everybody out; unknown is fine."""
+
+    @property
+    def polls(self) -> PollBudget:
+        """What may be asked again and again."""
 
 
 class RoomCleanup:
@@ -123,7 +127,8 @@ class RoomCleanup:
                 ended += [name for name, state in states.items() if state in _ENDED]
             # Any of them: those that a phone keeps open must not keep the others waiting.
             chosen = self._random.sample(ended, min(len(ended), _PER_LIST))
-            await asyncio.gather(*map(self._close_if_left, chosen))
+            affordable = [name for name in chosen if self._livekit.polls.spend()]
+            await asyncio.gather(*map(self._close_if_left, affordable))
         except (EffectError, StorageUnavailable) as error:
             self._problems.warn("rooms.failed", error)
 

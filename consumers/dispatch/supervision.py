@@ -35,7 +35,7 @@ from router.storage.claims import Claim
 log = logs.get(__name__)
 
 _INTERVAL: Final = 10.0  # seconds between two lists
-_LOOKS: Final = 50  # after each; LiveKit Cloud allows a project 1,000 requests a minute in all
+_LOOKS: Final = 50  # after each, as far as the budget of polls goes
 _AT_ONCE: Final = 16
 _UNDECIDED: Final = 30.0  # seconds that a second agent is borne until it is known which one stays
 _LIMIT: Final = 20_000  # calls; more than one process can carry
@@ -208,7 +208,8 @@ class Supervision:
         found = await self._effects.rooms.rooms(list(calls))
         listed = {room.name: room.participants for room in found}
         suspects = [call for name, call in calls.items() if call.is_suspect(listed.get(name))]
-        return sorted(suspects, key=lambda call: call.looked_at)[:_LOOKS]
+        oldest = sorted(suspects, key=lambda call: call.looked_at)[:_LOOKS]
+        return [call for call in oldest if self._effects.rooms.polls.spend()]
 
     async def _check(self, call: _Call) -> None:
         async with self._at_once:

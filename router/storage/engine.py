@@ -11,7 +11,9 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Final, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import URL, NullPool, make_url, text
 from sqlalchemy.exc import ArgumentError
@@ -152,8 +154,9 @@ class _SqliteFile:
     mended is used without a restart.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: "WeakSet[Thread]") -> None:
         self._path = path
+        self._threads = threads
         self._opening = asyncio.Lock()
         self.gate = sqlite.Gate(path.with_name(path.name + ".lock"), limit=_WAIT)
         self.opened = False
@@ -197,6 +200,7 @@ class _SqliteFile:
             await engine.dispose()
         finally:
             self.gate.close()
+            await sqlite.ended(self._threads)
 
 
 @asynccontextmanager
@@ -214,8 +218,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         engine = create_async_engine(
             url, pool_size=1, max_overflow=0, pool_timeout=_WAIT, hide_parameters=True
         )
-        sqlite.install(engine)
-        file = _SqliteFile(path)
+        file = _SqliteFile(path, sqlite.install(engine))
         try:
             yield Database(engine, str(path), file)
         finally:

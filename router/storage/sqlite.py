@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from errno import EISDIR
 from pathlib import Path
-from typing import Final, cast
+from threading import Thread
+from typing import Any, Final, cast
+from weakref import WeakSet
 
 from sqlalchemy import AdaptedConnection, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -24,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from router import files
 from router.errors import ConfigError, StorageError, StorageUnavailable
 
+_LEAVE: Final = 2.0  # seconds that a statement which was cancelled may still take
 _LOOK: Final = 0.005  # seconds between two looks at the lock, at most
 
 WRITES: Final = "switchboard_writes"
@@ -152,10 +155,32 @@ def prepare_folder(path: Path) -> None:
     files.make_sqlite_file(path)
 
 
-def install(engine: AsyncEngine) -> None:
-    """Set up each new connection of `engine`, and how its transactions begin."""
-    event.listen(engine.sync_engine, "connect", _on_connect)
+def install(engine: AsyncEngine) -> "WeakSet[Thread]":
+    """Set up each new connection of `engine`, and how its transactions begin.
+
+    Returns:
+        The threads of its connections; see `ended`.
+    """
+    threads: WeakSet[Thread] = WeakSet()
+
+    def on_connect(connection: DBAPIConnection, record: object) -> None:
+        driver: Any = connection
+        threads.add(driver.driver_connection._thread)  # noqa: SLF001 there is no public way
+        _on_connect(connection, record)
+
+    event.listen(engine.sync_engine, "connect", on_connect)
     event.listen(engine.sync_engine, "begin", _on_begin)
+    return threads
+
+
+async def ended(threads: "WeakSet[Thread]") -> None:
+    """Wait for the threads of connections that were closed, bounded.
+
+    One whose statement was cancelled (Ctrl-C) is still at it. It would report to an event loop that
+    is closed by then, and die of it with a traceback.
+    """
+    for thread in list(threads):
+        await asyncio.to_thread(thread.join, _LEAVE)
 
 
 def _on_connect(connection: DBAPIConnection, _record: object) -> None:

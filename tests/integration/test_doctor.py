@@ -37,7 +37,7 @@ LOCAL: Final = {  # of the examples: nothing leaves this machine
 }
 CHECKS: Final = [
     *("instance", "settings", "data folder", "clock", "database", "Kafka", "LiveKit"),
-    *("public URL", "webhooks"),
+    *("public URL", "routes", "webhooks"),
 ]
 
 

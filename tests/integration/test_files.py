@@ -13,6 +13,7 @@ from router.cli import instance
 from router.eventlog.journal_db import JournalDb
 from router.secrets import load_key
 from router.storage.engine import open_database
+from router.storage.mapping import counts
 from router.storage.migrate import migrate
 from tests.support.nodes import apply_text, free_port, node_settings, running
 
@@ -86,8 +87,8 @@ async def test_files_of_an_earlier_version_are_closed_to_others(foreign: Path) -
     for path in files_in(foreign):
         path.chmod(0o644)
     load_key("", foreign)
-    async with open_database(settings):
-        pass
+    async with open_database(settings) as database:
+        await counts(database)  # it is opened when it is first needed
     JournalDb(foreign / "journal-0").close()
     with instance.claimed(foreign, sandbox=True):
         pass

@@ -14,7 +14,7 @@ from router.errors import EffectError, Permanent, StorageUnavailable, Transient
 from router.events.ids import call_id
 from router.events.model import Event, EventData
 from router.events.types import EventType as T
-from router.providers.livekit.client import Participant, Room
+from router.providers.livekit.client import Participant, PollBudget, Room
 from router.storage.claims import ClaimState
 from tests.support import fake_time
 from tests.support.fake_events import event, new_call
@@ -53,6 +53,7 @@ class Project:
     lists: int = 0
     asked: list[str] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
+    polls: PollBudget = field(default_factory=lambda: PollBudget(float("inf"), lambda: 0.0))
 
     async def rooms(self) -> Sequence[Room]:
         self.lists += 1
