@@ -23,6 +23,10 @@ class _Routes(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     numbers: int = 0
     version: int = 0
+    restored: str = ""
+    comparing: bool = (
+        False  # with the database; equal versions may mean different routes until then
+    )
 
 
 class _Ready(msgspec.Struct, frozen=True):
@@ -41,6 +45,7 @@ class Held:
     has: int = 0  # numbers that the instance has
     of: int = 0  # numbers that are mapped
     roles: tuple[str, ...] = ()  # of the instance
+    refused: str = ""  # why it does not publish from this database
 
 
 async def wait_until_held(
@@ -64,7 +69,11 @@ async def wait_until_held(
                 return Held(None, left, roles=ready.roles if ready else ())
             if seen is None:
                 first, wanted = left, await mapping.fingerprint(database)
-            if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
+            if (
+                ready is not None
+                and ready.routes.fingerprint == f"{wanted:016x}"
+                and not ready.routes.comparing
+            ):
                 return Held(True, left)
             show(1 - min(left, first) / max(first, 1))
             if (ready, left) != seen:
@@ -81,7 +90,8 @@ async def _stuck(database: Database, ready: _Ready | None, left: int) -> Held:
     numbers = (await mapping.counts(database)).numbers
     if ready is None:
         return Held(None, left, of=numbers)
-    return Held(False, left, has=ready.routes.numbers, of=numbers, roles=ready.roles)
+    refused = ready.routes.restored if ready.routes.comparing else ""
+    return Held(False, left, ready.routes.numbers, numbers, ready.roles, refused)
 
 
 async def _asked(session: aiohttp.ClientSession, settings: Settings) -> _Ready | None:
@@ -113,6 +123,8 @@ def closing(settings: Settings, result: MappingResult, held: Held | None) -> Ite
 
 
 def _why_stuck(held: Held, where: str) -> str:
+    if held.refused:
+        return f"It says: {held.refused}"
     if not held.left:
         return f"Does it follow the log that this database is published to? See {where}/readyz"
     if "relay" not in held.roles:
