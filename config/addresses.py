@@ -93,13 +93,17 @@ def _url(*schemes: str, example: str, empty: bool = True, user: bool = False) ->
     def check(value: str) -> str:
         if not value and empty:
             return value
-        parts = urlsplit(value)
-        if parts.query or parts.fragment:
+        if "?" in value or "#" in value:  # an empty query is one
             raise ValueError("must not have a query or a fragment")
-        _ = parts.port  # says by itself what is wrong with it
+        try:
+            parts = urlsplit(value)
+        except ValueError:  # its words may repeat the value
+            raise ValueError(f"must be an absolute URL such as {example}") from None
         before, at, where = parts.netloc.rpartition("@")
         is_host, port = _split_port(where)
-        known = parts.scheme in schemes and is_host and (port is None or _is_port(port))
+        if is_host and port is not None and not _is_port(port):
+            raise ValueError("Port out of range, or no number: 1 to 65535")
+        known = parts.scheme in schemes and is_host
         if not (known and _VISIBLE.fullmatch(value) and _URL_PATH.fullmatch(parts.path)):
             raise ValueError(f"must be an absolute URL such as {example}")
         if at and not (user and _USER_INFO.fullmatch(before)):

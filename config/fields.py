@@ -57,7 +57,8 @@ def _list(value: object) -> object:
         return value
     if value.lstrip().startswith("["):
         return _json(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
+    # Empty parts stay, for the entries' own type to refuse: `old,` may have been two secrets.
+    return [part.strip() for part in value.split(",")] if value else []
 
 
 def _table(value: object) -> object:

@@ -121,7 +121,7 @@ class StorageUnavailable(StorageError):
     and what is repeated must be safe to repeat.
     """
 
-    remedy = "Does the database run, and is database.url right? Then try again"
+    remedy = "When that is mended, try again"
 
 
 class EffectError(SwitchboardError):

@@ -11,6 +11,7 @@ followed: they would carry our credentials to wherever they point.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -24,6 +25,28 @@ from router.errors import Ambiguous, EffectError, Permanent, Transient
 _TIMED_OUT: Final = 408
 _TOO_MANY: Final = 429
 _MAX_BODY: Final = 8 * 1024 * 1024
+
+
+def reason(error: aiohttp.ClientError) -> str:
+    """Why no answer came, in the system's words where it has some.
+
+    The library's own may repeat the URL with a password or a number in it, and its classes' names
+    tell nobody what to do.
+    """
+    match error:
+        case aiohttp.ClientConnectorError(os_error=ConnectionError() as cause) if cause.errno:
+            return os.strerror(cause.errno).lower()
+        case aiohttp.ClientConnectorError() if error.strerror:
+            return error.strerror
+        case aiohttp.ConnectionTimeoutError():
+            return "no connection in time"
+        case aiohttp.ServerTimeoutError():
+            return "no answer in time"
+        case aiohttp.ClientPayloadError():
+            return "the answer ended too early"
+        case aiohttp.ClientResponseError():
+            return "what answered is no HTTP"
+    return "closed before an answer"
 
 
 class Rest:
@@ -70,12 +93,11 @@ class Rest:
             ):
                 return self._read(answer, await self._body(answer))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Transient(f"{self._where} can't be reached ({type(error).__name__})") from error
+            raise Transient(f"{self._where} can't be reached: {reason(error)}") from error
         except TimeoutError as error:
             raise Ambiguous(f"{self._where} did not answer within {self._timeout:g} s") from error
         except aiohttp.ClientError as error:
-            name = type(error).__name__
-            raise Ambiguous(f"the connection to {self._where} broke ({name})") from error
+            raise Ambiguous(f"the connection to {self._where} broke: {reason(error)}") from error
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()  # StreamReader.read(n) returns what has arrived, which may be less

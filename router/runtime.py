@@ -47,7 +47,7 @@ from router.routing.table import RouteTable
 from router.secrets import SipCredentials, load_key, sip_credentials
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
-from router.storage.migrate import prepare
+from router.storage.migrate import check_open, prepare
 from router.supervisor import Supervisor, Work
 
 logger = log_of(__name__)
@@ -99,6 +99,8 @@ class Node:
             facts["database"] = self.database
         if self.guard.finding:
             facts.setdefault("routes", {})["restored"] = self.guard.finding
+        if self.guard.comparing:
+            facts.setdefault("routes", {})["comparing"] = True
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
         if self.webhooks is not None and (hints := self.webhooks.hints):
@@ -267,6 +269,8 @@ class _Roles:
                 endless.append(tasks.create_task(self._keep("publish", work)))
                 work = partial(catchup.run, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
+            watch = self._keep("database", partial(self._watch_database, resources))
+            endless.append(tasks.create_task(watch))
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
             await drain.wait()  # the role relay has no consumer: that one came back at once
@@ -288,16 +292,37 @@ class _Roles:
             except StorageError as error:
                 if node.routes is None:
                     raise
-                if str(error) != node.database:  # once, not every time
-                    node.database = str(error)
-                    logger.error("database.unusable", why=str(error), retry_every=_PREPARE_AGAIN)  # noqa: TRY400 - its text says it all
+                self._tell_database(str(error))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_PREPARE_AGAIN):
                         await drain.wait()
             else:
-                node.database = "ok"
+                self._tell_database("ok")
                 return True
         return False
+
+    async def _watch_database(self, resources: Resources) -> None:
+        """See every few seconds whether it can be used still; a new file gets its tables."""
+        while True:
+            await asyncio.sleep(_PREPARE_AGAIN)
+            try:
+                try:
+                    await check_open(resources.database)
+                except StorageError:
+                    await prepare(resources.settings)
+                    await check_open(resources.database)
+            except StorageError as error:
+                self._tell_database(str(error))
+            else:
+                self._tell_database("ok")
+
+    def _tell_database(self, state: str) -> None:
+        node = self._node
+        if state not in ("ok", node.database):  # once, not every time
+            logger.error("database.unusable", why=state, retry_every=_PREPARE_AGAIN)
+        elif state != node.database:
+            logger.info("database.usable")
+        node.database = state
 
     async def _watch_log(self) -> None:
         log = self._node.log

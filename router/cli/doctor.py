@@ -41,6 +41,7 @@ from router.eventlog.kafka_probe import probe_kafka
 from router.files import make_data_folder
 from router.providers.livekit import setup
 from router.providers.livekit.client import open_livekit
+from router.rest import reason
 from router.runtime import sources
 from router.secrets import load_key, sip_credentials
 from router.storage import migrate
@@ -245,7 +246,7 @@ async def _clock(settings: Settings) -> Finding:
             async with session.get(url, allow_redirects=False) as answer:
                 theirs = parsedate_to_datetime(answer.headers["Date"])
         except aiohttp.ClientError as error:
-            words = f"nothing to compare with: LiveKit can't be reached: {_why(error)}"
+            words = f"nothing to compare with: LiveKit can't be reached: {reason(error)}"
             return Finding("clock", "warning", words)
         except (KeyError, ValueError):
             return Finding("clock", "warning", "LiveKit did not say what time it is")
@@ -300,7 +301,7 @@ async def _public_url(settings: Settings) -> Finding:
                     return Finding("public URL", "ok", f"{shown} leads here")
                 words = f"{shown}/healthz answered {answer.status}, not by Switchboard"
         except aiohttp.ClientError as error:
-            words = f"{shown} can't be reached: {_why(error)}"
+            words = f"{shown} can't be reached: {reason(error)}"
     return Finding("public URL", "warning", f"{words} (from here; is it running?)")
 
 
@@ -328,13 +329,6 @@ async def _webhooks(settings: Settings) -> Finding:
         words = "\n".join(f"{name}: {hint}" for name, hint in sorted(running.refused.items()))
         return Finding("webhooks", "problem", words)
     return Finding("webhooks", "ok", "none refused that a setting would let in")
-
-
-def _why(error: aiohttp.ClientError) -> str:
-    """The system's words where it has some: the library's may repeat the URL."""
-    if isinstance(error, aiohttp.ClientConnectorError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
 
 
 def _http(url: str) -> str:

@@ -26,6 +26,10 @@ class _Routes(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     numbers: int = 0
     version: int = 0
+    restored: str = ""
+    comparing: bool = (
+        False  # with the database; equal versions may mean different routes until then
+    )
 
 
 class _Ready(msgspec.Struct, frozen=True):
@@ -44,6 +48,7 @@ class Held:
     has: int = 0  # numbers that the instance has
     of: int = 0  # numbers that are mapped
     roles: tuple[str, ...] = ()  # of the instance
+    refused: str = ""  # why it does not publish from this database
 
 
 async def wait_until_held(
@@ -66,7 +71,11 @@ async def wait_until_held(
             return Held(None, left, roles=ready.roles if ready else ())
         if seen is None:
             first, wanted = left, await mapping.fingerprint(database)
-        if ready is not None and ready.routes.fingerprint == f"{wanted:016x}":
+        if (
+            ready is not None
+            and ready.routes.fingerprint == f"{wanted:016x}"
+            and not ready.routes.comparing
+        ):
             return Held(True, left)
         show(1 - min(left, first) / max(first, 1))
         if (ready, left) != seen:
@@ -83,7 +92,8 @@ async def _stuck(database: Database, ready: _Ready | None) -> Held:
     numbers, left = (await mapping.counts(database)).numbers, await mapping.unpublished(database)
     if ready is None:
         return Held(None, left, of=numbers)
-    return Held(False, left, has=ready.routes.numbers, of=numbers, roles=ready.roles)
+    refused = ready.routes.restored if ready.routes.comparing else ""
+    return Held(False, left, ready.routes.numbers, numbers, ready.roles, refused)
 
 
 def _asked(settings: Settings) -> _Ready | None:
@@ -120,6 +130,8 @@ def closing(settings: Settings, result: MappingResult, held: Held | None) -> Ite
 
 
 def _why_stuck(held: Held, where: str) -> str:
+    if held.refused:
+        return f"It says: {held.refused}"
     if not held.left:
         return f"Does it follow the log that this database is published to? See {where}/readyz"
     if "relay" not in held.roles:

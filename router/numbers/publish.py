@@ -74,6 +74,8 @@ class Guard:
     """Set when `table` has what the data folder keeps."""
     finding: str = ""
     """For /readyz: what is wrong with the database, or what was done about it."""
+    comparing: bool = False
+    """Whether this process leads, and what is published is not yet known to be the database's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +104,19 @@ async def run(
                     await _lead(database, events, clock, guard)
         except (StorageUnavailable, LogUnavailable) as error:
             logger.warning("publish.waiting", why=str(error), retry_in=_RETRY)
+        guard.comparing = False
         await clock.sleep(_RETRY)
 
 
 async def _lead(database: Database, events: EventLog, clock: Clock, guard: Guard) -> None:
     while True:
+        guard.comparing, replaced = True, database.replaced
         found = await _admitted(database, events, clock, guard)
         await _mend(database, events, clock, guard, found)
         del found  # as large as the mapping
+        guard.comparing = False
         until = clock.monotonic() + _RECONCILE
-        while clock.monotonic() < until:
+        while clock.monotonic() < until and database.replaced == replaced:
             if not await _drain(database, events):
                 await clock.sleep(_POLL)
 

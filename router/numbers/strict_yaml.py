@@ -37,6 +37,7 @@ _NO_KEY: Final = object()
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]*)")
 _FRACTION: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _LOOKS_ODD: Final = re.compile(r"[-+]?0[0-9]+|0o[0-7]+|\+[0-9 ()-]+")
+_NOT_JSON: Final = frozenset({"NaN", "Infinity", "-Infinity"})  # as many JSON writers write them
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # not tab, newline, return
 # JSON writes a character beyond U+FFFF as a pair of escapes, which YAML does not know.
 _PAIR: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.I)
@@ -333,6 +334,8 @@ def plain(text: str) -> tuple[Any, str]:
     if _LOOKS_ODD.fullmatch(text):
         return BAD, "is a number to YAML, which would change it: put it in quotes"
     tag = _resolve(yaml.ScalarNode, text, (True, False)).removeprefix("tag:yaml.org,2002:")
+    if text in _NOT_JSON:
+        return BAD, "is no number that JSON has: leave it out, or put it in quotes"
     if tag == "str":
         return text, ""
     if tag == "null":

@@ -54,6 +54,11 @@ class Database:
         """The file, or host and database without user and password: for messages."""
 
     @property
+    def replaced(self) -> int:
+        """How often SQLite's file was found to be another one than before: what it says is old."""
+        return self._file.replaced if self._file is not None else 0
+
+    @property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
@@ -147,11 +152,21 @@ class Database:
             raise
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class _SqliteFile:
     """SQLite's file, first touched when it is first needed, and anew after it was unusable.
 
     What answers calls without a database starts whatever became of the file, and a file that was
-    mended is used without a restart.
+    mended is used without a restart. So is one that took the place of ours while we used it: else
+    we would go on with a file that has no name any more, and other commands with the one that has.
     """
 
     def __init__(self, path: Path, threads: "WeakSet[Thread]") -> None:
@@ -160,6 +175,8 @@ class _SqliteFile:
         self._opening = asyncio.Lock()
         self.gate = sqlite.Gate(path.with_name(path.name + ".lock"), limit=_WAIT)
         self.opened = False
+        self.replaced = 0
+        self._identity: tuple[int, int] | None = None  # of the file that was opened last
 
     async def ready(self, engine: AsyncEngine) -> None:
         """Open the file behind the gate: the log that a crash left is recovered then.
@@ -169,6 +186,8 @@ class _SqliteFile:
             ConfigError: its folder can't be made.
         """
         async with self._opening:
+            if self.opened and _identity(self._path) != self._identity:
+                self.opened = False
             if not self.opened:
                 await self._open(engine)
                 self.opened = True
@@ -177,15 +196,26 @@ class _SqliteFile:
         where = str(self._path)
         try:
             sqlite.prepare_folder(self._path)
+            await self.gate.renew()
             async with self.gate.held():
                 await engine.dispose()
                 with translated(where):
                     async with engine.connect() as connection:
                         await connection.execution_options(**{sqlite.WRITES: True})
                         async with connection.begin():
-                            await connection.execute(text("SELECT count(*) FROM sqlite_master"))
+                            count = text("SELECT count(*) FROM sqlite_master")
+                            tables = (await connection.execute(count)).scalar_one()
         except OSError as error:
             raise unusable(where, error) from error
+        if self._identity is not None and not tables:
+            raise Unusable(
+                f"the database {where} was deleted or emptied while it was in use: stop "
+                "Switchboard and put your backup in its place (docs/OPERATIONS.md, Backup and "
+                "restore); without one, `switchboard migrate` makes its tables anew"
+            )
+        identity = _identity(self._path)
+        self.replaced += self._identity not in (None, identity)
+        self._identity = identity
 
     async def close(self, engine: AsyncEngine) -> None:
         """Close it behind the gate: the last one to leave checkpoints."""

@@ -8,6 +8,7 @@ cause. Whatever a person can mend while the process runs is a StorageUnavailable
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from errno import EISDIR
 from typing import Final
 
 import psycopg
@@ -95,9 +96,12 @@ def translated(where: str) -> Iterator[None]:
 
 def unusable(path: str, error: OSError) -> Unusable:
     """The data folder or a file in it can't be used."""
+    mend = "make folder and file writable for this user"
+    if error.errno == EISDIR:
+        mend = "move that folder away, and put your backup in its place if there is one"
     return Unusable(
         f"the database {path} can't be opened ({error.strerror or type(error).__name__}: "
-        f"{error.filename or path}): make folder and file writable for this user"
+        f"{error.filename or path}): {mend}"
     )
 
 

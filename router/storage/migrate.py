@@ -8,6 +8,7 @@ release later.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from alembic import command
@@ -18,7 +19,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from config.settings import Settings
 from router.errors import StorageError
-from router.storage.engine import open_database
+from router.storage.engine import Database, open_database
 
 _LIMIT: Final = 300.0  # seconds
 _LOCK: Final = 0x5377_6974_6368  # "Switch", among PostgreSQL's advisory locks
@@ -73,14 +74,28 @@ async def check(settings: Settings) -> None:
         StorageError: it is older or newer; says what to do.
     """
     async with open_database(settings) as db:
-        async with db.read() as connection:
-            rev = await connection.run_sync(_current)
+        await check_open(db)
+
+
+async def check_open(db: Database) -> None:
+    """The same, of a database that is open already.
+
+    Raises:
+        StorageError, StorageUnavailable: as `check`, or it can't be read.
+    """
+    async with db.read() as connection:
+        rev = await connection.run_sync(_current)
+    if rev != _head():
         head = _known(rev, db.where).get_current_head()
-    if rev != head:
-        state = f"has schema {rev} and" if rev else "has no tables yet, so it"
+        if rev is None:
+            raise StorageError(
+                f"the database {db.where} is empty, so older than this program ({head}): "
+                "`switchboard migrate` makes its tables, and so does `switchboard up` where "
+                "database.migrate_at_start is on; if there was one before, restore its backup"
+            )
         raise StorageError(
-            f"the database {db.where} {state} is older than this program ({head}): run "
-            "`switchboard migrate`, or set database.migrate_at_start = true"
+            f"the database {db.where} has schema {rev} and is older than this program ({head}): "
+            "run `switchboard migrate`, or set database.migrate_at_start = true"
         )
 
 
@@ -104,6 +119,11 @@ def _step(
     config.attributes["connection"] = connection
     step(config, to)
     return MigrationResult(before, _current(connection))
+
+
+@cache
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _current(connection: Connection) -> str | None:

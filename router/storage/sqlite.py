@@ -71,6 +71,11 @@ class Gate:
                 os.close(descriptor)
         self._descriptor = self._queue = -1
 
+    async def renew(self) -> None:
+        """Take the lock files anew at the next use: other ones may have their place."""
+        async with self._local:
+            self.close()
+
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Hold the lock.
@@ -79,7 +84,6 @@ class Gate:
             StorageUnavailable: another process kept it for longer than the limit.
             OSError: the lock files can't be made.
         """
-        self.open()
         try:
             async with asyncio.timeout(self._limit):
                 await self._local.acquire()
@@ -89,6 +93,7 @@ class Gate:
                 "written than the disk takes"
             ) from error
         try:
+            self.open()
             if self._had_it and not _locks(self._queue, fcntl.LOCK_EX):
                 await _pause(2 * _LOOK)
             else:

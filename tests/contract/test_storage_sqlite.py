@@ -178,7 +178,7 @@ def damage(path: Path, how: str) -> None:
         ("text", r"no SQLite database.*\.recover"),
         ("header", r"no SQLite database.*\.recover"),
         ("middle", r"is damaged.*backup.*\.recover"),
-        ("folder", r"Is a directory"),
+        ("folder", r"Is a directory.*move that folder away"),
     ],
 )
 async def test_a_file_that_can_not_be_used_is_named_and_used_when_it_is_mended(

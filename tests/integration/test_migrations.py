@@ -143,6 +143,11 @@ async def test_a_start_that_may_not_migrate_says_what_to_do(url: str, tmp_path: 
     assert await current(settings) is None
 
 
+async def test_a_database_that_is_not_there_yet_is_told_as_that(settings: Settings) -> None:
+    with pytest.raises(StorageError, match=r"is empty.*`switchboard up`.*restore its backup"):
+        await check(settings)
+
+
 async def test_a_newer_schema_is_left_alone(settings: Settings) -> None:
     await migrate(settings)
     await execute(settings, "UPDATE alembic_version SET version_num = '9999'")

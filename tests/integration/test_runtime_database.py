@@ -13,7 +13,9 @@ import psycopg
 import pytest
 
 from config import Settings
+from router.cli.waiting import wait_until_held
 from router.runtime import Node
+from router.storage.engine import open_database
 from tests.integration.test_runtime import NOWHERE, call
 from tests.support.cli import Shell
 from tests.support.ingress import logged
@@ -109,6 +111,48 @@ async def test_a_restored_database_holds(tmp_path: Path) -> None:
         await eventually(lambda: leads_to(node) == "bob")
     async with running(settings, routes=changed) as node:
         assert "restored" not in facts(node)["routes"]
+
+
+async def test_a_database_that_is_deleted_in_use_is_noticed_and_made_anew(tmp_path: Path) -> None:
+    """Else the node would go on with a file that has no name, and `apply` with another one."""
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    routes = await apply_text(settings)
+    async with running(settings, routes=routes) as node:
+        without(tmp_path)
+        await eventually(lambda: "lacks 3 of the 3 routes" in restored(node))
+        await eventually(lambda: facts(node)["database"] == "ok")
+        assert "<Sip" in (await call(settings.public_url))[1]
+        assert leads_to(node) == "anna"
+        # Its versions are those of the old one: only a comparison can tell that it differs.
+        await apply_text(settings, MAPPING.replace("agent: anna", "agent: bob"))
+        async with open_database(settings) as database:
+            assert (await wait_until_held(settings, database)).holds
+        assert leads_to(node) == "bob"
+
+
+async def test_a_database_that_is_replaced_in_use_is_opened_anew(tmp_path: Path) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    await apply_text(settings)
+    file = tmp_path / "switchboard.db"
+    backup = file.read_bytes()
+    changed = await apply_text(settings, TO_BOB)
+    async with running(settings, routes=changed) as node:
+        without(tmp_path)
+        file.write_text("no database")
+        await eventually(lambda: str(file) in facts(node)["database"])
+        without(tmp_path)
+        file.write_bytes(backup)
+        await eventually(lambda: facts(node)["database"] == "ok")
+        await eventually(lambda: leads_to(node) == "anna")
+        assert facts(node)["routes"]["epoch"] == 2
+
+
+async def test_a_database_that_is_damaged_in_use_is_told(tmp_path: Path) -> None:
+    settings = node_settings(tmp_path, port=free_port(), livekit_url=NOWHERE)
+    routes = await apply_text(settings)
+    async with running(settings, routes=routes) as node:
+        (tmp_path / "switchboard.db").write_text("no database")
+        await eventually(lambda: "backup" in facts(node)["database"])
 
 
 def test_a_deleted_database_removes_no_route_until_a_person_says_so(tmp_path: Path) -> None:

@@ -146,6 +146,12 @@ def test_what_is_named_in_a_doubled_section_is_known(tmp_path: Path) -> None:
         ("agents: [{name: x, metadata: hello}]\n", "1:30: agents[0].metadata", "not text"),
         ("agents: [{name: x, metadata: {d: .nan}}]\n", "1:34: agents[0].metadata.d", "no number"),
         ("agents: [{name: x, metadata: {d: -.inf}}]\n", "1:34: agents[0].metadata.d", "no number"),
+        ("agents: [{name: x, metadata: {d: NaN}}]\n", "1:34: agents[0].metadata.d", "no number"),
+        (
+            '{"agents": [{"name": "x", "metadata": {"d": -Infinity}}]}\n',
+            "1:45: agents[0].metadata.d",
+            "no number",
+        ),
         ("agents: [{name: x, metadata: {d: 1e999}}]\n", "1:34: agents[0].metadata.d", "too large"),
         ("agents: [{name: x, metadata: {d: 12:30}}]\n", "1:34: agents[0].metadata.d", "change it"),
         ("agents: [{name: x, metadata: {d: 0155}}]\n", "1:34: agents[0].metadata.d", "change it"),

@@ -1,5 +1,6 @@
 """Settings: three sources, every key explained, mistakes named with their mend."""
 
+import re
 import tomllib
 from base64 import b64encode
 from collections.abc import Callable
@@ -110,6 +111,12 @@ def test_lists_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> No
         ("PROVIDERS__TWILIO", "{", "providers.twilio: is not a JSON table"),
         ("HTTP", "[1]", "http: is not a JSON table"),
         ("HTTP", '{"port": true}', "http.port: must be a number"),
+        ("PROVIDERS__TWILIO__AUTH_TOKENS", "  ", "providers.twilio.auth_tokens[0]: is empty"),
+        ("PROVIDERS__TWILIO__AUTH_TOKENS", f"{NEW}, ", "providers.twilio.auth_tokens[1]: is empty"),
+        ("PROVIDERS__TWILIO__ACCOUNTS", f'{{"{SID}": " "}}', f"accounts.{SID}[0]: is empty"),
+        ("PROVIDERS__VOCODE__SECRETS", ",", "providers.vocode.secrets[0]: is empty"),
+        ("PUBLIC_URL", "https://calls.example.com/?", "public_url: must not have a query"),
+        ("PUBLIC_URL", "https://calls.example.com#", "public_url: must not have a query"),
         ("HTTP__PORT__X", "1", "SWITCHBOARD_HTTP__PORT__X: http.port is no table"),
         ("DATA_DIR__X", "1", "data_dir is no table"),
     ],
@@ -118,8 +125,16 @@ def test_mistakes_are_named(
     name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"SWITCHBOARD_{name}", value)
-    with pytest.raises(ConfigProblem, match=words.replace(".", r"\.")):
+    with pytest.raises(ConfigProblem, match=re.escape(words)):
         load()
+
+
+@pytest.mark.parametrize("url", ["https://user:secret/x@h", "https://[secret", "https://h:secret"])
+def test_what_is_wrong_with_a_url_is_told_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigProblem) as caught:
+        load(overrides={"public_url": url})
+    assert str(caught.value).startswith("public_url: ")
+    assert "secret" not in str(caught.value)
 
 
 def twilio(**keys: object) -> dict[str, object]:

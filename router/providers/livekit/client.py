@@ -28,6 +28,7 @@ from livekit.protocol import room as room_proto
 
 from config.settings import LiveKitSettings
 from router.errors import Ambiguous, EffectError, Permanent, Transient
+from router.rest import reason
 
 T = TypeVar("T")
 
@@ -279,7 +280,7 @@ class LiveKitClient:
             if isinstance(error, aiohttp.ClientConnectorError):  # the other kind does not say
                 at = f"{error.host}:{error.port}"
             raise Transient(
-                f"LiveKit at {at} can't be reached ({type(error).__name__}): does it run, and is "
+                f"LiveKit at {at} can't be reached: {reason(error)}; does it run, and is "
                 "livekit.url right?"
             ) from error
         except TimeoutError as error:
@@ -288,7 +289,7 @@ class LiveKitClient:
             ) from error
         except aiohttp.ClientError as error:
             raise Ambiguous(
-                f"the connection to LiveKit (livekit.url) broke ({type(error).__name__})"
+                f"the connection to LiveKit (livekit.url) broke: {reason(error)}"
             ) from error
         except (DecodeError, AttributeError) as error:
             # The SDK takes a proxy's page for protobuf, and any JSON of an error for an object.
