@@ -11,7 +11,7 @@ that is not.
 from collections.abc import Iterable
 from typing import Final
 
-from consumers.calls.story import DISTANCE, IN_A_ROOM, Story
+from consumers.calls.history import DISTANCE, IN_A_ROOM, History
 from router.events.call import CallRecord
 from router.events.model import Event
 from router.events.types import EventType
@@ -30,24 +30,25 @@ def fold(events: Iterable[Event]) -> CallRecord | None:
     ]
     if all(distance == IN_A_ROOM for distance, _ in telling):
         return None
-    story = Story(telling)
+    history = History(telling)
     return CallRecord(
-        call_id=story.call_id,
-        provider=story.provider,
-        provider_call_id=story.fact(lambda data: data.provider_call_id) or "",
-        account=story.fact(lambda data: data.account) or "",
-        direction=story.party(lambda data: data.direction),
-        from_number=story.party(lambda data: data.from_number) or "",
-        to_number=story.party(lambda data: data.to_number) or "",
-        state=story.state(),
-        disposition=story.disposition(),
-        agent=story.decided(lambda decision: decision.agent),
-        agent_ready=story.first(EventType.AGENT_READY) is not None,
-        reason=story.reason(),
-        initiated_at=story.initiated_at(),
-        ringing_at=story.first(EventType.CALL_RINGING, EventType.LEG_RINGING),
-        agent_ready_at=story.first(EventType.AGENT_READY),
-        answered_at=story.answered_at,
-        ended_at=story.ended_at,
-        duration=story.duration(),
+        call_id=history.call_id,
+        provider=history.provider,
+        provider_call_id=history.fact(lambda data: data.provider_call_id) or "",
+        account=history.fact(lambda data: data.account) or "",
+        direction=history.party(lambda data: data.direction),
+        from_number=history.party(lambda data: data.from_number) or "",
+        to_number=history.party(lambda data: data.to_number) or "",
+        state=history.state(),
+        disposition=history.disposition(),
+        agent=history.decided(lambda decision: decision.agent),
+        agent_ready=history.first(EventType.AGENT_READY) is not None,
+        reason=history.reason(),
+        initiated_at=history.initiated_at(),
+        ringing_at=history.first(EventType.CALL_RINGING, EventType.LEG_RINGING),
+        agent_ready_at=history.first(EventType.AGENT_READY),
+        answered_at=history.answered_at,
+        ended_at=history.ended_at,
+        duration=history.duration(),
+        legs=history.legs(),
     )

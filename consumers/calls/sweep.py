@@ -28,8 +28,8 @@ from typing import Final
 import msgspec
 
 from config.settings import CallsSettings
+from consumers.calls.history import SOURCE
 from consumers.calls.plan import fold
-from consumers.calls.story import SOURCE
 from consumers.throttled_log import ThrottledLog
 from router.clock import Clock
 from router.errors import LogFailed, Permanent, StorageError

@@ -11,10 +11,10 @@ from typing import Final, Protocol
 
 import msgspec
 
+from consumers.dispatch.job import job_metadata
 from consumers.dispatch.plan import (
     Presence,
     dispatch_to_keep,
-    job_metadata,
     own_event,
     presence,
     put_through,

@@ -25,7 +25,7 @@ so the room is looked into again right before somebody is withdrawn, put out or 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -283,29 +283,6 @@ def is_carried(claim: "Claim") -> bool:
     except msgspec.MsgspecError:  # of a newer version, or none was kept
         return False
     return initiated.data.media == "provider"
-
-
-def job_metadata(claim: "Claim", initiated: Event, attempt: int) -> dict[str, Any]:
-    """What the agent finds in `ctx.job.metadata`, as JSON.
-
-    `metadata` is the agent's own from the mapping; the rest is about this call. `dispatch` tells
-    jobs of one call apart: the higher (`fence`, `attempt`) is the one that counts.
-    """
-    data = initiated.data
-    decision = data.decision
-    return {
-        "metadata": dict(decision.metadata) if decision is not None else {},
-        "call": {
-            "call_id": claim.call_id,
-            "provider": initiated.source,
-            "provider_call_id": data.provider_call_id,
-            "from": data.from_number,
-            "to": data.to_number,
-            "direction": data.direction or "inbound",
-        },
-        "agent": {"name": claim.agent, "livekit_agent_name": claim.livekit_agent_name},
-        "dispatch": {"attempt": attempt, "fence": claim.fence},
-    }
 
 
 def own_event(

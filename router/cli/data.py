@@ -21,7 +21,7 @@ from router.cli.context import (
     run,
     settings_of,
 )
-from router.cli.render import call_table, console, date_time, facts, plain, timeline
+from router.cli.render import call_table, console, date_time, facts, leg_table, plain, timeline
 from router.events.call import CallRecord
 from router.events.model import Event
 from router.routing.explain import Explanation
@@ -93,13 +93,16 @@ def show_call(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """One call with its timeline."""
+    """One call with its legs' ends and its timeline."""
     with reported():
         record, events = run(_call(settings_of(config), call))
         if json:
             return print_json({"call": record, "events": events})
         console.print(facts(_record_facts(record)))
         console.print()
+        if record.legs:
+            console.print(leg_table(record.legs))
+            console.print()
         console.print(timeline(events))
         return None
 

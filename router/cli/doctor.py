@@ -36,7 +36,7 @@ from router.cli.context import (
 )
 from router.cli.render import console, plain
 from router.clock import SystemClock
-from router.errors import EffectError, SwitchboardError
+from router.errors import EffectError, StorageError, SwitchboardError
 from router.eventlog.kafka_probe import probe_kafka
 from router.files import make_data_folder
 from router.providers.livekit import setup
@@ -44,13 +44,15 @@ from router.providers.livekit.client import open_livekit
 from router.rest import reason
 from router.runtime import sources
 from router.secrets import load_key, sip_credentials
-from router.storage import migrate
+from router.storage import mapping, migrate
+from router.storage.engine import Database, open_database
 
 Level = Literal["ok", "warning", "problem"]
 Check = Callable[[Settings], Awaitable["Finding"]]
 
 _TIMEOUT: Final = 8.0  # seconds a check
 _SKEW: Final = 60.0  # seconds; LiveKit's tokens and Telnyx's signatures allow a few minutes
+_SHOWN: Final = 3  # numbers of a finding
 _MARKS: Final = {
     "ok": "[green]ok[/green]",
     "warning": "[yellow]! [/yellow]",
@@ -89,7 +91,7 @@ class Finding:
 
 
 def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Check settings, data folder, clock, database, Kafka, LiveKit and the public URL."""
+    """Check settings, data folder, clock, database, Kafka, LiveKit, public URL and mapping."""
     with reported(), _quiet():
         findings = _findings(config)
         if json:
@@ -149,6 +151,7 @@ async def examine(settings: Settings, *, name: str = "the node") -> list[Finding
         ("public URL", _public_url),
         ("routes", _routes),
         ("webhooks", _webhooks),
+        ("transfers", _transfers),
     ]
     return await asyncio.gather(*(_bounded(what, one, settings) for what, one in checks))
 
@@ -329,6 +332,42 @@ async def _webhooks(settings: Settings) -> Finding:
         words = "\n".join(f"{name}: {hint}" for name, hint in sorted(running.refused.items()))
         return Finding("webhooks", "problem", words)
     return Finding("webhooks", "ok", "none refused that a setting would let in")
+
+
+async def _transfers(settings: Settings) -> Finding:
+    """Whether agents can send callers elsewhere: see `TwilioSource.reply`, of /refer."""
+    if not settings.providers.twilio.account_sid:
+        return Finding("transfers", "ok", "no account of Twilio's is set")
+    try:
+        await migrate.check(settings)
+        async with open_database(settings) as database:
+            refused, more = await _without_fallback(database)
+    except StorageError:  # the check of the database says it
+        return Finding("transfers", "ok", "looked at once the database can be used")
+    if not refused:
+        return Finding("transfers", "ok", "agents may transfer to the numbers of the mapping")
+    words = (
+        f"an agent's transfer (SIP REFER) is refused at Twilio in calls to {', '.join(refused)}"
+        f"{' and more' if more else ''}: without a fallback\ngive them a fallback in the mapping, "
+        "or have the agent dial whom it wants into the room"
+    )
+    return Finding("transfers", "warning", words)
+
+
+async def _without_fallback(database: Database) -> tuple[list[str], bool]:
+    """Some of Twilio's numbers that have an agent and no fallback, and whether there are more."""
+    found: list[str] = []
+    after = ""
+    while page := await mapping.list_numbers(database, after=after):
+        found += [
+            each.number
+            for each in page
+            if each.provider == "twilio" and each.agent and not each.fallback
+        ]
+        if len(found) > _SHOWN:
+            return found[:_SHOWN], True
+        after = page[-1].number
+    return found, False
 
 
 def _http(url: str) -> str:

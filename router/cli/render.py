@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.events.call import CallRecord
+from router.events.call import CallRecord, Leg
 from router.events.model import Decision, Event
 from router.events.types import EventType
 
@@ -101,6 +101,23 @@ def timeline(events: Iterable[Event]) -> Table:
         decided = event.data.decision or decided
         since = f"+{(event.time - first) / 1000:.1f}"
         table.add_row(clock_time(event.time), since, name_of(event), describe(event, decided))
+    return table
+
+
+def leg_table(legs: Iterable[Leg]) -> Table:
+    """How each leg of a call ended, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("leg", "dialled", "ended as", "SIP", "reason", "ended (UTC)"):
+        table.add_column(name, no_wrap=True)
+    for leg in legs:
+        table.add_row(
+            plain(f"{leg.provider} {leg.leg_id}"),
+            leg.dialled or "-",
+            leg.disposition or "-",
+            str(leg.sip_status or "-"),
+            plain(leg.reason or "-"),
+            clock_time(leg.ended_at),
+        )
     return table
 
 

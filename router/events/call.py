@@ -4,9 +4,21 @@ from typing import Literal
 
 import msgspec
 
-from router.events.model import Direction, Disposition
+from router.events.model import Direction, Disposition, Stage
 
 CallState = Literal["initiated", "ringing", "answered", "forwarded", "ended"]
+
+
+class Leg(msgspec.Struct, frozen=True, kw_only=True):
+    """How one leg of a call ended: the caller's own, the dial to LiveKit, one to the fallback."""
+
+    leg_id: str  # the provider's
+    provider: str  # who tells of it
+    dialled: Stage = ""  # whom it was dialled to: agent or fallback, where that is known
+    disposition: Disposition | None = None
+    sip_status: int = 0  # SIP response code, 0 where none is known
+    reason: str = ""  # the provider's own words
+    ended_at: int  # µs since the epoch
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,3 +42,4 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     answered_at: int | None
     ended_at: int | None
     duration: float | None  # seconds from answer to end
+    legs: tuple[Leg, ...] = ()  # those that are over, by the time of their ends

@@ -60,7 +60,7 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     digits: str = ""  # keys that were pressed
     recording_id: str = ""
     recording_url: str = ""
-    number: str = ""  # E.164, of events about a number
+    number: str = ""  # E.164, of events about a number; of a transfer: where it is to go
     order_id: str = ""  # the order, port or bundle that a number event is about
     error_code: str = ""  # the provider's
     reason: str = ""  # for people

@@ -61,6 +61,20 @@ def party(text: str) -> Party:
             return Party(number or text, "pstn" if text else "")
 
 
+def country_of(number: str) -> str:
+    """The country whose number it is (ISO 3166-1, two letters), "" where it tells none.
+
+    Numbers of no country (+800, +883) have none, and so has what is no E.164 number.
+    """
+    if not is_e164(number):
+        return ""
+    try:
+        region = phonenumbers.region_code_for_number(phonenumbers.parse(number, None))
+    except phonenumbers.NumberParseException:
+        return ""
+    return region if region is not None and region.isalpha() else ""
+
+
 def channel_of(caller: Party, called: Party) -> Channel:
     """How a call came: by whichever end is not the telephone network's."""
     return caller.channel if caller.channel not in ("", "pstn") else called.channel

@@ -44,7 +44,7 @@ _MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "digits": "keys that were pressed",
         "recording_id": "the provider's id of a recording",
         "recording_url": "where the recording can be fetched; the provider may ask who you are",
-        "number": "E.164, of events about a number",
+        "number": "E.164, of events about a number; of a transfer, where it is to go",
         "order_id": "the order, port or bundle that the event is about",
         "error_code": "the provider's",
         "reason": "why, for people",

@@ -21,6 +21,8 @@ def decide(event: Event, table: RouteTable) -> Event:
     stage = event.data.stage
     if stage == "route":
         return _routed(event, table)
+    if stage and event.type is EventType.TRANSFER_STARTED:
+        return _transferred(event, table)
     return _after_dial(event, table) if stage else event
 
 
@@ -176,6 +178,41 @@ def _after_dial(event: Event, table: RouteTable) -> Event:
             action="reject",
             reason=f"the {data.stage}'s dial was not answered, and there is nothing after it",
             table_version=table.version,
+        ),
+    )
+
+
+def _transferred(event: Event, table: RouteTable) -> Event:
+    """A caller whom the agent sends elsewhere: there where the mapping names it, else the fallback.
+
+    An agent does what callers say, and a call to anywhere costs money. So the mapping is the list
+    of what is allowed: its numbers, and the fallback of the number that was called. The agent has
+    left when the carrier asks, so a caller who can't go there is put through to somebody all the
+    same.
+    """
+    called, wanted = event.data.to_number, event.data.number
+    route = table.get(called)
+    fallback = route.fallback if route is not None else ""
+    if wanted and wanted != called and (wanted == fallback or table.get(wanted) is not None):
+        return _with(
+            event,
+            EventType.TRANSFER_STARTED,
+            Decision(
+                action="forward",
+                reason="the agent transfers the caller to a number that the mapping names",
+                table_version=table.version,
+                fallback=wanted,
+            ),
+        )
+    reason = "the agent's transfer goes to no number that the mapping names"
+    return _with(
+        event,
+        EventType.TRANSFER_FAILED,
+        Decision(
+            action="forward" if fallback else "reject",
+            reason=f"{reason}: to the fallback" if fallback else f"{reason}; there is no fallback",
+            table_version=table.version,
+            fallback=fallback,
         ),
     )
 

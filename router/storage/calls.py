@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.events.call import CallRecord, CallState
+from router.events.call import CallRecord, CallState, Leg
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.storage.engine import Database
@@ -54,6 +54,7 @@ _TELLING_OF_CALLS: Final = _OF_CALLS.where(
 _UNENDED: Final = calls.c.state != literal("ended", literal_execute=True)
 _TYPES: Final[Mapping[str, EventType]] = {kind.value: kind for kind in EventType}
 _decoder: Final = msgspec.json.Decoder(EventData)
+_legs_decoder: Final = msgspec.json.Decoder(tuple[Leg, ...])
 
 
 async def record(
@@ -211,8 +212,10 @@ def _storable(value: Any) -> Any:
     # A caller's SIP user may hold anything; PostgreSQL's text holds no NUL and no lone surrogate.
     if isinstance(value, str):
         return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, tuple):
+        return msgspec.json.encode(value).decode()
     return value
 
 
 def _record(row: RowMapping) -> CallRecord:
-    return CallRecord(**row)
+    return CallRecord(**{**row, "legs": _legs_decoder.decode(row["legs"])})

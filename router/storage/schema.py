@@ -126,6 +126,7 @@ calls: Final = Table(  # one column for each field of router.events.call.CallRec
     Column("answered_at", BigInteger, nullable=True),
     Column("ended_at", BigInteger, nullable=True),
     Column("duration", Double, nullable=True),
+    Column("legs", Text, nullable=False, server_default=text("'[]'")),  # JSON array
     Index("ix_calls_initiated_at_call_id", "initiated_at", "call_id"),  # pages, newest first
 )
 _UNENDED = calls.c.state != "ended"

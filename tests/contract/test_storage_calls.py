@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import event as sqlalchemy_events
 
-from router.events.call import CallRecord, CallState
+from router.events.call import CallRecord, CallState, Leg
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.storage import calls
@@ -29,6 +29,18 @@ def happened(name: str, call_id: str = CALL, at: int = 0, kind: str = "leg.ended
         key=call_id,
         data=EventData(call_id=call_id, provider_call_id=f"CA-{call_id}", reason=name),
     )
+
+
+LEG = Leg(
+    leg_id="CA2",
+    provider="twilio",
+    dialled="agent",
+    disposition="busy",
+    sip_status=486,
+    reason="bu\0sy “here”",
+    ended_at=START + 1,
+)
+CALLERS = Leg(leg_id="CA1", provider="twilio", ended_at=START + 2)
 
 
 def fold(events: Sequence[Event]) -> CallRecord:
@@ -53,6 +65,7 @@ def fold(events: Sequence[Event]) -> CallRecord:
         answered_at=None,
         ended_at=events[-1].time if ended else None,
         duration=1.5 if ended else None,
+        legs=(LEG, CALLERS) if ended else (),
     )
 
 

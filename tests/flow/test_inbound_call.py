@@ -1,6 +1,7 @@
 """One inbound call through a whole node, with the sandbox's Twilio and LiveKit around it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 
 from config import Settings
 from router.cli.waiting import wait_until_held
+from router.errors import Permanent
 from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
 from router.observability.metrics import SILENT_CALLERS
+from router.providers.livekit.client import open_livekit
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.twilio.call import Call
@@ -107,7 +110,9 @@ async def test_the_right_agent_is_heard_and_the_end_is_recorded(
         assert call.status == "completed"
         assert (record.agent, record.disposition, record.state) == ("anna", "answered", "ended")
         assert record.duration is not None
-        assert [job.agent_name for job in w.livekit.jobs] == ["anna"]
+        [job] = w.livekit.jobs
+        facts = json.loads(job.metadata)["call"]
+        assert (job.agent_name, facts["channel"], facts["country"]) == ("anna", "pstn", "US")
         told = types(events)
         for kind in ("call.initiated", "agent.dispatched", "agent.joined", "agent.ready"):
             assert told.count(kind) == 1, (kind, told)
@@ -240,6 +245,51 @@ async def test_an_agent_lost_in_the_middle_of_a_call_is_replaced(tmp_path: Path,
         assert (record.disposition, record.agent) == ("answered", "anna")
         assert silence() == before
         await eventually(lambda: not w.livekit.rooms.get(record.call_id))
+
+
+async def refer(w: World, call: Call, to: str) -> None:
+    """What an agent's `TransferSIPParticipant` does."""
+    room = call_id("twilio", ACCOUNT, call.sid)
+    async with open_livekit(w.settings.livekit) as client:
+        await client.transfer(room=room, identity="sip_+12125550123", to=to)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "dialled"),
+    [
+        ("tel:+14155550199", "transfer.started", "+14155550199"),  # the fallback
+        ("sip:+14155550101@example.com", "transfer.started", "+14155550101"),  # mapped
+        ("tel:+19005550100", "transfer.failed", "+14155550199"),  # whoever that is
+        ("sip:desk@example.com", "transfer.failed", "+14155550199"),
+    ],
+)
+async def test_an_agent_transfers_its_caller_to_whom_the_mapping_names(
+    tmp_path: Path, wanted: str, kind: str, dialled: str
+) -> None:
+    async with world(tmp_path) as w:
+        w.livekit.register_worker("anna")
+        call = await talking(w)
+        await refer(w, call, wanted)
+        await eventually(lambda: call.whats().count("dial.answered") == 2)
+        assert f"<Number>{dialled}</Number>" in call.twiml[1]
+        call.hangup()
+        record, events = await over(w, call)
+        assert types(events).count(kind) == 1
+        assert (record.agent, record.disposition) == ("anna", "forwarded")
+        assert {leg.dialled for leg in record.legs} >= {"fallback", ""}
+        assert len(w.livekit.jobs) == 1  # no agent is brought to a room that the caller left
+        await eventually(lambda: not w.livekit.rooms.get(record.call_id))
+
+
+async def test_where_there_is_no_fallback_the_agent_keeps_its_caller(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.livekit.register_worker("bob")
+        call = await talking(w, "+14155550101")
+        with pytest.raises(Permanent):
+            await refer(w, call, "tel:+14155550199")
+        assert not call.is_ended
+        assert ready(w) == 1
+        call.hangup()
 
 
 @pytest.mark.parametrize(("to", "fallback"), [("+14155550100", True), ("+14155550101", False)])

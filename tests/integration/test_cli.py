@@ -215,8 +215,8 @@ def test_nothing_is_there_yet(shell: Shell) -> None:
     ran = shell.invoke("calls", "list")
     assert ran.code == 3
     assert "switchboard migrate" in ran.err
-    assert shell.invoke("migrate").out == "Migrated: empty → 0002.\n"
-    assert shell.invoke("migrate").out == "Up to date (0002).\n"
+    assert shell.invoke("migrate").out == "Migrated: empty → 0003.\n"
+    assert shell.invoke("migrate").out == "Up to date (0003).\n"
     assert shell.invoke("calls", "list", "--json").out == "[]\n"
     ran = shell.invoke("calls", "show", "no[/]thing")
     assert ran.code == 1

@@ -232,9 +232,13 @@ def test_a_call_is_found_again(shell: Shell) -> None:
         shown = shell.invoke("calls", "show", name)
         assert shown.code == 0
         assert "agent.ready" in shown.out
+        assert re.search(r"^twilio CA[0-9a-f]{32} +agent +answered +200 ", shown.out, re.MULTILINE)
     whole = json.loads(shell.invoke("calls", "show", newest["call_id"], "--json").out)
     assert whole["call"] == newest
     assert "call.initiated" in [event["type"] for event in whole["events"]]
+    ended = {leg["dialled"]: leg for leg in whole["call"]["legs"]}
+    assert ended[""]["leg_id"] == newest["provider_call_id"]
+    assert (ended["agent"]["disposition"], ended["agent"]["sip_status"]) == ("answered", 200)
 
 
 @pytest.mark.usefixtures("sandbox")

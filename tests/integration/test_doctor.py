@@ -37,7 +37,7 @@ LOCAL: Final = {  # of the examples: nothing leaves this machine
 }
 CHECKS: Final = [
     *("instance", "settings", "data folder", "clock", "database", "Kafka", "LiveKit"),
-    *("public URL", "routes", "webhooks"),
+    *("public URL", "routes", "webhooks", "transfers"),
 ]
 
 
@@ -131,6 +131,27 @@ async def test_the_database(tmp_path: Path) -> None:
     )
     finding = await found(away, "database")
     assert (finding.level, "hunter22" in finding.words) == ("problem", False)
+
+
+async def test_transfers(tmp_path: Path) -> None:
+    settings = own(tmp_path)
+    assert (await found(settings, "transfers")).level == "ok"  # no database yet
+    await apply_text(settings)  # bob's number has no fallback
+    finding = await found(settings, "transfers")
+    assert (finding.level, "in calls to +14155550101:" in finding.words) == ("warning", True)
+    lines = [f'{{number: "+1415555020{n}", provider: twilio, agent: bob}}' for n in range(4)]
+    await apply_text(settings, f"numbers: [{', '.join(lines)}]")
+    assert "and more" in (await found(settings, "transfers")).words
+    elsewhere = '{number: "+14155550199", provider: twilio}, {number: "+14155550198", '
+    every = f"numbers: [{elsewhere}provider: telnyx, agent: bob}}]"
+    bare = own(tmp_path / "other")
+    await apply_text(bare, f"agents: [{{name: bob}}]\n{every}")
+    assert (await found(bare, "transfers")).level == "ok"
+    unused = settings.model_copy(deep=True)
+    twilio = unused.providers.twilio.model_copy(update={"account_sid": ""})
+    providers = unused.providers.model_copy(update={"twilio": twilio})
+    unused = unused.model_copy(update={"providers": providers})
+    assert (await found(unused, "transfers")).level == "ok"
 
 
 async def test_livekit(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from config import Settings, load
 from router.errors import StorageError
 from router.routing.table import Version
-from router.storage import mapping
+from router.storage import calls, mapping
 from router.storage.engine import open_database
 from router.storage.migrate import (
     MigrationResult,
@@ -28,7 +28,7 @@ from router.storage.migrate import (
 from router.storage.schema import metadata
 from tests.support.servers.postgres import Postgres
 
-HEAD = "0002"
+HEAD = "0003"
 _names = (f"migrations_{n}" for n in itertools.count())
 
 
@@ -109,6 +109,23 @@ async def test_a_mapping_from_before_the_epoch_is_kept_and_told_anew_to_nobody(
         assert await mapping.tell_outdated(db) == 0
     await rollback(settings, to="0001")
     assert await current(settings) == "0001"
+
+
+async def test_a_call_from_before_legs_were_kept_has_none(settings: Settings) -> None:
+    await _run(settings, command.upgrade, "0002")
+    await execute(
+        settings,
+        "INSERT INTO calls (call_id, provider, provider_call_id, account, from_number, to_number,"
+        " state, agent, agent_ready, reason, initiated_at)"
+        " VALUES ('c', 'twilio', 'CA1', 'AC1', '', '', 'ended', '', false, '', 1)",
+    )
+    assert await migrate(settings) == MigrationResult("0002", HEAD)
+    async with open_database(settings) as db:
+        record = await calls.get(db, "c")
+        assert record is not None
+        assert record.legs == ()
+    await rollback(settings, to="0002")
+    assert await current(settings) == "0002"
 
 
 async def test_the_file_of_another_program_is_left_alone(tmp_path: Path) -> None:

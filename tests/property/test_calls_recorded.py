@@ -111,6 +111,10 @@ def _information(event: Event) -> set[object]:
         pieces |= {("id", data.provider_call_id), ("account", data.account)}
     if data.decision is not None:
         pieces |= {("decision", data.decision.action, data.decision.agent)}
+    if kind in (T.LEG_ENDED, T.CALL_FORWARDED, T.CALL_ENDED) and event.source != "switchboard":
+        leg = (event.source, data.leg_id or data.stage or data.provider_call_id)
+        told = (data.stage, data.disposition, data.sip_status, data.reason or data.status)
+        pieces |= {(*leg, *each) for each in enumerate(told) if each[1]} | {leg}
     match kind:
         case T.CALL_INITIATED:
             pieces |= {("began by", event.source), ("route", data.decision is not None)}
@@ -134,7 +138,9 @@ def _essence(record: CallRecord) -> CallRecord:
         name: int(getattr(record, name) is not None)
         for name in ("ringing_at", "agent_ready_at", "answered_at", "ended_at")
     }
-    return msgspec.structs.replace(record, **known, initiated_at=0, duration=None)
+    legs = sorted(record.legs, key=lambda leg: (leg.provider, leg.leg_id))
+    timeless = tuple(msgspec.structs.replace(leg, ended_at=0) for leg in legs)
+    return msgspec.structs.replace(record, **known, initiated_at=0, duration=None, legs=timeless)
 
 
 def _close(one: CallRecord, other: CallRecord) -> None:

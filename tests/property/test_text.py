@@ -24,7 +24,7 @@ from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest
 
 from config import load
 from consumers.calls.plan import TELLING, fold
-from consumers.dispatch.plan import job_metadata
+from consumers.dispatch.job import job_metadata
 from router.errors import BadPayload
 from router.eventlog.base import EventLog
 from router.eventlog.open import open_log

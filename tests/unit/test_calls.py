@@ -1,8 +1,11 @@
 """`consumers.calls.plan.fold`: what a call's events together say."""
 
+from typing import Any
+
 import pytest
 
 from consumers.calls import plan
+from router.events.call import Leg
 from router.events.model import Decision, Event
 from router.events.types import EventType as T
 from tests.support.fake_events import FROM, TO, event, fold, initiated, new_call
@@ -334,3 +337,53 @@ def test_who_is_put_through_in_the_middle_of_a_call_is_on_the_line_until_the_cal
     record = fold([*so_far, event(CALL, T.CALL_ENDED, 90.0, disposition="answered", duration=89.0)])
     assert (record.state, record.disposition) == ("ended", "forwarded")
     assert (record.ended_at, record.duration) == (_at(90.0), 89.0)
+
+
+def _end(kind: T, at: float, **data: Any) -> Event:
+    return event(CALL, kind, at, **{"provider_call_id": "CA1", **data})
+
+
+AGENTS_DIAL = {"leg_id": "CA2", "stage": "agent", "disposition": "no_answer"}
+
+
+def test_each_legs_end_is_in_the_record() -> None:
+    told = [
+        initiated(CALL),
+        # what followed from the end of the dial, and the leg's own callback
+        _end(T.CALL_FORWARDED, 20.0, **AGENTS_DIAL, status="no-answer"),
+        _end(T.LEG_ENDED, 20.5, leg_id="CA2", disposition="failed", sip_status=480),
+        # an agent dialled somebody in
+        event(CALL, T.LEG_ENDED, 30.0, "livekit", leg_id="PA_1", reason="LiveKit: MIGRATION"),
+        _end(T.CALL_ENDED, 40.0, leg_id="CA3", stage="fallback", disposition="forwarded"),
+        _end(T.CALL_ENDED, 41.0, disposition="answered", status="completed", sip_status=200),
+        event(CALL, T.CALL_ENDED, 42.0, "switchboard", disposition="lost"),
+    ]
+    legs = {leg.leg_id: leg for leg in fold(told).legs}
+    assert list(legs) == ["CA2", "PA_1", "CA3", "CA1"]
+    assert legs["CA2"] == Leg(
+        leg_id="CA2",
+        provider="twilio",
+        dialled="agent",
+        disposition="no_answer",
+        sip_status=480,
+        reason="no-answer",
+        ended_at=START + 20_000_000,
+    )
+    assert (legs["PA_1"].provider, legs["PA_1"].reason) == ("livekit", "LiveKit: MIGRATION")
+    assert (legs["CA3"].dialled, legs["CA3"].disposition) == ("fallback", "answered")
+    callers = legs["CA1"]
+    assert (callers.dialled, callers.sip_status, callers.reason) == ("", 200, "completed")
+    for order in (told[::-1], told[3:] + told[:3] + told):
+        assert fold(order).legs == fold(told).legs
+
+
+def test_a_record_has_a_hundred_legs_at_most() -> None:
+    ends = [_end(T.LEG_ENDED, 1.0 + n, leg_id=f"CA{n}") for n in range(150)]
+    found = fold([initiated(CALL), *ends[::-1]]).legs
+    assert [leg.leg_id for leg in found] == [f"CA{n}" for n in range(100)]
+
+
+def test_a_dial_whose_leg_nobody_names_has_ended_all_the_same() -> None:
+    dial = _end(T.CALL_ENDED, 9.0, stage="agent", disposition="busy", sip_status=486)
+    [leg] = fold([initiated(CALL), dial]).legs
+    assert (leg.leg_id, leg.dialled, leg.sip_status) == ("agent", "agent", 486)

@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from consumers.dispatch.job import job_metadata
 from consumers.dispatch.plan import (
     Facts,
     Presence,
     Reaction,
     Step,
     is_carried,
-    job_metadata,
     next_step,
     own_event,
     presence,
@@ -146,6 +146,7 @@ def test_the_job_finds_the_call_and_the_agents_own_metadata() -> None:
             "from": FROM,
             "to": TO,
             "direction": "inbound",
+            "country": "US",
         },
         "agent": {"name": "anna", "livekit_agent_name": "lk-anna"},
         "dispatch": {"attempt": 2, "fence": 3},
@@ -161,6 +162,68 @@ def test_the_job_of_a_call_that_says_less() -> None:
     data = msgspec.structs.replace(event.data, direction="outbound")
     found = job_metadata(_claim(), msgspec.structs.replace(event, data=data), 1)
     assert found["call"]["direction"] == "outbound"
+
+
+def _call_facts(**said: Any) -> dict[str, Any]:
+    began = initiated(CALL)
+    data = msgspec.structs.replace(began.data, **said)
+    found = job_metadata(_claim(), msgspec.structs.replace(began, data=data), 1)
+    call: dict[str, Any] = found["call"]
+    return call
+
+
+def test_the_job_finds_what_the_carrier_said_of_the_caller() -> None:
+    said = {
+        "channel": "sip",
+        "attestation": "B",
+        "forwarded_from": "+4930123456",
+        "caller_name": "ADA LOVELACE",
+        "sip_headers": {"X-Ticket": "77", "X-Language": "de-CH"},
+    }
+    call = _call_facts(**said)
+    assert {name: call[name] for name in said} == said
+    assert (call["country"], call["language"]) == ("US", "de-CH")
+
+
+@pytest.mark.parametrize(
+    ("number", "country"),
+    [
+        ("+14165550100", "CA"),
+        ("+4930123456", "DE"),
+        ("+77011234567", "KZ"),
+        ("+80012345678", None),  # of no country
+        ("+999123456789", None),
+        ("anonymous", None),
+        ("sip:bob@example.com", None),
+        ("", None),
+    ],
+)
+def test_the_callers_country_is_that_of_the_number(number: str, country: str | None) -> None:
+    assert _call_facts(from_number=number).get("country") == country
+
+
+@pytest.mark.parametrize(
+    ("headers", "language"),
+    [
+        ({"Accept-Language": "da, en-GB;q=0.8, en;q=0.7"}, "da"),
+        ({"accept-language": "en;q=0.1, pt-BR ; q=0.9"}, "pt-BR"),
+        ({"X-Language": "fr", "Accept-Language": "de"}, "fr"),
+        ({"X-Language": "<script>", "Accept-Language": "de"}, "de"),
+        ({"Accept-Language": "*"}, None),
+        ({"X-Ticket": "de"}, None),
+    ],
+)
+def test_a_language_is_one_that_a_header_named(
+    headers: dict[str, str], language: str | None
+) -> None:
+    assert _call_facts(sip_headers=headers).get("language") == language
+
+
+def test_a_header_that_does_not_fit_is_left_out_whole() -> None:
+    headers = {"X-Small": "1", "X-Large": "\U0001f600" * 2_500, "X-After": '"' * 100}
+    call = _call_facts(sip_headers=headers)
+    assert call["sip_headers"] == {"X-Small": "1", "X-After": '"' * 100}
+    assert "sip_headers" not in _call_facts(sip_headers={"X-Large": "y" * 9_000})
 
 
 @pytest.mark.parametrize(

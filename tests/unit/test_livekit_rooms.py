@@ -85,6 +85,15 @@ def test_the_call_is_the_carriers_where_it_is_named(
     assert (began.data.room, began.data.leg_id, began.data.stage) == (ROOM, "PA_1", "")
 
 
+def test_custom_headers_are_kept_where_the_trunk_includes_them() -> None:
+    named = {"sip.h.x-ticket": "77", "sip.h.user-to-user": "a", "sip.h.proxy-authorization": "s"}
+    many = {f"sip.h.x-{number:02}": "v" for number in range(50)}
+    [began] = told("participant_joined", caller({**INBOUND, **named}))
+    assert began.data.sip_headers == {"x-ticket": "77", "user-to-user": "a"}
+    [began] = told("participant_joined", caller({**INBOUND, **many}))
+    assert len(began.data.sip_headers) == 20
+
+
 def test_a_call_that_came_in_is_from_the_far_end() -> None:
     [event] = told("participant_joined", caller())
     data = event.data

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from consumers.dispatch.plan import job_metadata
+from consumers.dispatch.job import job_metadata
 from router.errors import ConfigError
 from router.events.model import Decision, Event, EventData
 from router.events.types import EventType
@@ -322,6 +322,11 @@ def _largest_job(metadata: Mapping[str, object]) -> object:
             provider_call_id="p" * 256,
             from_number="f" * 256,
             to_number="t" * 256,
+            channel="whatsapp",
+            attestation="A",
+            forwarded_from="f" * 256,
+            caller_name=name * 2,
+            sip_headers={f"X-{number}": '"' * 1_000 for number in range(20)},
             decision=decision,
         ),
     )

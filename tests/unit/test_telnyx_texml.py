@@ -69,6 +69,22 @@ def test_a_mapped_number_is_dialled_into_the_calls_room() -> None:
     assert (data.provider_call_id, data.control_id) == (CONTROL_ID, "")  # no commands: a document
 
 
+def test_what_a_call_says_of_its_caller_is_kept() -> None:
+    said = {
+        "CallerId": "ADA",
+        "ForwardedFrom": "4930123456",
+        "ShakenStirAttestation": "b",
+        "SipHeader_X-Ticket": "77",
+        "SipHeader_Authorization": "no custom header",
+    }
+    found, _ = answer("/texml/voice", routes(), **said, ShakenStirValidated="true")
+    data = found.data
+    assert (data.caller_name, data.forwarded_from) == ("ADA", "+4930123456")
+    assert (data.attestation, data.sip_headers) == ("B", {"X-Ticket": "77"})
+    found, _ = answer("/texml/voice", routes(), **said, ShakenStirValidated="false")
+    assert found.data.attestation == ""
+
+
 def test_telnyx_rings_for_two_minutes_at_most() -> None:
     telnyx, asked = source(dial_timeout=600), request(form(), "/texml/voice")
     found = decide(telnyx.parse(telnyx.verify(asked))[0], routes())

@@ -4,6 +4,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from router.errors import BadPayload
 from router.events.ids import call_id
 from router.events.model import Decision, Event
 from router.provider import SipTarget
@@ -54,6 +55,8 @@ def test_a_mapped_number_is_dialled_into_the_calls_room() -> None:
         "timeout": "20",
         "method": "POST",
         "action": f"{PUBLIC_URL}/webhooks/twilio/dial?stage=agent",
+        "referUrl": f"{PUBLIC_URL}/webhooks/twilio/refer",
+        "referMethod": "POST",
     }
     assert sip.text == f"sip:{event.call_id}@sip.example.com;transport=tcp"
     assert (sip.get("username"), sip.get("password")) == ("user", "pass")
@@ -66,6 +69,57 @@ def test_a_mapped_number_is_dialled_into_the_calls_room() -> None:
         livekit_agent_name="anna",
         fallback="+14155550199",
     )
+
+
+def test_without_a_fallback_a_transfer_is_refused_at_twilio() -> None:
+    _, twiml = answer("voice", table(fallback=""))
+    assert not {"referUrl", "referMethod"} & set(twiml[0].attrib)
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        ("<tel:+14155550199>", "+14155550199"),
+        ("tel:+14155550199", "+14155550199"),
+        ("<sip:+14155550199@example.com;transport=tcp?X-Ticket=7>;method=INVITE", "+14155550199"),
+        ('"Desk" <tel:+14155550199>', "+14155550199"),
+        ("<tel:+14155550101>", "+14155550101"),  # mapped
+    ],
+)
+def test_a_transfer_to_whom_the_mapping_names_is_dialled(target: str, number: str) -> None:
+    routes = table()
+    routes.put(Route(number="+14155550101", provider="telnyx", rev=8))
+    event, twiml = answer("refer", routes, ReferTransferTarget=target)
+    assert (event.type, event.data.number) == ("transfer.started", number)
+    assert (twiml[0][0].tag, twiml[0][0].text) == ("Number", number)
+    assert twiml[0].get("action") == f"{PUBLIC_URL}/webhooks/twilio/dial?stage=fallback"
+    assert twiml[0].get("referUrl") is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "<tel:+19005550100>",
+        "<tel:+14155550100>",  # where the call came from: in a circle
+        "<sip:desk@example.com>",
+        "<tel:911>",
+        "nobody",
+    ],
+)
+def test_another_transfer_goes_to_the_fallback_else_is_an_apology(target: str) -> None:
+    event, twiml = answer("refer", table(), ReferTransferTarget=target)
+    assert event.type == "transfer.failed"
+    assert twiml[0][0].text == "+14155550199"
+    _, twiml = answer("refer", table(fallback=""), ReferTransferTarget=target)
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+    _, twiml = answer("refer", RouteTable(), ReferTransferTarget=target)
+    assert [child.tag for child in twiml] == ["Say", "Hangup"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"ReferTransferTarget": ""}])
+def test_a_transfer_says_where_to(fields: dict[str, str]) -> None:
+    with pytest.raises(BadPayload, match="ReferTransferTarget"):
+        answer("refer", table(), **fields)
 
 
 def test_an_unknown_number_hears_an_apology() -> None:

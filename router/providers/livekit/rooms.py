@@ -20,7 +20,9 @@ An agent's webhook holds nothing of the caller, so it can't say which call it is
 mode, nobody says.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +35,8 @@ from router.providers.livekit.client import Participant
 
 PROVIDER: Final = "livekit"
 
+_CUSTOM_HEADER: Final = re.compile(r"sip\.h\.(x-[\w-]{1,60}|user-to-user)", re.ASCII | re.I)
+_KEPT_HEADERS: Final = 20  # of a call; a stranger may send any number
 _TALKING: Final = ("active", "automation")  # the latter: it is answered, and keys are being sent
 _HUNG_UP: Final = "hangup"
 _NORMAL: Final = ("", "UNKNOWN_REASON", "CLIENT_INITIATED")
@@ -88,8 +92,22 @@ def phone_call(room: str, who: Participant) -> EventData:
         to_number=ours if inbound else far,
         leg_id=who.sid,
         room=room,
+        sip_headers=_custom_headers(attributes),
         status=attributes.get("sip.callStatus", ""),
     )
+
+
+def _custom_headers(attributes: Mapping[str, str]) -> Mapping[str, str]:
+    """Custom headers of a call's INVITE, where its trunk includes them; their names in lower case.
+
+    Others that a trunk may include, such as Authorization, are none of an event's business.
+    """
+    found = (
+        (header[1], value)
+        for name, value in attributes.items()
+        if (header := _CUSTOM_HEADER.fullmatch(name)) is not None
+    )
+    return dict(islice(found, _KEPT_HEADERS))
 
 
 def joined(

@@ -31,7 +31,7 @@ _VOICES: Final = {
     "fax_detected": "fax",
 }
 
-_HEADERS: Final = 20  # of a call's custom headers; a stranger may send any number
+KEPT_HEADERS: Final = 20  # of a call's custom headers; a stranger may send any number
 
 Facts = Mapping[str, Any]
 
@@ -55,7 +55,9 @@ def _came_in(payload: Payload) -> Facts:
     return {
         "caller_name": text(payload, "caller_id_name"),
         "attestation": level if level in ("A", "B", "C") else "",
-        "sip_headers": dict(islice(((name, value) for name, value in headers if name), _HEADERS)),
+        "sip_headers": dict(
+            islice(((name, value) for name, value in headers if name), KEPT_HEADERS)
+        ),
     }
 
 

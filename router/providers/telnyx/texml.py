@@ -7,6 +7,7 @@ the `CallSid` of the caller's leg.
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -18,10 +19,12 @@ from router.events.types import EventType
 from router.provider import WebhookRequest, happened_at
 from router.providers.telnyx.action import Dialled
 from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER, moment, sip_status
+from router.providers.telnyx.facts import KEPT_HEADERS
 
 _MAX_FIELDS: Final = 200
 _WORD: Final = re.compile(r"[a-z-]{1,32}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+_CUSTOM_HEADER: Final = re.compile(r"SipHeader_(X-[\w-]{1,60}|User-to-User)", re.ASCII | re.I)
 _CALLBACKS: Final = frozenset({"call-progress-events", "call-cost-events"})
 
 _ENDINGS: Final[Mapping[str, Disposition]] = {
@@ -82,7 +85,12 @@ def incoming_call(request: WebhookRequest, fields: Fields) -> Event:
         source=PROVIDER,
         time=request.received_at,
         key=_call_id(fields),
-        data=_data(fields, direction=direction, stage="route" if direction == "inbound" else ""),
+        data=_data(
+            fields,
+            direction=direction,
+            stage="route" if direction == "inbound" else "",
+            **_caller_facts(fields),
+        ),
     )
 
 
@@ -174,6 +182,27 @@ def _data(fields: Fields, **more: Any) -> EventData:
             **more,
         }
     )
+
+
+def _caller_facts(fields: Fields) -> Mapping[str, Any]:
+    """What the request for a document says of the caller.
+
+    No source tells whether TeXML passes on headers of the INVITE; where it does, then under TwiML's
+    names for them, as it does with all that it takes over.
+    """
+    level = fields.get("ShakenStirAttestation", "").upper()
+    was_verified = fields.get("ShakenStirValidated", "true").lower() == "true"
+    headers = (
+        (header[1], value)
+        for name, value in fields.items()
+        if (header := _CUSTOM_HEADER.fullmatch(name)) is not None
+    )
+    return {
+        "caller_name": fields.get("CallerName") or fields.get("CallerId", ""),
+        "forwarded_from": party(fields.get("ForwardedFrom", "")).address,
+        "attestation": level if was_verified and level in ("A", "B", "C") else "",
+        "sip_headers": dict(islice(headers, KEPT_HEADERS)),
+    }
 
 
 def _call_id(fields: Fields) -> str:

@@ -5,6 +5,7 @@ and `received_at` (µs since epoch), and raises BadPayload. Event Streams tells 
 (`router.providers.twilio.streams`) and comes through the same builders.
 """
 
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -14,7 +15,7 @@ import msgspec
 from router.errors import BadPayload
 from router.events.ids import call_id, event_id
 from router.events.model import Disposition, Event, EventData
-from router.events.phone import channel_of, party
+from router.events.phone import channel_of, is_e164, party
 from router.events.types import EventType
 from router.provider import happened_at
 from router.providers.twilio.fields import (
@@ -59,6 +60,8 @@ _LEG_PROGRESS: Final[Mapping[str, EventType]] = {
 }
 STAGES: Final = ("agent", "fallback")
 """Who was dialled, in the query of our `<Dial action>` URLs."""
+
+_REFER_TO: Final = re.compile(r"[^\r\n]{1,2048}")
 
 # From the telephone network to us; the second is a call over an Elastic SIP trunk.
 _INBOUND: Final = frozenset({"inbound", "trunking-originating"})
@@ -135,6 +138,26 @@ def dial_ended(fields: Fields, account: str, received_at: int, stage: str) -> Ev
     return Event(
         id=event_id(PROVIDER, account, fields["CallSid"], "dial", stage, leg, status),
         type=EventType.CALL_ENDED if given_up else EventType.LEG_ENDED,
+        source=PROVIDER,
+        time=received_at,
+        key=data.call_id,
+        data=data,
+    )
+
+
+def transfer_wanted(fields: Fields, account: str, received_at: int) -> Event:
+    """The `<Dial referUrl>` request: the agent's end sent a SIP REFER; Twilio asks what is next.
+
+    `ReferTransferTarget` is the Refer-To header: `<tel:+14155550199>`, `sip:+1…@host?X-Header=…`.
+    What holds no E.164 number has no `number` (twilio.com/docs/voice/api/refer-to-twilio).
+    """
+    target = matching(fields, "ReferTransferTarget", _REFER_TO)
+    wanted = party(target.rpartition("<")[2].partition(">")[0]).address  # RFC 3261: name-addr
+    number = wanted if is_e164(wanted) else ""
+    data = _data(fields, account, number=number, stage="agent")
+    return Event(
+        id=event_id(PROVIDER, account, fields["CallSid"], "refer", target),
+        type=EventType.TRANSFER_STARTED,
         source=PROVIDER,
         time=received_at,
         key=data.call_id,

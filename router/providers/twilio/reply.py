@@ -37,12 +37,18 @@ class Answers:
         self._base = f"{public_url}/webhooks/twilio"
         self._dial_timeout = dial_timeout
         self._agent = self._agent_document(target)
+        self._agent_who_transfers = self._agent_document(target, refer_url=f"{self._base}/refer")
         self.apology = _apology(apology, language)
         self.hang_up = _hang_up()
 
-    def to_agent(self, call_id: str) -> bytes:
-        """Dial into the room of the call; its end is asked about at /dial."""
-        return self._agent.replace(_CALL_ID, call_id).encode()
+    def to_agent(self, call_id: str, *, transfers: bool = False) -> bytes:
+        """Dial into the room of the call; its end is asked about at /dial.
+
+        With `transfers`, a SIP REFER of the agent's is asked about at /refer; else Twilio refuses
+        it (twilio.com/docs/api/errors/13802).
+        """
+        document = self._agent_who_transfers if transfers else self._agent
+        return document.replace(_CALL_ID, call_id).encode()
 
     def to_number(self, number: str, *, caller: str, called: str) -> bytes:
         """Dial a fallback number, which is shown the caller's, else the called one.
@@ -62,14 +68,14 @@ class Answers:
         response.append(dial)
         return _encode(response)
 
-    def _agent_document(self, target: SipTarget) -> str:
+    def _agent_document(self, target: SipTarget, *, refer_url: str | None = None) -> str:
         uri = target.uri(_CALL_ID)
         if len(uri) >= _URI_LIMIT:
             raise ValueError(
                 f"livekit.sip_host is too long: the SIP URI must have under {_URI_LIMIT} characters"
             )
         response = VoiceResponse()
-        dial = self._dial("agent")
+        dial = self._dial("agent", refer_url=refer_url)
         dial.sip(
             uri,
             username=target.username,
@@ -80,13 +86,17 @@ class Answers:
         response.append(dial)
         return _encode(response).decode()
 
-    def _dial(self, stage: str, *, caller_id: str | None = None) -> Dial:
+    def _dial(
+        self, stage: str, *, caller_id: str | None = None, refer_url: str | None = None
+    ) -> Dial:
         return Dial(
             action=f"{self._base}/dial?stage={quote(stage)}",
             method="POST",
             timeout=self._dial_timeout,
             answer_on_bridge=True,
             caller_id=caller_id,
+            refer_url=refer_url,
+            refer_method="POST" if refer_url else None,
         )
 
 

@@ -19,12 +19,13 @@ _MAX_FIELDS: Final = 200
 _OK: Final = Reply(200)
 _NO_CONTENT: Final = Reply(204)
 _DIAL: Final = "/webhooks/twilio/dial"
-_TWIML: Final = frozenset({"voice", "dial", "fallback", "disaster"})
+_TWIML: Final = frozenset({"voice", "dial", "fallback", "disaster", "refer"})
 
 _BUILDERS: Final[Mapping[str, Callable[[Fields, str, int], Event]]] = {
     "voice": events.incoming_call,
     "fallback": events.incoming_call,
     "disaster": events.disaster_call,
+    "refer": events.transfer_wanted,
     "status": events.call_status,
     "recording": media.recording_status,
     "amd": media.machine_detected,
@@ -57,6 +58,7 @@ class TwilioSource:
         Endpoint("dial", "/dial"),
         Endpoint("fallback", "/fallback", storeless=True),
         Endpoint("disaster", "/disaster"),
+        Endpoint("refer", "/refer"),
         Endpoint("recording", "/recording"),
         Endpoint("amd", "/amd"),
         Endpoint("transcription", "/transcription"),
@@ -137,6 +139,10 @@ class TwilioSource:
         is dialled by `<Dial><Sip>` once: it takes another way than the trunk (own credentials,
         transport and host), and when it fails too, /dial ends the call with the apology. So nothing
         asks for ever.
+
+        At /refer the agent has sent the caller elsewhere. Its dial has that URL only where the
+        number has a fallback: without the URL Twilio refuses, and the agent keeps its caller; with
+        it, whoever may not go there goes to the fallback (`router.routing.decide`).
         """
         if kind not in _TWIML:
             return _OK if kind == "porting" else _NO_CONTENT
@@ -160,7 +166,7 @@ class TwilioSource:
             caller = data.from_number if data.channel in ("", "pstn") else ""
             return self._answers.to_number(decision.fallback, caller=caller, called=data.to_number)
         if decision.action == "dispatch" and kind != "fallback":
-            return self._answers.to_agent(event.call_id)
+            return self._answers.to_agent(event.call_id, transfers=bool(decision.fallback))
         return self._answers.apology
 
 

@@ -44,6 +44,7 @@ class Child:
         self.sid = call_sid()
         self._call, self._dial, self._base_url, self._line = call, dial, base_url, line
         self._sip_call_id = f"{uuid.uuid4()}@127.0.0.1" if dial.target.uri is not None else ""
+        self.referred_to = ""
         self._sequence = 0
         self._seconds: int | None = None
 
@@ -57,6 +58,7 @@ class Child:
             await self._talk(leg)
         leg.hangup()
         self._call.leg = None
+        self.referred_to = leg.referred_to
         status = self._status(leg, in_time=in_time)
         self._call.step("dial.ended", status=status, sip_status=leg.status)
         self._tell("completed", status, **params.duration(self._seconds or 0))
@@ -79,7 +81,7 @@ class Child:
         )
         try:
             leg = self._line.dial(target, invite)
-            leg.takes_refer = False  # a <Dial> without referUrl refuses
+            leg.takes_refer = bool(self._dial.refer_url)  # errors/13802
         except SandboxFull:
             leg = Leg()
             leg.refuse(_UNAVAILABLE)

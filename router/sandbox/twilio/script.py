@@ -3,7 +3,8 @@
 A document that can't be had or read is replaced by the number's fallback URL, which is told why.
 When that fails too, the caller hears an apology and the call is over. A change through the REST API
 ends a running `<Dial>`: its action is still requested, but its answer is not followed (Twilio
-changelog of 2021-05-24); the same when the caller hangs up.
+changelog of 2021-05-24); the same when the caller hangs up. When a REFER
+ends it, the answer of `referUrl` is followed; that the action is not requested then is inferred.
 """
 
 import asyncio
@@ -169,7 +170,11 @@ class Script:
     async def _dial(self, dial: Dial, base_url: str) -> _Leave | None:
         if not dial.answer_on_bridge:
             self._call.answer()
-        result = await Child(self._call, dial, base_url, self._line).run()
+        child = Child(self._call, dial, base_url, self._line)
+        result = await child.run()
+        if child.referred_to and self._call.interrupt is None:
+            told = {"ReferTransferTarget": f"<{child.referred_to}>"}
+            return _Leave(Source(urljoin(base_url, dial.refer_url), dial.refer_method, told))
         if not dial.action:
             return None
         action = Source(urljoin(base_url, dial.action), dial.method, result)

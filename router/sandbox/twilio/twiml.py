@@ -41,6 +41,7 @@ _CHOICES: Final[Mapping[str, frozenset[str]]] = {
     "hangupOnStar": frozenset({"true", "false"}),
     "sequential": frozenset({"true", "false"}),
     "method": frozenset({"GET", "POST"}),
+    "referMethod": frozenset({"GET", "POST"}),
     "statusCallbackMethod": frozenset({"GET", "POST"}),
     "reason": frozenset({"rejected", "busy"}),
 }
@@ -107,6 +108,8 @@ class Dial:
     method: str
     answer_on_bridge: bool
     caller_id: str
+    refer_url: str  # asked when the target sends a REFER; "": it is refused
+    refer_method: str
 
 
 Verb = Say | Pause | Hangup | Reject | Redirect | Dial
@@ -176,6 +179,8 @@ def _dial(element: ET.Element) -> Dial:
         method=element.get("method", "POST"),
         answer_on_bridge=element.get("answerOnBridge") == "true",
         caller_id=element.get("callerId", ""),
+        refer_url=element.get("referUrl", ""),
+        refer_method=element.get("referMethod", "POST"),
     )
 
 

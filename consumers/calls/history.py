@@ -13,13 +13,15 @@ Whose word counts is decided by kind and by source, never by a provider's name
   caller of an answered call left the room, else when it was given up as lost;
 - how it ended: a failure of the call, then of a dial, then that it was forwarded, then that it was
   answered. A carrier calls "completed" whatever was connected: a fallback, or our own apology,
-  which is a failed call.
+  which is a failed call;
+- how each leg ended: whoever tells that it did, of each fact the first who says it. The end of a
+  dial comes as what followed from it (`router.routing.decide`): the call's end, or its forwarding.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from router.events.call import CallState
+from router.events.call import CallState, Leg
 from router.events.model import Decision, Disposition, Event, EventData
 from router.events.types import EventType
 
@@ -49,11 +51,15 @@ DISTANCE: Final = {
 """How directly a type of event tells of the call, 0 most. Those that are not here tell nothing that
 a record holds: recordings, transcripts, keys, rooms, dispatches."""
 
+_LEG_ENDS: Final = (EventType.LEG_ENDED, EventType.CALL_FORWARDED, EventType.CALL_ENDED)
+_MOST_LEGS: Final = 100
+"""Of a call's record: an agent may dial as many as it likes."""
+
 Telling = tuple[int, Event]
 """An event with its distance."""
 
 
-class Story:
+class History:
     """A call's telling events, and what follows from them. Times are µs, None while unknown.
 
     Args:
@@ -155,6 +161,14 @@ class Story:
                     return event.data.reason
         return self.decided(lambda decision: decision.reason)
 
+    def legs(self) -> tuple[Leg, ...]:
+        """How each leg ended that did, the caller's own among them; by the time of their ends."""
+        ends: dict[tuple[str, str], list[Event]] = {}
+        for _, event in self._telling:
+            if event.type in _LEG_ENDS and event.source != SOURCE:
+                ends.setdefault((event.source, _leg_id(event)), []).append(event)
+        return tuple(_leg(leg_id, told) for (_, leg_id), told in ends.items())[:_MOST_LEGS]
+
     def _all(self, kind: EventType) -> Sequence[Event]:
         return self._of.get(kind, ())
 
@@ -231,3 +245,29 @@ class Story:
 
 def _failures(said: Iterable[Disposition]) -> Sequence[Disposition]:
     return [word for word in said if word not in ("answered", "forwarded")]
+
+
+def _leg_id(event: Event) -> str:
+    """The leg whose end an event tells; what is said of the call itself is of its caller's leg."""
+    data = event.data
+    return data.leg_id or data.stage or data.provider_call_id
+
+
+def _leg(leg_id: str, told: Sequence[Event]) -> Leg:
+    """A leg's end, of the first who says each fact of it. `told`: by time, at least one."""
+
+    def first(get: Callable[[EventData], T]) -> T:
+        said = [get(event.data) for event in told]
+        return next((value for value in said if value), said[0])
+
+    disposition = first(lambda data: data.disposition)
+    return Leg(
+        leg_id=leg_id,
+        provider=told[0].source,
+        dialled=first(lambda data: data.stage),
+        # Of the call it is said that it was forwarded; whom it was forwarded to answered.
+        disposition="answered" if disposition == "forwarded" else disposition,
+        sip_status=first(lambda data: data.sip_status),
+        reason=first(lambda data: data.reason) or first(lambda data: data.status),
+        ended_at=told[0].time,
+    )
