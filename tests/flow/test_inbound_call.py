@@ -1,6 +1,7 @@
 """One inbound call through a whole node, with the sandbox's Twilio and LiveKit around it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,7 +110,9 @@ async def test_the_right_agent_is_heard_and_the_end_is_recorded(
         assert call.status == "completed"
         assert (record.agent, record.disposition, record.state) == ("anna", "answered", "ended")
         assert record.duration is not None
-        assert [job.agent_name for job in w.livekit.jobs] == ["anna"]
+        [job] = w.livekit.jobs
+        facts = json.loads(job.metadata)["call"]
+        assert (job.agent_name, facts["channel"], facts["country"]) == ("anna", "pstn", "US")
         told = types(events)
         for kind in ("call.initiated", "agent.dispatched", "agent.joined", "agent.ready"):
             assert told.count(kind) == 1, (kind, told)

@@ -1,6 +1,7 @@
 """Calls through a whole node, with the sandbox's Telnyx and LiveKit around it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,6 +116,8 @@ async def test_the_right_agent_is_heard_and_the_end_is_recorded(tmp_path: Path) 
         w.livekit.register_worker("anna")
         call = w.telnyx.place_call(ANNA, CALLER, hold_seconds=0.5, custom_headers={"X-Tenant": "7"})
         assert await call.answered()
+        facts = json.loads(w.livekit.jobs[0].metadata)["call"]
+        assert (facts["country"], facts["sip_headers"]) == ("US", {"X-Tenant": "7"})
         room = w.livekit.rooms.get(call_id("telnyx", "", call.caller.control_id))
         assert room is not None
         caller = room.participants[f"sip_{CALLER}"]
@@ -126,6 +129,13 @@ async def test_the_right_agent_is_heard_and_the_end_is_recorded(tmp_path: Path) 
         assert (record.from_number, record.to_number) == (CALLER, ANNA)
         assert [job.agent_name for job in w.livekit.jobs] == ["anna"]
         assert commands(call) == ["transfer"]
+        async with asyncio.timeout(5):
+            while len(record.legs) < 2:  # both legs end together, and either may be told first
+                record, events = await w.ended(call)
+        legs = {leg.leg_id: leg for leg in record.legs}
+        own, agents = legs.pop(call.caller.leg_id), legs.popitem()[1]
+        assert (own.dialled, own.sip_status, own.reason) == ("", 200, "normal_clearing")
+        assert (agents.disposition, agents.sip_status) == ("answered", 200)
         told = types(events)
         for kind in ("call.initiated", "agent.dispatched", "agent.joined", "agent.ready"):
             assert told.count(kind) == 1, (kind, told)
