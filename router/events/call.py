@@ -14,7 +14,7 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True):
 
     leg_id: str  # the provider's
     provider: str  # who tells of it
-    dialled: Stage = ""  # whom it was dialled to: agent or fallback, where that is known
+    dialled: Stage = ""  # whom it was dialled to, where its end says so: agent, fallback
     disposition: Disposition | None = None
     sip_status: int = 0  # SIP response code, 0 where none is known
     reason: str = ""  # the provider's own words
