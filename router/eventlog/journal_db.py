@@ -77,12 +77,16 @@ SELECT topic FROM step WHERE topic IS NOT NULL
 
 Meaning = Literal["later", "failed", "record"]
 
-_FULL: Final = "the journal's disk is full; free some space"
-_LOCKED: Final = "another process holds the journal's lock (a backup, a VACUUM?); it is tried again"
+_FULL: Final = "can't grow: its disk is full; free some space"
+_LOCKED: Final = "is locked by another process (a backup, a VACUUM?); it is tried again"
 _OPENING: Final = (
-    "the journal's file can't be opened; look at its permissions and the limit of open files"
+    "can't be opened; it must be a file that this user may write; look at the limit of open files"
 )
-_MEMORY: Final = "there is no memory left for the journal; it is tried again"
+_MEMORY: Final = "has no memory left; it is tried again"
+_DAMAGED: Final = (
+    "is damaged; move its folder aside, keep that (sqlite3's .recover may read it), and start: a "
+    "new journal is made, and routes.json keeps the routes"
+)
 
 # A code that is not here means what its low byte means, which is here for every one.
 _MEANING: Final[Mapping[int, Meaning]] = {
@@ -145,27 +149,32 @@ def meaning(code: int, *, reading: bool = False) -> Meaning:
 
 
 @contextmanager
-def _translated(*, reading: bool = False) -> Iterator[None]:
+def _translated(path: Path, *, reading: bool = False) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
         raise ValueError("the journal can't store this record: TypeError") from error
     except apsw.Error as error:
         code = getattr(error, "extendedresult", 0) or getattr(error, "result", 0)
-        name = type(error).__name__
+        base = code & 0xFF
+        name = apsw.mapping_result_codes.get(base, "SQLITE_ERROR")
         match meaning(code, reading=reading):
             case "record":
                 raise ValueError(f"the journal can't store this record: {name}") from error
-            case "later" if reading and code & 0xFF == apsw.SQLITE_IOERR:
+            case "later" if reading and base == apsw.SQLITE_IOERR:
                 raise LogUnavailable(
-                    f"the journal can't be read ({name}); check the disk"
+                    f"the journal {path} can't be read ({name}); check its disk"
                 ) from error
             case "later":
-                said = _SAID.get(code) or _SAID.get(code & 0xFF, _LOCKED)
-                raise LogUnavailable(said) from error
+                said = _SAID.get(code) or _SAID.get(base, _LOCKED)
+                raise LogUnavailable(f"the journal {path} {said}") from error
+            case "failed" if base in (apsw.SQLITE_CORRUPT, apsw.SQLITE_NOTADB):
+                raise LogFailed(f"the journal {path} {_DAMAGED} ({name})") from error
             case "failed":
-                message = f"the journal's disk failed ({name}); check it, then restart"
-                raise LogFailed(message) from error
+                raise LogFailed(
+                    f"the journal {path} could not be written or read ({name}); check its disk, "
+                    "then restart"
+                ) from error
 
 
 def _make_file(path: Path) -> None:
@@ -183,9 +192,10 @@ class JournalDb:
 
     def __init__(self, folder: Path) -> None:
         self.wal_pages = 0
-        _make_file(folder / FILE_NAME)
-        with _translated():
-            self._db = apsw.Connection(str(folder / FILE_NAME))
+        self._path = folder / FILE_NAME
+        _make_file(self._path)
+        with _translated(self._path):
+            self._db = apsw.Connection(str(self._path))
             self._db.set_busy_timeout(_BUSY_TIMEOUT)
             self._execute("PRAGMA journal_mode = WAL")
             self._execute("PRAGMA synchronous = FULL")
@@ -216,13 +226,13 @@ class JournalDb:
 
     def last_seq(self) -> int:
         """The highest seq ever given, also of rows that retention deleted; 0 for none."""
-        with _translated():
+        with _translated(self._path):
             found = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").get
         return cast("int", found) if found is not None else 0
 
     def positions(self) -> dict[str, int]:
         """Every stored position by its name."""
-        with _translated():
+        with _translated(self._path):
             rows = self._execute("SELECT name, seq FROM positions").fetchall()
         return {cast("str", name): cast("int", seq) for name, seq in rows}
 
@@ -232,7 +242,7 @@ class JournalDb:
         A row whose topic and id the log already has is not written. For each of them, by its seq,
         the row that was there first comes back (it may be of the same batch).
         """
-        with _translated():
+        with _translated(self._path):
             self._execute("BEGIN IMMEDIATE")
             try:
                 before = self._db.total_changes()
@@ -268,32 +278,32 @@ class JournalDb:
 
     def topics(self) -> list[str]:
         """The topics that have rows."""
-        with _translated():
+        with _translated(self._path):
             rows = self._execute(_TOPICS).fetchall()
         return [cast("str", topic) for (topic,) in rows]
 
     def reusable_bytes(self) -> int:
         """What deleted rows have left free inside the file."""
-        with _translated():
+        with _translated(self._path):
             pages = cast("int", self._execute("PRAGMA freelist_count").get)
             return pages * cast("int", self._execute("PRAGMA page_size").get)
 
     def delete(self, topic: str, *, upto: int, before: int, limit: int) -> int:
         """Delete at most `limit` rows with seq ≤ `upto` and time < `before`; how many it were."""
         sql = _DELETE_REPLACED if topic in COMPACTED else _DELETE
-        with _translated():
+        with _translated(self._path):
             self._execute(sql, (topic, upto, before, limit))
             return self._db.changes()
 
     def checkpoint(self) -> None:
         """Move the WAL into the database file as far as readers let it (PASSIVE: never waits)."""
-        with _translated():
+        with _translated(self._path):
             pages, moved = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self.wal_pages = pages - moved
 
     def close(self) -> None:
         """Close; the last connection also checkpoints and removes the WAL."""
-        with _translated():
+        with _translated(self._path):
             self._db.close()
 
 
@@ -301,8 +311,9 @@ class JournalReader:
     """A read-only connection, for one thread at a time. Each read is its own short transaction."""
 
     def __init__(self, folder: Path) -> None:
-        with _translated(reading=True):
-            self._db = apsw.Connection(str(folder / FILE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
+        self._path = folder / FILE_NAME
+        with _translated(self._path, reading=True):
+            self._db = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
             self._db.set_busy_timeout(1000)
 
     def read(self, after: int, *, upto: int, topics: Sequence[str] | None, limit: int) -> list[Row]:
@@ -317,7 +328,7 @@ class JournalReader:
             sql += f" AND +topic IN ({','.join('?' * len(topics))})"
             bindings += topics
         rows, size = [], 0
-        with _translated(reading=True):
+        with _translated(self._path, reading=True):
             for row in self._db.execute(f"{sql} ORDER BY seq LIMIT ?", (*bindings, limit)):
                 rows.append(cast("Row", row))
                 size += len(rows[-1][6] or b"")
@@ -329,20 +340,20 @@ class JournalReader:
         """The seq after which the last `count` rows of these topics come."""
         marks = ",".join("?" * len(topics))
         sql = f"SELECT seq FROM events WHERE +topic IN ({marks}) ORDER BY seq DESC LIMIT ?"  # noqa: S608 marks
-        with _translated(reading=True):
+        with _translated(self._path, reading=True):
             seqs = self._db.execute(sql, (*topics, count)).fetchall()
         return cast("int", seqs[-1][0]) - 1 if seqs else self.ends()[1]
 
     def ends(self) -> tuple[int, int]:
         """(lowest, highest) seq that has a row, (0, 0) for none."""
-        with _translated(reading=True):
+        with _translated(self._path, reading=True):
             first = self._db.execute("SELECT min(seq) FROM events").get
             last = self._db.execute("SELECT max(seq) FROM events").get
         return cast("int", first or 0), cast("int", last or 0)
 
     def position(self, name: str) -> int:
         """A stored position, 0 for none."""
-        with _translated(reading=True):
+        with _translated(self._path, reading=True):
             found = self._db.execute("SELECT seq FROM positions WHERE name = ?", (name,)).get
         return cast("int", found) if found is not None else 0
 

@@ -294,7 +294,16 @@ async def test_a_corrupt_file_ends_the_process(tmp_path: Path) -> None:
     for page in range(len(pages) // 8192, len(pages) // 4096):  # of events, not of positions
         pages[page * 4096 : page * 4096 + 8] = b"\xff" * 8
     file.write_bytes(pages)
-    with pytest.raises(LogFailed):
+    with pytest.raises(LogFailed, match=r"events\.db is damaged; move its folder.*SQLITE_CORRUPT"):
         async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP) as journal:
             await journal.read(0, limit=1000)
     assert journal.failed.is_set()
+
+
+async def test_a_file_that_is_no_journal_is_named_with_the_mend(tmp_path: Path) -> None:
+    file = tmp_path / journal_db.FILE_NAME
+    file.write_text("neither a database nor a journal")
+    with pytest.raises(LogFailed, match=r"events\.db is damaged; move its folder") as caught:
+        async with open_journal(tmp_path, settings(tmp_path), pinned_by=GROUP):
+            pass
+    assert str(file) in str(caught.value)
