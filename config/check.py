@@ -29,6 +29,16 @@ def check(settings: Settings) -> None:
         raise ConfigProblem("\n".join(problems))
 
 
+def ring_window(settings: Settings) -> float:
+    """Seconds after which nothing is begun for a call: its carrier has given the agent up by then.
+
+    As set, else the shortest dial time-out of the carriers.
+    """
+    return settings.dispatch.ring_window or min(
+        timeout for _, timeout in _dial_timeouts(settings.providers)
+    )
+
+
 def _missing(settings: Settings) -> Iterator[str]:
     livekit = settings.livekit
     wanted: list[tuple[str, object, str]] = []
@@ -114,6 +124,12 @@ def _risky(settings: Settings) -> Iterator[str]:
             yield (
                 f"dispatch.deadline: two of them must fit into providers.{name}.dial_timeout, or "
                 f"{name.title()} gives up before the second try"
+            )
+        if settings.dispatch.ring_window > dial_timeout:
+            yield (
+                f"dispatch.ring_window: is longer than providers.{name}.dial_timeout "
+                f"({dial_timeout} s): after an outage agents would be sent to callers who have "
+                "gone to the fallback; leave it at 0, which is as long as the dial time-out"
             )
 
 

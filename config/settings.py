@@ -126,7 +126,7 @@ class DispatchSettings(Section):
     """How long an agent may take, and when a call is too old for one."""
 
     deadline: Annotated[Seconds, within(0.01, 300)]
-    ring_window: Annotated[Seconds, within(0.01, 3600)]
+    ring_window: Annotated[Seconds, within(0, 3600)]  # 0: see `config.check.ring_window`
     concurrency: Annotated[Count, count(1, 10_000)]
     lease: Annotated[Seconds, within(1, 3600)]
 

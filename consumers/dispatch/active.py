@@ -35,10 +35,15 @@ _TAKE_OVER: Final = 32  # claims at once, so that several processes share what o
 
 
 class ActiveCalls:
-    """Runs them. `owner` names this process in the claims."""
+    """Runs them. `owner` names this process in the claims, and begins with its `seat`.
 
-    def __init__(self, context: Context, owner: str) -> None:
+    What another owner with the same seat has is taken over at once, when this process starts: it
+    was killed.
+    """
+
+    def __init__(self, context: Context, owner: str, seat: str = "") -> None:
         self.owner = owner
+        self._seat = seat
         self._context = context
         self._slots = asyncio.Semaphore(context.settings.concurrency)
         self._waiting: dict[str, tuple[PendingCall, asyncio.Task[None]]] = {}
@@ -55,6 +60,22 @@ class ActiveCalls:
         CALLS_IN_PROGRESS.set_function(lambda: len(self._waiting) + len(self._supervision))
         self._replaced: dict[str, deque[float]] = {}  # monotonic; of calls that go on
         self._closed: OrderedDict[str, None] = OrderedDict()  # calls whose room we closed
+        self._left: OrderedDict[str, None] = OrderedDict()  # calls whose end was read
+
+    def foresee_end(self, call_id: str) -> None:
+        """The log has the end of a call, or that it went elsewhere: begin nothing for it.
+
+        What is there is closed when that event is handled, which needs the database.
+        """
+        self._left[call_id] = None
+        while len(self._left) > _CLOSED:
+            self._left.popitem(last=False)
+        if call_id in self._waiting:
+            self._waiting[call_id][0].end()
+
+    def is_left(self, call_id: str) -> bool:
+        """Whether the log has the end of a call, as far as it was read."""
+        return call_id in self._left
 
     async def reserve(self) -> None:
         """Wait for the place that `begin` or `free` gives back."""
@@ -79,6 +100,8 @@ class ActiveCalls:
         if stuck is not None:
             stuck[1].cancel()
         pending = PendingCall(self._context, claim, fresh=fresh, hopeless=hopeless)
+        if self.is_left(claim.call_id):
+            pending.end()
         task = asyncio.create_task(self._bring(pending))
         # Not at the task's own end: one that is cancelled before it began has none.
         task.add_done_callback(lambda _: self._slots.release())
@@ -222,25 +245,31 @@ class ActiveCalls:
                 self._context.problems.warn("prune.failed", error)
 
     async def _take_over(self) -> None:
+        seat = self._seat
         while True:
             try:
-                await self._take_over_once()
+                if await self._take_over_once(seat):
+                    seat = ""  # all of them: nobody else has this seat while we live
+                elif seat and not self._slots.locked():
+                    continue
             except SwitchboardError as error:
                 self._context.problems.warn("take_over.failed", error)
             await self._context.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._context.random))
 
-    async def _take_over_once(self) -> None:
+    async def _take_over_once(self, seat: str) -> bool:
+        """Whether all were taken that there are."""
         places = 0
         while places < _TAKE_OVER and not self._slots.locked():
             await self.reserve()
             places += 1
         try:
             if not places:
-                return
-            lease = self._context.settings.lease
-            for claim in await self._context.claims.due(
-                owner=self.owner, lease=lease, limit=places
-            ):
+                return False
+            found = await self._context.claims.due(
+                owner=self.owner, lease=self._context.settings.lease, limit=places, seat=seat
+            )
+            is_all = len(found) < places
+            for claim in found:
                 log.warning("call.taken_over", call_id=claim.call_id, state=claim.state)
                 try:
                     self.begin(claim, fresh=False)
@@ -248,6 +277,7 @@ class ActiveCalls:
                     log.error("claim.unreadable", call_id=claim.call_id)  # noqa: TRY400
                 else:
                     places -= 1
+            return is_all
         finally:
             for _ in range(places):
                 self.free()

@@ -66,6 +66,10 @@ class Context:
     poll_interval: float  # seconds
     silences: Silences
 
+    def age(self, event: Event) -> float:
+        """Seconds since it happened."""
+        return (self.clock.now() - event.time) / _MICROS
+
 
 class PendingCall:
     """A call that waits for its agent.
@@ -212,8 +216,7 @@ class PendingCall:
         if rounds_before(self.claim.attempt):
             waited = self._context.clock.monotonic() - self._began
             return self._hopeless or waited > _REPLACED_WITHIN
-        age = self._context.clock.now() - self._initiated.time
-        return age > self._context.settings.ring_window * _MICROS
+        return self._context.age(self._initiated) > self._context.settings.ring_window
 
     async def _look(self) -> Presence | None:
         try:

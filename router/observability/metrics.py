@@ -70,8 +70,8 @@ HANDLED: Final = Counter(
 )
 DISPATCHES: Final = Counter(
     "switchboard_dispatches_total",
-    "Calls by what became of their dispatch: ready, missing, expired; again: a second try; lost:"
-    " the agent of a connected call is to be replaced",
+    "Calls by what became of their dispatch: ready, missing, expired; gone: the caller had left"
+    " before it began; again: a second try; lost: the agent of a connected call is to be replaced",
     ("outcome",),
     registry=REGISTRY,
 )
@@ -159,5 +159,5 @@ for what in ("request", "connection"):
     SHED.labels(what)
 for action in get_args(Decision.__annotations__["action"]):
     DECISIONS.labels(action)
-for outcome in ("ready", "missing", "expired", "again"):
+for outcome in ("ready", "missing", "expired", "gone", "again"):
     DISPATCHES.labels(outcome)

@@ -29,7 +29,7 @@ from tests.support.fake_rooms import FakeRooms
 from tests.support.fake_time import FakeClock
 
 SETTINGS = DispatchSettings(deadline=4.0, ring_window=60.0, concurrency=32, lease=15.0)
-LIMITS = Limits(in_flight=32, time_limit=15.0, grace=5.0)
+LIMITS = Limits(in_flight=32, time_limit=15.0, grace=5.0, in_hand=5000)
 POLL = 0.5
 
 
@@ -99,7 +99,7 @@ async def nobody_leads() -> AsyncIterator[bool]:
 class Process:
     """One running dispatch consumer."""
 
-    def __init__(self, world: World, name: str, seed: int = 7) -> None:
+    def __init__(self, world: World, name: str, seed: int = 7, seat: str = "") -> None:
         random = Random(seed)
         context = Context(
             claims=world.store,
@@ -111,7 +111,7 @@ class Process:
             poll_interval=POLL,
             silences=world.silences,
         )
-        self.active = ActiveCalls(context, name)
+        self.active = ActiveCalls(context, name, seat)
         self.rooms = RoomCleanup(
             world.rooms,
             world.clock,
