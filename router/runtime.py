@@ -21,6 +21,7 @@ from config.settings import Settings
 from router import catchup
 from router.clock import Clock, SystemClock
 from router.contract import asyncapi
+from router.dispatch_health import DispatchHealth
 from router.errors import LogFailed, StorageUnavailable
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
@@ -67,6 +68,7 @@ class Node:
     routes: RouteFollower | None
     livekit_setup: setup_loop.SetupLoop | None
     supervisor: Supervisor
+    dispatch_health: DispatchHealth | None = None
     webhooks: Webhooks | None = None
     http_port: int = 0
     stopping: bool = False
@@ -95,6 +97,8 @@ class Node:
             able = able and self.has_routes()
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
+        if self.dispatch_health is not None:
+            facts["dispatching"] = self.dispatch_health.trouble() or "ok"
         if self.webhooks is not None and (hints := self.webhooks.hints):
             facts["refused"] = hints
         return able, facts
@@ -132,10 +136,11 @@ async def run(
         supervisor = Supervisor(clock)
         log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
         context = context_of(settings, credentials, clock)
-        resources = await _resources(context, log, supervisor, stack)
+        health = _dispatch_health(settings, clock)
+        resources = await _resources(context, log, supervisor, health, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
-        node = Node(settings, log, routes, setup, supervisor)
+        node = Node(settings, log, routes, setup, supervisor, health)
         roles = _Roles(node, resources, credentials, clock, stop)
         await roles.run(started)
 
@@ -148,7 +153,11 @@ def _calm_garbage_collection() -> None:
 
 
 async def _resources(
-    context: ProviderContext, log: OpenLog, supervisor: Supervisor, stack: AsyncExitStack
+    context: ProviderContext,
+    log: OpenLog,
+    supervisor: Supervisor,
+    health: DispatchHealth | None,
+    stack: AsyncExitStack,
 ) -> Resources | None:
     """What the roles other than the ingress need; the ingress answers without any of it."""
     settings = context.settings
@@ -157,7 +166,11 @@ async def _resources(
     database: Database = await stack.enter_async_context(open_database(settings))
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     carriers = await stack.enter_async_context(open_carriers(context))
-    return Resources(settings, log, database, livekit, carriers, context.clock, supervisor)
+    return Resources(settings, log, database, livekit, carriers, context.clock, supervisor, health)
+
+
+def _dispatch_health(settings: Settings, clock: Clock) -> DispatchHealth | None:
+    return DispatchHealth(clock) if {"ingress", "dispatch"} <= set(settings.roles) else None
 
 
 def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower | None:
@@ -225,6 +238,7 @@ class _Roles:
                 clock=self._clock,
                 body_timeout=settings.http.body_timeout,
                 request_timeout=settings.http.request_timeout,
+                stalled=node.dispatch_health.trouble if node.dispatch_health else lambda: "",
             )
         node.webhooks = webhooks
         return build_app(
@@ -294,6 +308,8 @@ class _Roles:
             raise LogFailed(f"the journal's disk failed ({folder}); nothing more can be taken")
 
     def _measure(self) -> None:
+        if self._node.dispatch_health is not None:
+            self._node.dispatch_health.trouble()
         relay = self._node.log.relay
         if relay is not None:
             RELAY_LAG.set(relay.lag.events)

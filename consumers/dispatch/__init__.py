@@ -44,6 +44,7 @@ async def _open(resources: Resources) -> AsyncIterator[Consumer]:
         ),
         poll_interval=resources.settings.livekit.poll_interval,
         silences=Silences(resources.clock),
+        health=resources.dispatch_health,
     )
     seat = resources.log.seat
     active = ActiveCalls(context, owner=f"{seat}/{uuid4().hex}", seat=seat)

@@ -16,7 +16,8 @@ from consumers.dispatch.pending import Context, PendingCall
 from consumers.dispatch.plan import MAX_ROUNDS, Presence, next_round, rounds_before
 from consumers.dispatch.supervision import Supervision
 from router.backoff import jitter
-from router.errors import SwitchboardError
+from router.dispatch_health import DATABASE, LIVEKIT_API
+from router.errors import EffectError, SwitchboardError
 from router.events.model import Event
 from router.observability import log as logs
 from router.observability.metrics import CALLS_IN_PROGRESS, DISPATCHES
@@ -25,6 +26,9 @@ from router.storage.claims import Claim
 log = logs.get(__name__)
 
 _TAKE_OVER_EVERY: Final = 1.0  # seconds
+_PROBE_EVERY: Final = 5.0  # seconds; a dozen of the 1,000 requests that LiveKit Cloud allows
+_PROBE_AGAIN: Final = 1.0  # seconds after one that failed
+_NO_ROOM: Final = "switchboard-probe"
 _REMEMBERED: Final = 1000  # calls
 _PRUNE_EVERY: Final = 3600.0  # seconds
 _KEPT: Final = 14 * 86400.0  # seconds; longer than any log holds a `call.initiated` (kafka: 7 days)
@@ -190,6 +194,7 @@ class ActiveCalls:
         """Take over, look after and forget, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._take_over())
+            tasks.create_task(self._probe())
             tasks.create_task(self._remember())
             tasks.create_task(self._supervision.run())
             tasks.create_task(self._context.silences.run())
@@ -236,6 +241,21 @@ class ActiveCalls:
             else:
                 return
 
+    async def _probe(self) -> None:
+        """Ask LiveKit where no call did for a while: no caller must find out that it is away."""
+        health, wanted = self._context.health, _PROBE_EVERY
+        while health is not None:
+            await self._context.clock.sleep(_PROBE_AGAIN)
+            if health.idle(LIVEKIT_API) < wanted:
+                continue
+            try:
+                with health.trying(LIVEKIT_API, refusal_is_failure=True):
+                    await self._context.effects.rooms.rooms([_NO_ROOM])
+                wanted = _PROBE_EVERY
+            except EffectError as error:
+                self._context.problems.warn("probe.failed", error)
+                wanted = 0.0
+
     async def _prune(self) -> None:
         while True:
             await self._context.clock.sleep(_PRUNE_EVERY)
@@ -265,9 +285,10 @@ class ActiveCalls:
         try:
             if not places:
                 return False
-            found = await self._context.claims.due(
-                owner=self.owner, lease=self._context.settings.lease, limit=places, seat=seat
-            )
+            with self._context.trying(DATABASE):
+                found = await self._context.claims.due(
+                    owner=self.owner, lease=self._context.settings.lease, limit=places, seat=seat
+                )
             is_all = len(found) < places
             for claim in found:
                 log.warning("call.taken_over", call_id=claim.call_id, state=claim.state)

@@ -28,6 +28,7 @@ from consumers.dispatch.plan import (
     reaction,
 )
 from consumers.dispatch.store import ClaimedCalls
+from router.dispatch_health import DATABASE
 from router.events.ids import event_id
 from router.events.model import Event, EventData
 from router.events.types import EventType
@@ -174,14 +175,15 @@ class Dispatcher(Consumer):
         if decision is None:
             return None, False
         kept = msgspec.structs.replace(event.data, raw={}, timing={})
-        claim = await self._context.claims.claim(
-            event.call_id,
-            owner=self._active.owner,
-            lease=self._context.settings.lease,
-            agent=decision.agent,
-            livekit_agent_name=decision.livekit_agent_name,
-            initiated=msgspec.json.encode(msgspec.structs.replace(event, data=kept)),
-        )
+        with self._context.trying(DATABASE):
+            claim = await self._context.claims.claim(
+                event.call_id,
+                owner=self._active.owner,
+                lease=self._context.settings.lease,
+                agent=decision.agent,
+                livekit_agent_name=decision.livekit_agent_name,
+                initiated=msgspec.json.encode(msgspec.structs.replace(event, data=kept)),
+            )
         if claim is not None:
             return claim, claim.fence == 1
         # Ours after all when the database broke after it had written what we asked for.

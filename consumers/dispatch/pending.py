@@ -10,7 +10,7 @@ processes take a call over only from one that is dead or stuck.
 """
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -33,6 +33,7 @@ from consumers.dispatch.supervision import Silences
 from consumers.throttled_log import ThrottledLog
 from router.backoff import backoff, jitter
 from router.clock import Clock
+from router.dispatch_health import LIVEKIT_API, DispatchHealth
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable, Transient
 from router.events.model import Event
 from router.events.types import EventType
@@ -65,6 +66,11 @@ class Context:
     settings: DispatchSettings
     poll_interval: float  # seconds
     silences: Silences
+    health: DispatchHealth | None = None  # where an ingress of this process asks for it
+
+    def trying(self, what: str) -> AbstractContextManager[None]:
+        """The block tries what each dispatch needs."""
+        return self.health.trying(what) if self.health is not None else nullcontext()
 
     def age(self, event: Event) -> float:
         """Seconds since it happened."""
@@ -248,9 +254,10 @@ class PendingCall:
     async def _create(self) -> None:
         await self._hold(self._context.settings.lease / 2)
         try:
-            self._created = await self._context.effects.create(
-                self.claim, self._initiated, max(1, self.claim.attempt)
-            )
+            with self._context.trying(LIVEKIT_API):
+                self._created = await self._context.effects.create(
+                    self.claim, self._initiated, max(1, self.claim.attempt)
+                )
         except Ambiguous:
             self._certain = False
             self.doubtful = True

@@ -63,8 +63,13 @@ class Webhooks:
         clock: Clock,
         body_timeout: float,
         request_timeout: float,
+        stalled: Callable[[], str] = lambda: "",
     ) -> None:
-        """`ready`: whether `routes` may be decided from; times are in seconds."""
+        """`ready`: whether `routes` may be decided from; times are in seconds.
+
+        `stalled`: why nobody dispatches at the moment, "" where somebody does.
+        """
+        self._stalled = stalled
         self._log = events
         self._routes = routes
         self._ready = ready
@@ -123,7 +128,9 @@ class Webhooks:
         request = WebhookRequest(kind, http.raw_path, http.headers, body, received_at, http.method)
         verified = self._verified(source, request)
         checked = perf_counter()
-        events = [decide(event, self._routes) for event in source.parse(verified)]
+        stalled = self._stalled()
+        parsed = source.parse(verified)
+        events = [decide(event, self._routes, stalled=stalled) for event in parsed]
         decided = perf_counter()
         if not events:
             raise BadPayload("the webhook holds no event")

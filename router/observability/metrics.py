@@ -75,6 +75,12 @@ DISPATCHES: Final = Counter(
     ("outcome",),
     registry=REGISTRY,
 )
+DISPATCHING: Final = Gauge(
+    "switchboard_dispatching",
+    "Whether calls get agents in this process: 0 sends them to their fallback at once",
+    registry=REGISTRY,
+)
+DISPATCHING.set(1)
 AGENT_READY_SECONDS: Final = Histogram(
     "switchboard_agent_ready_seconds",
     "From the call's webhook to the agent's audio",
