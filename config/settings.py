@@ -137,6 +137,7 @@ class CallsSettings(Section):
     sweep_after: Annotated[Seconds, within(0.01, 86_400)]
     max_duration: Annotated[Seconds, within(1, 2_592_000)]
     catch_up_hours: Annotated[Hours, within(0, 720)]
+    catch_up_interval: Annotated[Seconds, within(10, 86_400)]
 
 
 class TwilioSettings(Section):

@@ -262,7 +262,7 @@ class _Roles:
             if "relay" in resources.settings.roles:
                 work = partial(publish.run, resources.database, resources.log, resources.clock)
                 endless.append(tasks.create_task(self._keep("publish", work)))
-                work = partial(catchup.run, resources, resources.clock)
+                work = partial(catchup.keep_up, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
             # Found by name: the router does not know the consumers, they know the router.
             host = importlib.import_module("consumers.host")

@@ -11,8 +11,8 @@ import asyncio
 import fcntl
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -44,6 +44,9 @@ class Gate:
         self._path = path
         self._limit = limit  # seconds to wait
         self._local = asyncio.Lock()  # the file lock belongs to the descriptor, not to a task
+        self._hurried = 0  # who has it or waits for it and does not yield
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self._descriptor = files.open_file(path, os.O_RDWR)
 
     def close(self) -> None:
@@ -51,25 +54,45 @@ class Gate:
         os.close(self._descriptor)
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Hold the lock.
+    async def held(self, *, yields: bool = False) -> AsyncIterator[None]:
+        """Hold the lock. Who `yields` lets all others go first, for half of the limit.
 
         Raises:
             StorageUnavailable: another process kept it for longer than the limit.
         """
-        try:
-            async with asyncio.timeout(self._limit):
-                await self._local.acquire()
-        except TimeoutError as error:
-            raise StorageUnavailable("the database's write queue is too long") from error
-        try:
-            await self._lock_file()
+        with self._in_a_hurry() if not yields else nullcontext():
             try:
-                yield
+                async with asyncio.timeout(self._limit):
+                    if yields:
+                        await self._let_others_go()
+                    await self._local.acquire()
+            except TimeoutError as error:
+                raise StorageUnavailable("the database's write queue is too long") from error
+            try:
+                await self._lock_file()
+                try:
+                    yield
+                finally:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             finally:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._local.release()
+
+    @contextmanager
+    def _in_a_hurry(self) -> Iterator[None]:
+        self._hurried += 1
+        self._nobody.clear()
+        try:
+            yield
         finally:
-            self._local.release()
+            self._hurried -= 1
+            if not self._hurried:
+                self._nobody.set()
+
+    async def _let_others_go(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limit / 2):
+                while self._hurried:
+                    await self._nobody.wait()
 
     async def _lock_file(self) -> None:
         # Asked again and again: a blocking flock in a thread could not be cancelled.
