@@ -2,11 +2,14 @@
 
 import ssl
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from config.settings import ALL_ROLES, KafkaSettings, ProvidersSettings, Settings
+
+_LONGEST_WINDOW: Final = 60.0  # seconds; hardly anybody listens to the ringing for longer
 
 
 class ConfigProblem(Exception):
@@ -32,11 +35,10 @@ def check(settings: Settings) -> None:
 def ring_window(settings: Settings) -> float:
     """Seconds after which nothing is begun for a call: its carrier has given the agent up by then.
 
-    As set, else the shortest dial time-out of the carriers.
+    As set, else the shortest dial time-out of the carriers, a minute at most.
     """
-    return settings.dispatch.ring_window or min(
-        timeout for _, timeout in _dial_timeouts(settings.providers)
-    )
+    timeouts = [timeout for _, timeout in _dial_timeouts(settings.providers)]
+    return settings.dispatch.ring_window or min(_LONGEST_WINDOW, *timeouts)
 
 
 def _missing(settings: Settings) -> Iterator[str]:

@@ -543,6 +543,8 @@ def test_nothing_is_begun_after_the_shortest_dial_time_out_of_the_carriers(
     assert ring_window(load()) == 20.0
     monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TWILIO__DIAL_TIMEOUT", "45")
     assert ring_window(load()) == 45.0
+    monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TWILIO__DIAL_TIMEOUT", "300")
+    assert ring_window(load()) == 60.0
     monkeypatch.setenv("SWITCHBOARD_DISPATCH__RING_WINDOW", "30")
     check(load())
     assert ring_window(load()) == 30.0
