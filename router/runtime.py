@@ -46,6 +46,7 @@ from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.resources import Resources
 from router.routing.table import RouteTable
 from router.secrets import SipCredentials, load_key, sip_credentials
+from router.storage.clock_skew import ClockSkew
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import prepare
@@ -69,6 +70,7 @@ class Node:
     livekit_setup: setup_loop.SetupLoop | None
     supervisor: Supervisor
     dispatch_health: DispatchHealth | None = None
+    clock_skew: ClockSkew | None = None
     webhooks: Webhooks | None = None
     http_port: int = 0
     stopping: bool = False
@@ -99,6 +101,8 @@ class Node:
             facts["livekit"] = self.livekit_setup.status
         if self.dispatch_health is not None:
             facts["dispatching"] = self.dispatch_health.trouble() or "ok"
+        if self.clock_skew is not None and self.clock_skew.trouble:
+            facts["clock"] = self.clock_skew.trouble
         if self.webhooks is not None and (hints := self.webhooks.hints):
             facts["refused"] = hints
         return able, facts
@@ -255,7 +259,8 @@ class _Roles:
         if resources is None or not await self._prepared(resources, drain):
             return
         async with asyncio.TaskGroup() as tasks:
-            endless: list[asyncio.Task[None]] = []
+            skew = self._node.clock_skew = ClockSkew(resources.database, self._clock)
+            endless = [tasks.create_task(self._keep("clock_skew", skew.run))]
             if self._node.livekit_setup is not None:
                 setup = self._keep("livekit_setup", self._node.livekit_setup.run)
                 endless.append(tasks.create_task(setup))

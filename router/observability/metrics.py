@@ -81,6 +81,11 @@ DISPATCHING: Final = Gauge(
     registry=REGISTRY,
 )
 DISPATCHING.set(1)
+CLOCK_AHEAD: Final = Gauge(
+    "switchboard_clock_ahead_seconds",
+    "How far this machine's clock is ahead of the database's; negative: behind",
+    registry=REGISTRY,
+)
 AGENT_READY_SECONDS: Final = Histogram(
     "switchboard_agent_ready_seconds",
     "From the call's webhook to the agent's audio",
