@@ -63,6 +63,8 @@ _COMMIT_EVERY: Final = 0.25  # seconds; others learn from the commit what they n
 _COMMIT_TIME: Final = 5.0  # seconds of a revoke that are kept for the commit, at most half of it
 _WAIT: Final = 0.5  # seconds that one fetch may wait: what stopping and committing may be late by
 _IN_HAND: Final = 5000  # records, some kilobytes each
+_BYTES_IN_HAND: Final = 32 << 20  # LiveKit's webhooks may have half a megabyte
+_FETCHED: Final = 500  # records at once, of whatever size
 _MOMENT: Final = 2_000_000  # µs; an event older than this may have been answered in the log already
 _READ_ON: Final = 1.0  # seconds that it waits at most for what else the log has
 
@@ -145,6 +147,7 @@ class Runner:
         self._chains: dict[tuple[str, int, str], _Chain] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._in_hand = 0
+        self._bytes = 0  # of them
         self._has_read_on = asyncio.Event()
         self._begun: dict[int, float] = {}  # when the handling of each record began, in order
         self._failed_fetches = 0
@@ -193,7 +196,7 @@ class Runner:
     async def _fetch(self, reader: Reader) -> Sequence[Record]:
         if not self._room():
             await self._until(lambda: self._room() > 0, _WAIT)
-        room = self._room()
+        room = min(self._room(), _FETCHED)
         try:
             records = await reader.fetch(limit=room, wait=_WAIT if room else 0.0)
         except LogUnavailable as error:
@@ -205,7 +208,10 @@ class Runner:
         return records
 
     def _room(self) -> int:
-        return max(0, max(self._limits.in_flight, self._limits.in_hand) - self._in_hand)
+        most = self._limits.in_flight
+        if self._bytes < _BYTES_IN_HAND:
+            most = max(most, self._limits.in_hand)
+        return max(0, most - self._in_hand)
 
     def _take(self, record: Record, tasks: asyncio.TaskGroup) -> None:
         topic, number, offset = record.position
@@ -219,6 +225,7 @@ class Runner:
             return  # on its way to another member, who will read this record
         partition.progress.start(offset)
         self._in_hand += 1
+        self._bytes += len(record.value or b"")
         if self._takeover is not None:
             self._takeover.begun(record)
         item = _Item(partition, record, self._attempts.read(record))
@@ -262,6 +269,7 @@ class Runner:
                 self._takeover.ended(record, done=done)
             partition.running -= 1
             self._in_hand -= 1
+            self._bytes -= len(record.value or b"")
             self._moved.set()
 
     async def _release(self, partitions: Sequence[_Partition], *, drain: float) -> None:
