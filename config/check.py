@@ -2,11 +2,14 @@
 
 import ssl
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from config.settings import ALL_ROLES, KafkaSettings, ProvidersSettings, Settings
+
+_LONGEST_WINDOW: Final = 60.0  # seconds; hardly anybody listens to the ringing for longer
 
 
 class ConfigProblem(Exception):
@@ -27,6 +30,15 @@ def check(settings: Settings) -> None:
     ]
     if problems:
         raise ConfigProblem("\n".join(problems))
+
+
+def ring_window(settings: Settings) -> float:
+    """Seconds after which nothing is begun for a call: its carrier has given the agent up by then.
+
+    As set, else the shortest dial time-out of the carriers, a minute at most.
+    """
+    timeouts = [timeout for _, timeout in _dial_timeouts(settings.providers)]
+    return settings.dispatch.ring_window or min(_LONGEST_WINDOW, *timeouts)
 
 
 def _missing(settings: Settings) -> Iterator[str]:
@@ -114,6 +126,12 @@ def _risky(settings: Settings) -> Iterator[str]:
             yield (
                 f"dispatch.deadline: two of them must fit into providers.{name}.dial_timeout, or "
                 f"{name.title()} gives up before the second try"
+            )
+        if settings.dispatch.ring_window > dial_timeout:
+            yield (
+                f"dispatch.ring_window: is longer than providers.{name}.dial_timeout "
+                f"({dial_timeout} s): after an outage agents would be sent to callers who have "
+                "gone to the fallback; leave it at 0, which is as long as the dial time-out"
             )
 
 

@@ -127,7 +127,7 @@ class DispatchSettings(Section):
     """How long an agent may take, and when a call is too old for one."""
 
     deadline: Annotated[Seconds, within(0.01, 300)]
-    ring_window: Annotated[Seconds, within(0.01, 3600)]
+    ring_window: Annotated[Seconds, within(0, 3600)]  # 0: see `config.check.ring_window`
     concurrency: Annotated[Count, count(1, 10_000)]
     lease: Annotated[Seconds, within(1, 3600)]
 
@@ -138,6 +138,7 @@ class CallsSettings(Section):
     sweep_after: Annotated[Seconds, within(0.01, 86_400)]
     max_duration: Annotated[Seconds, within(1, 2_592_000)]
     catch_up_hours: Annotated[Hours, within(0, 720)]
+    catch_up_interval: Annotated[Seconds, within(10, 86_400)]
 
 
 class TwilioSettings(Section):

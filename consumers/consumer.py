@@ -6,7 +6,7 @@ its effects must be fenced. Its answer says what happens to the event next:
 | answer    | then                                                                                |
 |-----------|-------------------------------------------------------------------------------------|
 | `Done`    | the event may be committed                                                          |
-| `RetryIn` | handled again after the pause, later events of its key wait; too long: dead topic   |
+| `RetryIn` | handled again after the pause, however often; later events of its key wait          |
 | `GiveUp`  | to the dead topic, with the reason                                                  |
 
 `Transient`, `Ambiguous`, `StorageUnavailable` and `LogUnavailable` may be raised instead of
@@ -52,6 +52,15 @@ class Consumer(Protocol):
     async def handle(self, event: Event) -> Outcome:
         """Act on one event. Events of one key come one after the other, others meanwhile."""
 
+    def foresee(self, event: Event) -> None:
+        """An event was read that is to be handled in its turn: others of its key may be before."""
+        del event
+
+    def is_urgent(self, event: Event) -> bool:
+        """Whether somebody waits for it: such events go first, the newest of them at once."""
+        del event
+        return False
+
     async def run(self) -> None:
         """The consumer's own background work, if any; started once, ended by cancelling it."""
 
@@ -66,7 +75,7 @@ class ConsumerSpec:
     takeover: (
         bool  # whether it also acts on events that Kafka did not take (`kafka.takeover_after`)
     )
-    retry_for: float  # seconds that one event is tried for, then it goes to the dead topic
+    retry_for: float  # seconds that an event is tried for whose handler has a fault; then: dead
     open: Callable[[Resources], AbstractAsyncContextManager[Consumer]]
 
     @property

@@ -1,11 +1,16 @@
 """Runs a consumer: fetch → chain per key → handle → commit.
 
 A record
-1. The poll loop fetches it and hangs it onto the chain of its key; it never waits for a handler. A
-   chain is worked off in order by one task, many chains at once, `Limits.in_flight` records in all.
-   When that many are in hand the loop fetches nothing but still calls the reader, because a member
-   that stays silent loses its partitions.
+1. The poll loop fetches it, shows it to the consumer (`Consumer.foresee`) and hangs it onto the
+   chain of its key; it never waits for a handler. A chain is worked off in order by one task. Up to
+   `Limits.in_hand` records are taken ahead of their turn, so that what became of a call is known
+   before its beginning is handled. When that many are in hand the loop fetches nothing but still
+   calls the reader, because a member that stays silent loses its partitions.
 2. `Attempts` brings the record to its end: done, or in the dead topic. Only then does it count.
+   `Limits.in_flight` handlers run at once, and their places go to the newest record that somebody
+   waits for (`Consumer.is_urgent`): a backlog holds up no live call, nor does what is tried again
+   and again, because a pause takes no place. A record that was in the log for a while begins only
+   when the reader has read on to the end.
 3. Four times a second what is done without a gap is committed (`Progress`), all partitions in one
    request, beside the poll loop: a slow coordinator holds up no fetch. A crash therefore repeats
    records, it never skips one.
@@ -28,11 +33,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
-from typing import Final
+from typing import Final, NamedTuple
 
 from config.settings import Settings
 from consumers.attempts import Attempts
-from consumers.consumer import Consumer, ConsumerSpec
+from consumers.consumer import Consumer, ConsumerSpec, GiveUp
 from consumers.progress import Progress
 from router.backoff import backoff, jitter
 from router.clock import Clock
@@ -46,6 +51,7 @@ from router.eventlog.base import (
     Record,
     Takeover,
 )
+from router.events.model import Event
 from router.observability import log as logs
 from router.supervisor import GroupState
 
@@ -56,15 +62,21 @@ OpenReader = Callable[[OnRevoke], AbstractAsyncContextManager[Reader]]
 _COMMIT_EVERY: Final = 0.25  # seconds; others learn from the commit what they need not take over
 _COMMIT_TIME: Final = 5.0  # seconds of a revoke that are kept for the commit, at most half of it
 _WAIT: Final = 0.5  # seconds that one fetch may wait: what stopping and committing may be late by
+_IN_HAND: Final = 5000  # records, some kilobytes each
+_BYTES_IN_HAND: Final = 32 << 20  # LiveKit's webhooks may have half a megabyte
+_FETCHED: Final = 500  # records at once, of whatever size
+_MOMENT: Final = 2_000_000  # µs; an event older than this may have been answered in the log already
+_READ_ON: Final = 1.0  # seconds that it waits at most for what else the log has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Times in seconds."""
 
-    in_flight: int  # records taken and not at their end, over all keys
+    in_flight: int  # handlers at once, over all keys
     time_limit: float  # one call of the handler
     grace: float  # handlers under way, when the process stops
+    in_hand: int = 0  # records taken and not at their end; not less than `in_flight`
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
@@ -73,6 +85,7 @@ class Limits:
             in_flight=settings.dispatch.concurrency,
             time_limit=settings.kafka.rebalance_timeout / 2,
             grace=settings.http.shutdown_grace,
+            in_hand=_IN_HAND,
         )
 
 
@@ -88,7 +101,13 @@ class _Partition:
     committed: int | None = None
 
 
-_Chain = deque[tuple[_Partition, Record]]
+class _Item(NamedTuple):
+    partition: _Partition
+    record: Record
+    event: Event | GiveUp
+
+
+_Chain = deque[_Item]
 
 
 class Runner:
@@ -107,6 +126,7 @@ class Runner:
     ) -> None:
         """`takeover` learns what is handled here, so that it need not hand it out."""
         self._takeover = takeover
+        self._consumer = consumer
         self._group = spec.group
         self._open = open_reader
         self._clock = clock
@@ -117,6 +137,7 @@ class Runner:
             consumer,
             event_log,
             clock,
+            at_once=limits.in_flight,
             time_limit=limits.time_limit,
             retry_for=spec.retry_for,
             random=self._random,
@@ -125,7 +146,9 @@ class Runner:
         self._partitions: dict[tuple[str, int], _Partition] = {}
         self._chains: dict[tuple[str, int, str], _Chain] = {}
         self._workers: set[asyncio.Task[None]] = set()
-        self._in_flight = 0
+        self._in_hand = 0
+        self._bytes = 0  # of them
+        self._has_read_on = asyncio.Event()
         self._begun: dict[int, float] = {}  # when the handling of each record began, in order
         self._failed_fetches = 0
         self._moved = asyncio.Event()  # a record came to its end
@@ -143,6 +166,10 @@ class Runner:
                 while not stop.is_set():
                     for record in await self._fetch(reader):
                         self._take(record, tasks)
+                    if not (reader.behind.events and self._room()):
+                        self._has_read_on.set()
+                    else:
+                        self._has_read_on.clear()
                 await self._release(list(self._partitions.values()), drain=self._limits.grace)
                 for worker in (*self._workers, committing):
                     worker.cancel()
@@ -156,7 +183,7 @@ class Runner:
         return GroupState(
             unread=behind.events,
             silent=behind.silent,
-            in_flight=self._in_flight,
+            in_flight=self._in_hand,
             oldest=0.0 if oldest is None else self._clock.monotonic() - oldest,
         )
 
@@ -169,7 +196,7 @@ class Runner:
     async def _fetch(self, reader: Reader) -> Sequence[Record]:
         if not self._room():
             await self._until(lambda: self._room() > 0, _WAIT)
-        room = self._room()
+        room = min(self._room(), _FETCHED)
         try:
             records = await reader.fetch(limit=room, wait=_WAIT if room else 0.0)
         except LogUnavailable as error:
@@ -181,7 +208,10 @@ class Runner:
         return records
 
     def _room(self) -> int:
-        return max(0, self._limits.in_flight - self._in_flight)
+        most = self._limits.in_flight
+        if self._bytes < _BYTES_IN_HAND:
+            most = max(most, self._limits.in_hand)
+        return max(0, most - self._in_hand)
 
     def _take(self, record: Record, tasks: asyncio.TaskGroup) -> None:
         topic, number, offset = record.position
@@ -194,12 +224,18 @@ class Runner:
         if partition.closing.is_set():
             return  # on its way to another member, who will read this record
         partition.progress.start(offset)
-        self._in_flight += 1
+        self._in_hand += 1
+        self._bytes += len(record.value or b"")
+        if self._takeover is not None:
+            self._takeover.begun(record)
+        item = _Item(partition, record, self._attempts.read(record))
+        if isinstance(item.event, Event):
+            self._consumer.foresee(item.event)
         key = (topic, number, record.key)
         if key in self._chains:
-            self._chains[key].append((partition, record))
+            self._chains[key].append(item)
             return
-        self._chains[key] = deque([(partition, record)])
+        self._chains[key] = deque([item])
         worker = tasks.create_task(self._work_off(key))
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
@@ -207,19 +243,24 @@ class Runner:
     async def _work_off(self, key: tuple[str, int, str]) -> None:
         chain = self._chains[key]
         try:
+            await self._read_on(chain[0].event)
             while chain:
                 await self._finish(*chain.popleft())
         finally:
             del self._chains[key]
 
-    async def _finish(self, partition: _Partition, record: Record) -> None:
+    async def _read_on(self, event: Event | GiveUp) -> None:
+        if isinstance(event, Event) and self._clock.now() - event.time > _MOMENT:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_READ_ON):
+                    await self._has_read_on.wait()
+
+    async def _finish(self, partition: _Partition, record: Record, event: Event | GiveUp) -> None:
         partition.running += 1
         begun, done = self._clock.monotonic(), False
         self._begun[id(record)] = begun
-        if self._takeover is not None:
-            self._takeover.begun(record)
         try:
-            done = await self._attempts.finish(record, partition.closing)
+            done = await self._attempts.finish(record, event, partition.closing)
             if done:
                 partition.progress.done(record.position.offset)
         finally:
@@ -227,7 +268,8 @@ class Runner:
             if self._takeover is not None:
                 self._takeover.ended(record, done=done)
             partition.running -= 1
-            self._in_flight -= 1
+            self._in_hand -= 1
+            self._bytes -= len(record.value or b"")
             self._moved.set()
 
     async def _release(self, partitions: Sequence[_Partition], *, drain: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from itertools import chain, repeat
 from typing import Final
 
+from router.backoff import jitter
 from router.clock import Clock
 from router.errors import EffectError, Permanent, StorageUnavailable
 from router.events.codec import encode
@@ -29,6 +30,7 @@ logger = log.get(__name__)
 
 _BATCH: Final = 100
 _HOUR: Final = 3_600_000_000  # µs
+_OVERLAP: Final = 60_000_000  # µs; a list may lack what has just happened
 _RETRY: Final = (5.0, 30.0, 120.0, 600.0)  # seconds; the last one again and again
 
 
@@ -48,17 +50,38 @@ async def catch_up(database: Database, carrier: Carrier, since: int) -> int:
     return count
 
 
-async def run(resources: Resources, clock: Clock) -> None:
-    """Catch up once, at start.
+async def keep_up(resources: Resources, clock: Clock) -> None:
+    """Catch up at start and every `calls.catch_up_interval`, until cancelled.
+
+    An outage of our network, name or proxy leaves no trace here: nobody tells us of what could not
+    reach us. So it is asked for all the time, each time for what came since the last answer.
+    """
+    settings = resources.settings.calls
+    longest = round(settings.catch_up_hours * _HOUR)
+    since = clock.now() - longest
+    while longest:
+        began = clock.now()
+        if await run(resources, clock, since=since):
+            since = began - _OVERLAP
+        await clock.sleep(jitter(settings.catch_up_interval))
+        since = max(since, clock.now() - longest)
+
+
+async def run(resources: Resources, clock: Clock, *, since: int | None = None) -> bool:
+    """Catch up once, from `since` (µs since epoch) or `calls.catch_up_hours` ago.
 
     A provider that gives no answer is asked again for as many hours: what keeps it away now may be
     what kept its webhooks away. One that refuses (a wrong key) is not.
+
+    Returns:
+        Whether all of them were asked by this process; False also where another process leads.
     """
     hours = resources.settings.calls.catch_up_hours
-    waiting: Mapping[str, Carrier] = {
+    waiting: Mapping[str, Carrier] | None = {
         name: carrier for name, carrier in resources.carriers.items() if carrier.missed is not None
     }
-    since = clock.now() - round(hours * _HOUR)
+    if since is None:
+        since = clock.now() - round(hours * _HOUR)
     until = clock.monotonic() + hours * 3600
     pauses = chain((0.0, *_RETRY), repeat(_RETRY[-1]))
     while waiting and clock.monotonic() < until:
@@ -66,17 +89,18 @@ async def run(resources: Resources, clock: Clock) -> None:
         waiting = await _turn(resources.database, waiting, since)
     if waiting and hours:
         logger.error("catch_up.given_up", providers=sorted(waiting))
+    return waiting is not None and not waiting
 
 
 async def _turn(
     database: Database, waiting: Mapping[str, Carrier], since: int
-) -> Mapping[str, Carrier]:
-    """Ask each provider; those that are to be asked again."""
+) -> Mapping[str, Carrier] | None:
+    """Ask each provider; those that are to be asked again. None: another process does it."""
     left: dict[str, Carrier] = {}
     try:
         async with leader(database, "catch-up") as leading:
-            if not leading:  # another process does it for all
-                return left
+            if not leading:
+                return None
             for name, carrier in waiting.items():
                 try:
                     found = await catch_up(database, carrier, since)

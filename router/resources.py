@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from config.settings import Settings
 from router.clock import Clock
+from router.dispatch_health import DispatchHealth
 from router.eventlog.base import OpenLog
 from router.provider import Carrier
 from router.providers.livekit.client import LiveKitClient
@@ -23,3 +24,4 @@ class Resources:
     carriers: Mapping[str, Carrier]  # by the provider's name: those that can be asked or told
     clock: Clock
     supervisor: Supervisor = field(default_factory=Supervisor)
+    dispatch_health: DispatchHealth | None = None  # where the ingress is in the same process

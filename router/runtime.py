@@ -21,6 +21,7 @@ from config.settings import Settings
 from router import catchup
 from router.clock import Clock, SystemClock
 from router.contract import asyncapi
+from router.dispatch_health import DispatchHealth
 from router.errors import LogFailed, StorageError
 from router.eventlog.base import OpenLog
 from router.eventlog.open import open_log
@@ -45,6 +46,7 @@ from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.resources import Resources
 from router.routing.table import RouteTable
 from router.secrets import SipCredentials, load_key, sip_credentials
+from router.storage.clock_skew import ClockSkew
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import check_open, prepare
@@ -68,6 +70,8 @@ class Node:
     livekit_setup: setup_loop.SetupLoop | None
     supervisor: Supervisor
     guard: publish.Guard
+    dispatch_health: DispatchHealth | None = None
+    clock_skew: ClockSkew | None = None
     webhooks: Webhooks | None = None
     database: str = "ok"  # or why the roles that need it wait
     http_port: int = 0
@@ -103,6 +107,10 @@ class Node:
             facts.setdefault("routes", {})["comparing"] = True
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
+        if self.dispatch_health is not None:
+            facts["dispatching"] = self.dispatch_health.trouble() or "ok"
+        if self.clock_skew is not None and self.clock_skew.trouble:
+            facts["clock"] = self.clock_skew.trouble
         if self.webhooks is not None and (hints := self.webhooks.hints):
             facts["refused"] = hints
         return able, facts
@@ -142,13 +150,14 @@ async def run(
         supervisor = Supervisor(clock)
         log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
         context = context_of(settings, credentials, clock)
-        resources = await _resources(context, log, supervisor, stack)
+        health = _dispatch_health(settings, clock)
+        resources = await _resources(context, log, supervisor, health, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
         guard = publish.Guard(forget=forget_routes)
         if routes is not None:
             guard.table, guard.loaded = routes.table, routes.looked
-        node = Node(settings, log, routes, setup, supervisor, guard)
+        node = Node(settings, log, routes, setup, supervisor, guard, health)
         roles = _Roles(node, resources, credentials, clock, stop)
         await roles.run(started)
 
@@ -161,7 +170,11 @@ def _calm_garbage_collection() -> None:
 
 
 async def _resources(
-    context: ProviderContext, log: OpenLog, supervisor: Supervisor, stack: AsyncExitStack
+    context: ProviderContext,
+    log: OpenLog,
+    supervisor: Supervisor,
+    health: DispatchHealth | None,
+    stack: AsyncExitStack,
 ) -> Resources | None:
     """What the roles other than the ingress need; the ingress answers without any of it."""
     settings = context.settings
@@ -170,7 +183,11 @@ async def _resources(
     database: Database = await stack.enter_async_context(open_database(settings))
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     carriers = await stack.enter_async_context(open_carriers(context))
-    return Resources(settings, log, database, livekit, carriers, context.clock, supervisor)
+    return Resources(settings, log, database, livekit, carriers, context.clock, supervisor, health)
+
+
+def _dispatch_health(settings: Settings, clock: Clock) -> DispatchHealth | None:
+    return DispatchHealth(clock) if {"ingress", "dispatch"} <= set(settings.roles) else None
 
 
 def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower | None:
@@ -238,6 +255,7 @@ class _Roles:
                 clock=self._clock,
                 body_timeout=settings.http.body_timeout,
                 request_timeout=settings.http.request_timeout,
+                stalled=node.dispatch_health.trouble if node.dispatch_health else lambda: "",
             )
         node.webhooks = webhooks
         return build_app(
@@ -254,7 +272,8 @@ class _Roles:
         if resources is None or not await self._prepared(resources, drain):
             return
         async with asyncio.TaskGroup() as tasks:
-            endless: list[asyncio.Task[None]] = []
+            skew = self._node.clock_skew = ClockSkew(resources.database, self._clock)
+            endless = [tasks.create_task(self._keep("clock_skew", skew.run))]
             if self._node.livekit_setup is not None:
                 setup = self._keep("livekit_setup", self._node.livekit_setup.run)
                 endless.append(tasks.create_task(setup))
@@ -267,7 +286,7 @@ class _Roles:
                     self._node.guard,
                 )
                 endless.append(tasks.create_task(self._keep("publish", work)))
-                work = partial(catchup.run, resources, resources.clock)
+                work = partial(catchup.keep_up, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
             watch = self._keep("database", partial(self._watch_database, resources))
             endless.append(tasks.create_task(watch))
@@ -339,6 +358,8 @@ class _Roles:
             raise LogFailed(f"the journal's disk failed ({folder}); nothing more can be taken")
 
     def _measure(self) -> None:
+        if self._node.dispatch_health is not None:
+            self._node.dispatch_health.trouble()
         relay = self._node.log.relay
         if relay is not None:
             RELAY_LAG.set(relay.lag.events)

@@ -2,7 +2,8 @@
 
 `plan` decides (pure), `effect` acts on LiveKit and the log, `pending` brings one call's agent,
 `supervision` looks after connected calls, `active` runs both, `cleanup` closes the rooms that are
-left over, `handler` takes the events, `store` keeps the claims.
+left over, `handler` takes the events, `commands` tells carriers what to do with callers whom they
+hold, `store` keeps the claims.
 """
 
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from random import SystemRandom
 from typing import Final
 from uuid import uuid4
 
+from config.check import ring_window
 from consumers.consumer import Consumer, ConsumerSpec
 from consumers.dispatch.active import ActiveCalls
 from consumers.dispatch.cleanup import LEASE, RoomCleanup
@@ -37,11 +39,15 @@ async def _open(resources: Resources) -> AsyncIterator[Consumer]:
         problems=ThrottledLog(resources.clock),
         clock=resources.clock,
         random=random,
-        settings=resources.settings.dispatch,
+        settings=resources.settings.dispatch.model_copy(
+            update={"ring_window": ring_window(resources.settings)}
+        ),
         poll_interval=resources.settings.livekit.poll_interval,
         silences=Silences(resources.clock),
+        health=resources.dispatch_health,
     )
-    active = ActiveCalls(context, owner=uuid4().hex)
+    seat = resources.log.seat
+    active = ActiveCalls(context, owner=f"{seat}/{uuid4().hex}", seat=seat)
     rooms = RoomCleanup(
         resources.livekit,
         resources.clock,
@@ -61,6 +67,6 @@ CONSUMER: Final = ConsumerSpec(
     role="dispatch",
     topics=(CALLS_TOPIC,),
     takeover=True,
-    retry_for=60.0,  # the ring window: after it nobody is on the line
+    retry_for=60.0,
     open=_open,
 )

@@ -16,7 +16,8 @@ from consumers.dispatch.pending import Context, PendingCall
 from consumers.dispatch.plan import MAX_ROUNDS, Presence, next_round, rounds_before
 from consumers.dispatch.supervision import Supervision
 from router.backoff import jitter
-from router.errors import SwitchboardError
+from router.dispatch_health import DATABASE, LIVEKIT_API
+from router.errors import EffectError, SwitchboardError
 from router.events.model import Event
 from router.observability import log as logs
 from router.observability.metrics import CALLS_IN_PROGRESS, DISPATCHES
@@ -25,6 +26,9 @@ from router.storage.claims import Claim
 log = logs.get(__name__)
 
 _TAKE_OVER_EVERY: Final = 1.0  # seconds
+_PROBE_EVERY: Final = 5.0  # seconds; a dozen of the 1,000 requests that LiveKit Cloud allows
+_PROBE_AGAIN: Final = 1.0  # seconds after one that failed
+_NO_ROOM: Final = "switchboard-probe"
 _REMEMBERED: Final = 1000  # calls
 _PRUNE_EVERY: Final = 3600.0  # seconds
 _KEPT: Final = 14 * 86400.0  # seconds; longer than any log holds a `call.initiated` (kafka: 7 days)
@@ -35,10 +39,15 @@ _TAKE_OVER: Final = 32  # claims at once, so that several processes share what o
 
 
 class ActiveCalls:
-    """Runs them. `owner` names this process in the claims."""
+    """Runs them. `owner` names this process in the claims, and begins with its `seat`.
 
-    def __init__(self, context: Context, owner: str) -> None:
+    What another owner with the same seat has is taken over at once, when this process starts: it
+    was killed.
+    """
+
+    def __init__(self, context: Context, owner: str, seat: str = "") -> None:
         self.owner = owner
+        self._seat = seat
         self._context = context
         self._slots = asyncio.Semaphore(context.settings.concurrency)
         self._waiting: dict[str, tuple[PendingCall, asyncio.Task[None]]] = {}
@@ -55,6 +64,22 @@ class ActiveCalls:
         CALLS_IN_PROGRESS.set_function(lambda: len(self._waiting) + len(self._supervision))
         self._replaced: dict[str, deque[float]] = {}  # monotonic; of calls that go on
         self._closed: OrderedDict[str, None] = OrderedDict()  # calls whose room we closed
+        self._left: OrderedDict[str, None] = OrderedDict()  # calls whose end was read
+
+    def foresee_end(self, call_id: str) -> None:
+        """The log has the end of a call, or that it went elsewhere: begin nothing for it.
+
+        What is there is closed when that event is handled, which needs the database.
+        """
+        self._left[call_id] = None
+        while len(self._left) > _CLOSED:
+            self._left.popitem(last=False)
+        if call_id in self._waiting:
+            self._waiting[call_id][0].end()
+
+    def is_left(self, call_id: str) -> bool:
+        """Whether the log has the end of a call, as far as it was read."""
+        return call_id in self._left
 
     async def reserve(self) -> None:
         """Wait for the place that `begin` or `free` gives back."""
@@ -79,6 +104,8 @@ class ActiveCalls:
         if stuck is not None:
             stuck[1].cancel()
         pending = PendingCall(self._context, claim, fresh=fresh, hopeless=hopeless)
+        if self.is_left(claim.call_id):
+            pending.end()
         task = asyncio.create_task(self._bring(pending))
         # Not at the task's own end: one that is cancelled before it began has none.
         task.add_done_callback(lambda _: self._slots.release())
@@ -169,6 +196,7 @@ class ActiveCalls:
         """Take over, look after and forget, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._take_over())
+            tasks.create_task(self._probe())
             tasks.create_task(self._remember())
             tasks.create_task(self._supervision.run())
             tasks.create_task(self._context.silences.run())
@@ -217,6 +245,21 @@ class ActiveCalls:
             else:
                 return
 
+    async def _probe(self) -> None:
+        """Ask LiveKit where no call did for a while: no caller must find out that it is away."""
+        health, wanted = self._context.health, _PROBE_EVERY
+        while health is not None:
+            await self._context.clock.sleep(_PROBE_AGAIN)
+            if health.idle(LIVEKIT_API) < wanted:
+                continue
+            try:
+                with health.trying(LIVEKIT_API, refusal_is_failure=True):
+                    await self._context.effects.rooms.rooms([_NO_ROOM])
+                wanted = _PROBE_EVERY
+            except EffectError as error:
+                self._context.problems.warn("probe.failed", error)
+                wanted = 0.0
+
     async def _prune(self) -> None:
         while True:
             await self._context.clock.sleep(_PRUNE_EVERY)
@@ -226,25 +269,32 @@ class ActiveCalls:
                 self._context.problems.warn("prune.failed", error)
 
     async def _take_over(self) -> None:
+        seat = self._seat
         while True:
             try:
-                await self._take_over_once()
+                if await self._take_over_once(seat):
+                    seat = ""  # all of them: nobody else has this seat while we live
+                elif seat and not self._slots.locked():
+                    continue
             except SwitchboardError as error:
                 self._context.problems.warn("take_over.failed", error)
             await self._context.clock.sleep(jitter(2 * _TAKE_OVER_EVERY, self._context.random))
 
-    async def _take_over_once(self) -> None:
+    async def _take_over_once(self, seat: str) -> bool:
+        """Whether all were taken that there are."""
         places = 0
         while places < _TAKE_OVER and not self._slots.locked():
             await self.reserve()
             places += 1
         try:
             if not places:
-                return
-            lease = self._context.settings.lease
-            for claim in await self._context.claims.due(
-                owner=self.owner, lease=lease, limit=places
-            ):
+                return False
+            with self._context.trying(DATABASE):
+                found = await self._context.claims.due(
+                    owner=self.owner, lease=self._context.settings.lease, limit=places, seat=seat
+                )
+            is_all = len(found) < places
+            for claim in found:
                 log.warning("call.taken_over", call_id=claim.call_id, state=claim.state)
                 try:
                     self.begin(claim, fresh=False)
@@ -252,6 +302,7 @@ class ActiveCalls:
                     log.error("claim.unreadable", call_id=claim.call_id)  # noqa: TRY400
                 else:
                     places -= 1
+            return is_all
         finally:
             for _ in range(places):
                 self.free()

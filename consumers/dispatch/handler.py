@@ -15,19 +15,25 @@ from typing_extensions import override
 from consumers.consumer import Consumer, Done, Outcome, RetryIn
 from consumers.dispatch.active import ActiveCalls
 from consumers.dispatch.cleanup import RoomCleanup
+from consumers.dispatch.commands import Commands
 from consumers.dispatch.pending import Context
 from consumers.dispatch.plan import (
+    OURSELVES,
     Presence,
     Reaction,
     is_carried,
     is_command,
+    is_left_by,
     presence,
     reaction,
 )
-from router.errors import Permanent
-from router.events.model import Event
+from consumers.dispatch.store import ClaimedCalls
+from router.dispatch_health import DATABASE
+from router.events.ids import event_id
+from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.observability import log as logs
+from router.observability.metrics import DISPATCHES
 from router.provider import Carrier
 from router.storage.claims import Claim
 
@@ -53,7 +59,25 @@ class Dispatcher(Consumer):
         self._context = context
         self._active = active
         self._rooms = rooms
-        self._carriers = carriers
+        self._commands = Commands(context, carriers)
+        self._claimed = ClaimedCalls(context.claims)
+
+    @override
+    def foresee(self, event: Event) -> None:
+        """A call that was sent on or ended, later in the log, starts nothing."""
+        if not event.call_id:
+            return
+        if is_left_by(event):
+            self._active.foresee_end(event.call_id)
+        self._commands.foresee(event)
+
+    @override
+    def is_urgent(self, event: Event) -> bool:
+        """Whether its caller may be waiting."""
+        return not self._is_old(event)
+
+    def _is_old(self, event: Event) -> bool:
+        return self._context.age(event) > self._context.settings.ring_window
 
     @override
     async def run(self) -> None:
@@ -71,24 +95,27 @@ class Dispatcher(Consumer):
         if not is_command(event):
             return await self._react(event)
         commanded, outcome = await asyncio.gather(
-            self._command(event), self._react(event), return_exceptions=True
+            self._commands.carry_out(event), self._react(event), return_exceptions=True
         )
         for each in (commanded, outcome):
             if isinstance(each, BaseException):
                 raise each
         return cast("Outcome", outcome)
 
-    async def _command(self, event: Event) -> None:
-        age = self._context.clock.now() - event.time
-        if age > self._context.settings.ring_window * _MICROS:
-            return  # nobody is on the line any more
-        carrier = self._carriers.get(event.source)
-        if carrier is None or carrier.carry_out is None:
-            raise Permanent(f"{event.source} can't be commanded: see providers.{event.source}")
-        await carrier.carry_out(event)
-
     async def _react(self, event: Event) -> Outcome:
-        match reaction(event):
+        asked = reaction(event)
+        if asked is not Reaction.NONE and self._is_old(event):
+            # Of a backlog, mostly: nothing was begun for such a call, and nothing is.
+            if not await self._claimed.has(event.call_id):
+                if asked is Reaction.START:
+                    await self._expire(event)
+                return Done()
+            if asked is Reaction.START:
+                return Done()  # whoever claimed it goes on, or `ClaimStore.due` hands it out
+        return await self._act(event, asked)
+
+    async def _act(self, event: Event, asked: Reaction) -> Outcome:
+        match asked:
             case Reaction.START:
                 await self._start(event)
             case Reaction.HEAR | Reaction.CHECK_LATE:
@@ -103,13 +130,34 @@ class Dispatcher(Consumer):
                 await self._turn_away(event.call_id)
             case Reaction.CLOSE:
                 await self._active.close(event.call_id)
-            case Reaction.CHECK_EMPTY | Reaction.SWEEP as then:
-                await self._if_empty(event.call_id, then)
+            case Reaction.CHECK_EMPTY:
+                await self._if_empty(event.call_id)
             case Reaction.NONE:
                 await self._rooms.after(event)
         return Done()
 
+    async def _expire(self, event: Event) -> None:
+        """Say that a call was read too late. It costs one record of the log."""
+        told = Event(
+            id=event_id(OURSELVES, event.call_id, EventType.CALL_EXPIRED.value, "0"),
+            type=EventType.CALL_EXPIRED,
+            source=OURSELVES,
+            time=self._context.clock.now(),
+            key=event.key,
+            data=EventData(
+                call_id=event.call_id,
+                provider_call_id=event.data.provider_call_id,
+                account=event.data.account,
+                reason="read after the ring window; nothing was started",
+            ),
+        )
+        await self._context.effects.tell(told)
+        DISPATCHES.labels("expired").inc()
+
     async def _start(self, event: Event) -> None:
+        if self._active.is_left(event.call_id):
+            DISPATCHES.labels("gone").inc()
+            return
         await self._active.reserve()
         begun = False
         try:
@@ -127,14 +175,15 @@ class Dispatcher(Consumer):
         if decision is None:
             return None, False
         kept = msgspec.structs.replace(event.data, raw={}, timing={})
-        claim = await self._context.claims.claim(
-            event.call_id,
-            owner=self._active.owner,
-            lease=self._context.settings.lease,
-            agent=decision.agent,
-            livekit_agent_name=decision.livekit_agent_name,
-            initiated=msgspec.json.encode(msgspec.structs.replace(event, data=kept)),
-        )
+        with self._context.trying(DATABASE):
+            claim = await self._context.claims.claim(
+                event.call_id,
+                owner=self._active.owner,
+                lease=self._context.settings.lease,
+                agent=decision.agent,
+                livekit_agent_name=decision.livekit_agent_name,
+                initiated=msgspec.json.encode(msgspec.structs.replace(event, data=kept)),
+            )
         if claim is not None:
             return claim, claim.fence == 1
         # Ours after all when the database broke after it had written what we asked for.
@@ -213,7 +262,7 @@ class Dispatcher(Consumer):
         else:
             await self._context.effects.turn_away(claim, seen)
 
-    async def _if_empty(self, call_id: str, then: Reaction) -> None:
+    async def _if_empty(self, call_id: str) -> None:
         """Close the room unless a SIP leg is in it: agents dial out too, for transfers.
 
         Where the provider carries the audio no SIP leg is the caller's, so its end says nothing.
@@ -221,12 +270,8 @@ class Dispatcher(Consumer):
         if self._active.has_closed(call_id):
             return
         claim = await self._context.claims.get(call_id)
-        if then is Reaction.CHECK_EMPTY and claim is not None and is_carried(claim):
+        if claim is not None and is_carried(claim):
             return
         found = await self._context.effects.rooms.participants(call_id)
-        if presence(found, "").callers:
-            return
-        if then is Reaction.SWEEP:
-            await self._context.effects.rooms.delete_room(call_id)
-        else:
+        if not presence(found, "").callers:
             await self._active.close(call_id)

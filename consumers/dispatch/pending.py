@@ -10,7 +10,7 @@ processes take a call over only from one that is dead or stuck.
 """
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -33,6 +33,7 @@ from consumers.dispatch.supervision import Silences
 from consumers.throttled_log import ThrottledLog
 from router.backoff import backoff, jitter
 from router.clock import Clock
+from router.dispatch_health import LIVEKIT_API, DispatchHealth
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable, Transient
 from router.events.model import Event
 from router.events.phone import mask_in
@@ -71,6 +72,15 @@ class Context:
     settings: DispatchSettings
     poll_interval: float  # seconds
     silences: Silences
+    health: DispatchHealth | None = None  # where an ingress of this process asks for it
+
+    def trying(self, what: str) -> AbstractContextManager[None]:
+        """The block tries what each dispatch needs."""
+        return self.health.trying(what) if self.health is not None else nullcontext()
+
+    def age(self, event: Event) -> float:
+        """Seconds since it happened."""
+        return (self.clock.now() - event.time) / _MICROS
 
 
 class PendingCall:
@@ -218,8 +228,7 @@ class PendingCall:
         if rounds_before(self.claim.attempt):
             waited = self._context.clock.monotonic() - self._began
             return self._hopeless or waited > _REPLACED_WITHIN
-        age = self._context.clock.now() - self._initiated.time
-        return age > self._context.settings.ring_window * _MICROS
+        return self._context.age(self._initiated) > self._context.settings.ring_window
 
     async def _look(self) -> Presence | None:
         try:
@@ -251,9 +260,10 @@ class PendingCall:
     async def _create(self) -> None:
         await self._hold(self._context.settings.lease / 2)
         try:
-            self._created = await self._context.effects.create(
-                self.claim, self._initiated, max(1, self.claim.attempt)
-            )
+            with self._context.trying(LIVEKIT_API):
+                self._created = await self._context.effects.create(
+                    self.claim, self._initiated, max(1, self.claim.attempt)
+                )
         except Ambiguous:
             self._certain = False
             self.doubtful = True

@@ -75,7 +75,6 @@ class Reaction(Enum):
     TURN_AWAY = auto()  # a caller came: has the agent been given up?
     CHECK_EMPTY = auto()  # a SIP leg left: was it the last?
     CLOSE = auto()  # the call is over, or went elsewhere
-    SWEEP = auto()  # nothing was started: see that there is no room either
     NONE = auto()
 
 
@@ -89,7 +88,6 @@ _REACTIONS: Final = {
     EventType.LEG_ENDED: Reaction.CHECK_LOST,
     EventType.CALL_ENDED: Reaction.CLOSE,
     EventType.CALL_FORWARDED: Reaction.CLOSE,
-    EventType.CALL_EXPIRED: Reaction.SWEEP,
 }
 
 
@@ -106,6 +104,12 @@ def reaction(event: Event) -> Reaction:
     if event.type is EventType.PROVIDER_UNKNOWN and _somebody_left(event):
         return Reaction.CHECK_LOST
     return _REACTIONS.get(event.type, Reaction.NONE)
+
+
+def is_left_by(event: Event) -> bool:
+    """Whether the caller is gone or was sent on: then nothing is begun for them any more."""
+    by_us = event.source == OURSELVES and event.type is EventType.CALL_FORWARDED
+    return by_us or reaction(event) is Reaction.CLOSE
 
 
 def _somebody_left(event: Event) -> bool:
@@ -311,6 +315,22 @@ def own_event(
             decision=decision,
         ),
     )
+
+
+def too_late(event: Event, age: float) -> Event:
+    """What a carrier is told that still holds the caller of an event `age` seconds old.
+
+    The fallback, or a refusal, where its decision was an agent.
+    """
+    decision = event.data.decision
+    if decision is None or decision.action != "dispatch":
+        return event
+    late = msgspec.structs.replace(
+        decision,
+        action="forward" if decision.fallback else "reject",
+        reason=f"the call was read {age:.0f} s late, and its caller still waits: no agent any more",
+    )
+    return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, decision=late))
 
 
 def put_through(initiated: Event) -> Decision | None:

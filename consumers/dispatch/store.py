@@ -1,13 +1,17 @@
 """The claims as the dispatch consumer uses them, and those of the database."""
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, Protocol
 
 from typing_extensions import override
 
 from router.storage import claims
 from router.storage.claims import Claim, ClaimState
 from router.storage.engine import Database
+
+_LINGER: Final = 0.02  # seconds that a question waits for company
+_PER_QUERY: Final = 2000  # claims
 
 
 class ClaimStore(Protocol):
@@ -46,11 +50,17 @@ class ClaimStore(Protocol):
     async def revive(self, claim: Claim) -> Claim | None:
         """A call that was given up has its agent after all, or None: it is not as it says."""
 
-    async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:
-        """Take over calls whose deadline passed or whose owner's lease ran out."""
+    async def due(self, *, owner: str, lease: float, limit: int, seat: str = "") -> Sequence[Claim]:
+        """Take over calls whose deadline passed or whose owner's lease ran out.
+
+        With `seat` also those of owners that had this seat before.
+        """
 
     async def get(self, call_id: str) -> Claim | None:
         """The claim of a call."""
+
+    async def states(self, call_ids: Sequence[str]) -> Mapping[str, ClaimState]:
+        """The states of those of `call_ids` that were ever claimed, some thousand at once."""
 
     async def connected(self, *, limit: int) -> Sequence[Claim]:
         """Calls whose agent could be heard and whose end is not known, newest first."""
@@ -120,12 +130,16 @@ class StoredClaims(ClaimStore):
         return await claims.revive(self._db, claim)
 
     @override
-    async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:
-        return await claims.due(self._db, owner=owner, lease=lease, limit=limit)
+    async def due(self, *, owner: str, lease: float, limit: int, seat: str = "") -> Sequence[Claim]:
+        return await claims.due(self._db, owner=owner, lease=lease, limit=limit, seat=seat)
 
     @override
     async def get(self, call_id: str) -> Claim | None:
         return await claims.get(self._db, call_id)
+
+    @override
+    async def states(self, call_ids: Sequence[str]) -> Mapping[str, ClaimState]:
+        return await claims.states(self._db, call_ids)
 
     @override
     async def connected(self, *, limit: int) -> Sequence[Claim]:
@@ -134,3 +148,37 @@ class StoredClaims(ClaimStore):
     @override
     async def prune(self, older_than: float) -> int:
         return await claims.prune(self._db, older_than)
+
+
+class ClaimedCalls:
+    """Whether calls were ever claimed: what many ask at once, as in a backlog, is one query."""
+
+    def __init__(self, store: ClaimStore) -> None:
+        self._store = store
+        self._asked: dict[str, asyncio.Future[bool]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def has(self, call_id: str) -> bool:
+        """Raises StorageUnavailable."""
+        answer = self._asked.get(call_id)
+        if answer is None:
+            answer = self._asked[call_id] = asyncio.get_running_loop().create_future()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._ask())
+        return await asyncio.shield(answer)
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(_LINGER)
+        while self._asked:
+            batch = dict(list(self._asked.items())[:_PER_QUERY])
+            for call_id in batch:
+                del self._asked[call_id]
+            try:
+                known = await self._store.states(list(batch))
+            except Exception as error:  # noqa: BLE001 - whoever asked gets it
+                for answer in batch.values():
+                    answer.set_exception(error)
+                    answer.exception()  # seen, also where nobody waits for it any more
+            else:
+                for call_id, answer in batch.items():
+                    answer.set_result(call_id in known)

@@ -197,6 +197,10 @@ class OpenLog(EventLog, Protocol):
         """Set when the disk failed: the process must end, with an exit code that restarts it."""
 
     @property
+    def seat(self) -> str:
+        """The name of this process's place in the data folder; who had it before is dead."""
+
+    @property
     def relay(self) -> RelayState | None:
         """None where the log is the journal alone."""
 

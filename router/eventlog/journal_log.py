@@ -142,7 +142,8 @@ class JournalLog:
 
     relay: RelayState | None = None
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, seat: str = "") -> None:
+        self.seat = seat
         self._journal = journal
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.failed = journal.failed

@@ -43,7 +43,9 @@ class KafkaLog:
         *,
         wait_for_kafka: bool,
         clock: Clock,
+        seat: str = "",
     ) -> None:
+        self.seat = seat
         self._journal = journal
         self._settings = settings
         self._wait_for_kafka = wait_for_kafka

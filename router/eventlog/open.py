@@ -12,7 +12,7 @@ from router.eventlog.journal_writer import GROUP, RELAY
 from router.eventlog.kafka_log import KafkaLog, connector
 from router.eventlog.orphans import drain_orphans
 from router.eventlog.relay import open_relay
-from router.eventlog.slots import take_slot
+from router.eventlog.slots import seat_of, take_slot
 from router.supervisor import Supervisor
 
 
@@ -36,12 +36,17 @@ async def open_log(
             open_journal(folder, settings.journal, pinned_by=pinned_by, clock=clock)
         )
         if not settings.has_kafka:
-            yield JournalLog(journal)
+            yield JournalLog(journal, seat_of(folder))
             return
         connect = connector(settings.kafka)
         supervisor = supervisor or Supervisor()
         relay = await enter(open_relay(journal, connect, settings.kafka, supervisor, clock=clock))
         await enter(drain_orphans(settings, folder, connect, clock, supervisor))
         yield KafkaLog(
-            journal, relay, settings.kafka, wait_for_kafka=settings.replicated, clock=clock
+            journal,
+            relay,
+            settings.kafka,
+            wait_for_kafka=settings.replicated,
+            clock=clock,
+            seat=seat_of(folder),
         )

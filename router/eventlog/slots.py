@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from router import files
 from router.errors import ConfigError
@@ -19,6 +20,8 @@ from router.errors import ConfigError
 _PREFIX: Final = "journal-"
 _MOST: Final = 1000  # processes of one host
 _SLOT: Final = re.compile(rf"{_PREFIX}(0|[1-9][0-9]{{0,2}})")  # as `take_slot` writes it
+
+_SEAT: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def slot_folders(data_dir: Path) -> list[Path]:
@@ -108,6 +111,23 @@ def take_slot(data_dir: Path, *, shared: bool) -> Iterator[Path]:
         "(kafka.bootstrap_servers)",
         key="data_dir",
     )
+
+
+def seat_of(folder: Path) -> str:
+    """The name of a slot that is held: the same for each process that has it, one after the other.
+
+    Where it can't be kept it is another one each time.
+    """
+    file = folder / "seat"
+    with suppress(OSError):
+        kept = file.read_text("ascii", errors="replace").strip()
+        if _SEAT.fullmatch(kept):
+            return kept
+    new = uuid4().hex
+    with suppress(OSError):
+        files.make_file(file)
+        file.write_text(new)
+    return new
 
 
 def _owner(data_dir: Path) -> str:

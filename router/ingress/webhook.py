@@ -86,8 +86,13 @@ class Webhooks:
         clock: Clock,
         body_timeout: float,
         request_timeout: float,
+        stalled: Callable[[], str] = lambda: "",
     ) -> None:
-        """`ready`: whether `routes` may be decided from; times are in seconds."""
+        """`ready`: whether `routes` may be decided from; times are in seconds.
+
+        `stalled`: why nobody dispatches at the moment, "" where somebody does.
+        """
+        self._stalled = stalled
         self._log = events
         self._routes = routes
         self._ready = ready
@@ -164,7 +169,9 @@ class Webhooks:
         kind, read = endpoint.kind, perf_counter()
         verified = self._verified(source, request)
         checked = perf_counter()
-        events = [decide(plain(event), self._routes) for event in source.parse(verified)]
+        stalled = self._stalled()
+        parsed = [plain(event) for event in source.parse(verified)]
+        events = [decide(event, self._routes, stalled=stalled) for event in parsed]
         decided = perf_counter()
         if not events:
             raise BadPayload("the webhook holds no event")

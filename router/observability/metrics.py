@@ -70,9 +70,20 @@ HANDLED: Final = Counter(
 )
 DISPATCHES: Final = Counter(
     "switchboard_dispatches_total",
-    "Calls by what became of their dispatch: ready, missing, expired; again: a second try; lost:"
-    " the agent of a connected call is to be replaced",
+    "Calls by what became of their dispatch: ready, missing, expired; gone: the caller had left"
+    " before it began; again: a second try; lost: the agent of a connected call is to be replaced",
     ("outcome",),
+    registry=REGISTRY,
+)
+DISPATCHING: Final = Gauge(
+    "switchboard_dispatching",
+    "Whether calls get agents in this process: 0 sends them to their fallback at once",
+    registry=REGISTRY,
+)
+DISPATCHING.set(1)
+CLOCK_AHEAD: Final = Gauge(
+    "switchboard_clock_ahead_seconds",
+    "How far this machine's clock is ahead of the database's; negative: behind",
     registry=REGISTRY,
 )
 AGENT_READY_SECONDS: Final = Histogram(
@@ -159,7 +170,7 @@ for what in ("request", "connection"):
     SHED.labels(what)
 for action in get_args(Decision.__annotations__["action"]):
     DECISIONS.labels(action)
-for outcome in ("ready", "missing", "expired", "again", "lost"):
+for outcome in ("ready", "missing", "expired", "gone", "again", "lost"):
     DISPATCHES.labels(outcome)
 for where in ("fallback", "apology"):
     SENT_ON.labels(where)

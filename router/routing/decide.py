@@ -12,21 +12,21 @@ from router.events.types import EventType
 from router.routing.table import Route, RouteTable
 
 
-def decide(event: Event, table: RouteTable) -> Event:
+def decide(event: Event, table: RouteTable, *, stalled: str = "") -> Event:
     """The event with what follows from it: a decision, or what the caller hears next.
 
     Only events whose provider asks for one (`data.stage`) get one. All others come back as they
-    are.
+    are. `stalled`: why nobody dispatches at the moment (`router.dispatch_health`), "" as a rule.
     """
     stage = event.data.stage
     if stage == "route":
-        return _routed(event, table)
+        return _routed(event, table, stalled)
     if stage and event.type is EventType.TRANSFER_STARTED:
         return _transferred(event, table)
     return _after_dial(event, table) if stage else event
 
 
-def _routed(event: Event, table: RouteTable) -> Event:
+def _routed(event: Event, table: RouteTable, stalled: str) -> Event:
     """An incoming call with its decision.
 
     A provider that does not say which way a call goes means one of our numbers by either end: one
@@ -38,7 +38,9 @@ def _routed(event: Event, table: RouteTable) -> Event:
         ours, direction = _our_end(event, table)
     decision = decide_call(ours, event.source, table, carries_audio=data.media == "provider")
     if data.disposition == "failed":
-        decision = _after_failure(decision)
+        decision = _to_fallback(decision, "the carrier could not reach LiveKit over the trunk")
+    elif stalled and data.media == "sip":
+        decision = _to_fallback(decision, f"nobody dispatches at the moment: {stalled}")
     routed = msgspec.structs.replace(data, direction=direction, decision=decision)
     return msgspec.structs.replace(event, data=routed)
 
@@ -55,16 +57,16 @@ def _our_end(event: Event, table: RouteTable) -> tuple[str, Direction | None]:
     return (ends[direction] if direction else event.data.to_number), direction
 
 
-def _after_failure(decision: Decision) -> Decision:
-    """For a call that the carrier's trunk could not bring to LiveKit: a person, where there is one.
+def _to_fallback(decision: Decision, why: str) -> Decision:
+    """For a call that no agent can be brought to: a person, where there is one.
 
-    LiveKit is what failed, so an agent is tried again only where nothing else is left.
+    Where nothing else is left an agent is tried all the same.
     """
     if decision.action != "dispatch" or not decision.fallback:
         return decision
     return Decision(
         action="forward",
-        reason="the carrier could not reach LiveKit over the trunk: to the fallback",
+        reason=f"{why}: to the fallback",
         table_version=decision.table_version,
         fallback=decision.fallback,
     )

@@ -86,7 +86,7 @@ async def record(
         if records:
             await connection.execute(_putting(dialect), records)
 
-    await db.transact(work)
+    await db.transact(work, yields=True)
 
 
 async def get(db: Database, call_id: str) -> CallRecord | None:

@@ -212,15 +212,19 @@ async def _change(
     return await _write(db, statement.returning(claims), {})
 
 
-async def due(db: Database, *, owner: str, lease: float, limit: int) -> list[Claim]:
+async def due(db: Database, *, owner: str, lease: float, limit: int, seat: str = "") -> list[Claim]:
     """Take up to `limit` calls whose deadline passed or whose owner's lease ran out.
 
-    Their `due_at` is empty now: `lease` is how long nobody else gets them.
+    Their `due_at` is empty now: `lease` is how long nobody else gets them. With `seat`, also the
+    calls of other owners whose name begins with it: only one process at a time has a seat, so
+    those are dead (`router.eventlog.slots`).
     """
+    theirs = _OPEN & claims.c.owner.startswith(seat, autoescape=True) & (claims.c.owner != owner)
+    taken_by = (theirs,) if seat else ()
     # A CTE runs once; as a plain subquery PostgreSQL may run it per row and take too many.
     taken = (
         select(claims.c.call_id)
-        .where(or_(_OPEN & (claims.c.due_at <= now_micros()), _ABANDONED))
+        .where(or_(_OPEN & (claims.c.due_at <= now_micros()), _ABANDONED, *taken_by))
         .order_by(func.coalesce(claims.c.due_at, claims.c.lease_until))
         .limit(limit)
         .with_for_update(skip_locked=True)

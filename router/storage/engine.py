@@ -77,8 +77,13 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def write(self, *, limit: float = LIMIT) -> AsyncIterator[AsyncConnection]:
+    async def write(
+        self, *, limit: float = LIMIT, yields: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
         """A transaction that commits at the end of the block; it may take `limit` seconds.
+
+        One that `yields` lets others go first where there is one writer (SQLite): callers wait for
+        claims, and nobody for a record.
 
         Where the connection breaks during the commit, StorageUnavailable leaves open whether it
         was written: what is done in the block must bear being done again.
@@ -90,11 +95,15 @@ class Database:
         async with AsyncExitStack() as stack:
             if self._file is not None:
                 await self._file.ready(self._engine)
-                await stack.enter_async_context(self._file.gate.held())
+                await stack.enter_async_context(self._file.gate.held(yields=yields))
             yield await stack.enter_async_context(self._transaction(limit, writes=True))
 
     async def transact(
-        self, work: Callable[[AsyncConnection], Awaitable[T]], *, limit: float = LIMIT
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        limit: float = LIMIT,
+        yields: bool = False,
     ) -> T:
         """Run `work` in a write transaction, again when PostgreSQL chose it as a conflict's loser.
 
@@ -104,7 +113,7 @@ class Database:
         turn = 1
         while True:
             try:
-                async with self.write(limit=limit) as connection:
+                async with self.write(limit=limit, yields=yields) as connection:
                     return await work(connection)
             except Conflict:
                 if turn == _TRIES:

@@ -11,8 +11,8 @@ import asyncio
 import fcntl
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from errno import EISDIR
 from pathlib import Path
 from threading import Thread
@@ -57,6 +57,9 @@ class Gate:
         self._descriptor = -1
         self._queue = -1
         self._had_it = False
+        self._hurried = 0  # who has it or waits for it and does not yield
+        self._nobody = asyncio.Event()
+        self._nobody.set()
 
     def open(self) -> None:
         """Make the lock files, if that was not done yet. Raises OSError."""
@@ -77,36 +80,59 @@ class Gate:
             self.close()
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Hold the lock.
+    async def held(self, *, yields: bool = False) -> AsyncIterator[None]:
+        """Hold the lock. Who `yields` lets all others go first, for half of the limit.
 
         Raises:
             StorageUnavailable: another process kept it for longer than the limit.
             OSError: the lock files can't be made.
         """
-        try:
-            async with asyncio.timeout(self._limit):
-                await self._local.acquire()
-        except TimeoutError as error:
-            raise StorageUnavailable(
-                f"the database could not be written to for {self._limit:g} s: more is to be "
-                "written than the disk takes"
-            ) from error
-        try:
-            self.open()
-            if self._had_it and not _locks(self._queue, fcntl.LOCK_EX):
-                await _pause(2 * _LOOK)
-            else:
-                fcntl.flock(self._queue, fcntl.LOCK_UN)
-            if not _locks(self._descriptor, fcntl.LOCK_EX):
-                await self._wait()
-            self._had_it = True
+        with self._in_a_hurry() if not yields else nullcontext():
             try:
-                yield
+                async with asyncio.timeout(self._limit):
+                    if yields:
+                        await self._let_others_go()
+                    await self._local.acquire()
+            except TimeoutError as error:
+                raise StorageUnavailable(
+                    f"the database could not be written to for {self._limit:g} s: more is to be "
+                    "written than the disk takes"
+                ) from error
+            try:
+                await self._lock_file()
+                try:
+                    yield
+                finally:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             finally:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._local.release()
+
+    @contextmanager
+    def _in_a_hurry(self) -> Iterator[None]:
+        self._hurried += 1
+        self._nobody.clear()
+        try:
+            yield
         finally:
-            self._local.release()
+            self._hurried -= 1
+            if not self._hurried:
+                self._nobody.set()
+
+    async def _let_others_go(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limit / 2):
+                while self._hurried:
+                    await self._nobody.wait()
+
+    async def _lock_file(self) -> None:
+        self.open()
+        if self._had_it and not _locks(self._queue, fcntl.LOCK_EX):
+            await _pause(2 * _LOOK)
+        else:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+        if not _locks(self._descriptor, fcntl.LOCK_EX):
+            await self._wait()
+        self._had_it = True
 
     async def _wait(self) -> None:
         # Asked again and again: a blocking flock in a thread could not be cancelled.

@@ -10,12 +10,15 @@ import psycopg
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from typing_extensions import override
 
 from config import Settings, load
+from router.clock import SystemClock
 from router.errors import StorageUnavailable
 from router.routing.spec import AgentSpec, MappingSpec
 from router.storage import leader as leader_module
 from router.storage import mapping
+from router.storage.clock_skew import ClockSkew
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import migrate
@@ -173,3 +176,30 @@ async def test_a_leader_whose_connection_is_gone_stops(
     async with asyncio.timeout(20):
         with pytest.raises(StorageUnavailable, match="leads job no longer"):
             await lead()
+
+
+class _Shifted(SystemClock):
+    def __init__(self, seconds: float) -> None:
+        self._shift = round(seconds * 1_000_000)
+
+    @override
+    def now(self) -> int:
+        return super().now() + self._shift
+
+
+@pytest.mark.parametrize(
+    ("seconds", "trouble"),
+    [
+        (0.0, ""),
+        (61.0, "this machine's clock is 61.0 s ahead of the database's: use NTP"),
+        (-61.0, "this machine's clock is 61.0 s behind the database's: use NTP"),
+    ],
+)
+async def test_a_clock_that_is_not_the_databases_is_told(
+    db: Database, seconds: float, trouble: str
+) -> None:
+    skew = ClockSkew(db, _Shifted(seconds))
+    task = asyncio.create_task(skew.run())
+    await asyncio.sleep(0.3)
+    task.cancel()
+    assert skew.trouble == trouble

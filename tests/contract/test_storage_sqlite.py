@@ -198,3 +198,33 @@ async def test_a_file_that_can_not_be_used_is_named_and_used_when_it_is_mended(
         path.write_bytes(whole)
         async with db.write() as connection:
             await connection.execute(update(revision).values(value=5))
+
+
+async def test_who_yields_goes_last_but_not_never(tmp_path: Path) -> None:
+    """A batch of records must not stand before the claims of callers who wait."""
+    gate, order = sqlite.Gate(tmp_path / "lock", limit=1.0), list[str]()
+
+    async def write(name: str, *, yields: bool, seconds: float = 0.01) -> None:
+        async with gate.held(yields=yields):
+            order.append(name)
+            await asyncio.sleep(seconds)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write("first", yields=False))
+        await asyncio.sleep(0)
+        tasks.create_task(write("record", yields=True))
+        for number in range(3):
+            await asyncio.sleep(0)
+            tasks.create_task(write(f"claim-{number}", yields=False))
+    assert order == ["first", "claim-0", "claim-1", "claim-2", "record"]
+
+    async def claim_on_and_on() -> None:
+        while "record" not in order[5:]:
+            await write("claim", yields=False, seconds=0.05)
+
+    async with asyncio.timeout(5.0), asyncio.TaskGroup() as tasks:
+        for _ in range(2):  # so that somebody has it or waits for it at any time
+            tasks.create_task(claim_on_and_on())
+        await asyncio.sleep(0)
+        tasks.create_task(write("record", yields=True, seconds=0.2))
+    gate.close()

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from config import Settings
+from router.clock import Clock, SystemClock
 from router.events.call import CallRecord
 from router.events.ids import call_id
 from router.events.model import Event
@@ -31,6 +33,7 @@ from tests.support.nodes import (
 )
 from tests.support.sandbox_telnyx import API_KEY, SEED
 
+NO_FALLBACK = "+14155550106"
 ANNA, NOBODY, UNKNOWN = "+14155550100", "+14155550102", "+14155559999"
 FALLBACK, CALLER = "+14155550199", "+12125550123"
 TEXML, TEXML_NOBODY, TEXML_ANNA = "+14155550103", "+14155550104", "+14155550105"
@@ -41,6 +44,7 @@ agents:
 numbers:
   - {{number: "{ANNA}", provider: telnyx, agent: anna, fallback: "{FALLBACK}"}}
   - {{number: "{NOBODY}", provider: telnyx, agent: nobody, fallback: "{FALLBACK}"}}
+  - {{number: "{NO_FALLBACK}", provider: telnyx, agent: anna}}
   - {{number: "{TEXML}", provider: telnyx, agent: anna}}
   - {{number: "{TEXML_ANNA}", provider: telnyx, agent: anna, fallback: "{FALLBACK}"}}
   - {{number: "{TEXML_NOBODY}", provider: telnyx, agent: nobody, fallback: "{FALLBACK}"}}
@@ -79,7 +83,7 @@ def settings_of(folder: Path, telnyx: TelnyxStandIn, port: int, lk: str, **more:
 
 @asynccontextmanager
 async def world(
-    folder: Path, *, disorder: Disorder | None = None, **more: Any
+    folder: Path, *, disorder: Disorder | None = None, clock: Clock | None = None, **more: Any
 ) -> AsyncIterator[World]:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
@@ -93,6 +97,7 @@ async def world(
             webhook_base=base,
             dial_sip=livekit.invite,
             disorder=disorder,
+            clock=clock or SystemClock(),
         ) as telnyx,
     ):
         telnyx.texml_numbers |= {TEXML, TEXML_NOBODY, TEXML_ANNA}
@@ -101,6 +106,32 @@ async def world(
         async with running(settings, routes=routes) as node:
             await eventually(lambda: node.health()[1]["livekit"] == "ok")
             yield World(settings, telnyx, livekit)
+
+
+class _Behind(SystemClock):
+    """What happens by this clock is told 70 s late."""
+
+    @override
+    def now(self) -> int:
+        return super().now() - 70_000_000
+
+
+@pytest.mark.parametrize(
+    ("to", "asked"), [(ANNA, ["transfer"]), (NO_FALLBACK, ["reject"])], ids=["fallback", "refused"]
+)
+async def test_a_caller_who_is_still_held_after_seventy_seconds_is_not_left_there(
+    tmp_path: Path, to: str, asked: list[str]
+) -> None:
+    async with world(tmp_path, clock=_Behind()) as w:
+        w.telnyx._sender._clock = SystemClock()  # signed now: it is no clock that is wrong
+        w.livekit.register_worker("anna")
+        call = w.telnyx.place_call(to, CALLER, hold_seconds=0.3)
+        await eventually(lambda: bool(commands(call)))
+        await call.ended()
+        assert commands(call) == asked
+        assert w.livekit.jobs == []
+        if to == ANNA:
+            assert [leg.to for leg in call.dialled] == [FALLBACK]
 
 
 def types(events: list[Event]) -> list[str]:

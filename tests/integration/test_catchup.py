@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
+from typing_extensions import override
 
 from config import Settings
-from router.catchup import catch_up, run
+from router import catchup
+from router.catchup import catch_up, keep_up, run
 from router.clock import SystemClock
 from router.errors import Ambiguous, EffectError, Permanent, Transient
 from router.eventlog.open import open_log
@@ -22,7 +25,7 @@ from router.provider import Carrier
 from router.providers.livekit.client import open_livekit
 from router.resources import Resources
 from router.storage import calls, outbox
-from router.storage.engine import open_database
+from router.storage.engine import Database, open_database
 from router.storage.mapping import fingerprint
 from tests.support.fake_events import event, initiated, new_call
 from tests.support.nodes import apply_text, free_port, node_settings, running
@@ -180,6 +183,57 @@ async def test_what_can_not_be_fetched_is_told_and_nothing_else_suffers(
     assert len(away.asked) == asked
     assert [line["event"] for line in told] == lines
     assert await drafted(settings) == []
+
+
+class _Enough(Exception):
+    """The test has seen what it wanted."""
+
+
+@dataclass
+class Bounded(Hurried):
+    """A clock that ends the test after a while, in seconds."""
+
+    until: float = 3600.0
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        if self.monotonic() > self.until:
+            raise _Enough
+
+
+async def test_it_is_asked_again_and_again_for_what_came_since_the_last_answer(
+    settings: Settings,
+) -> None:
+    clock, away = Bounded(until=4000.0), Away([])
+    began = clock.now()
+    async with resources(settings, away) as found:
+        with pytest.raises(_Enough):
+            await keep_up(found, clock)
+    assert away.asked[0] == began - 24 * 3_600_000_000
+    assert 4 <= len(away.asked) <= 9
+    for before, after in pairwise(away.asked[1:]):
+        assert 450_000_000 <= after - before <= 900_000_000
+    assert away.asked[1] == began - 60_000_000
+
+
+async def test_a_process_that_does_not_lead_asks_once_it_does(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads = iter([False, False])
+
+    @asynccontextmanager
+    async def leader(_database: Database, _name: str) -> AsyncIterator[bool]:
+        yield next(leads, True)
+
+    monkeypatch.setattr(catchup, "leader", leader)
+    clock, away = Bounded(until=4000.0), Away([])
+    began = clock.now()
+    async with resources(settings, away) as found:
+        with pytest.raises(_Enough):
+            await keep_up(found, clock)
+    # From the start on: it does not know what the others had fetched.
+    assert began - 24 * 3_600_000_000 <= away.asked[0] <= clock.now() - 24 * 3_600_000_000
 
 
 async def test_where_nothing_is_to_be_fetched_at_start_nobody_is_asked(settings: Settings) -> None:

@@ -35,6 +35,7 @@ class FakeClaims:
         self.rows: dict[str, Claim] = {}
         self.unavailable = False
         self.lose_answers = False  # write, then say that it failed
+        self.questions = 0
 
     async def claim(
         self,
@@ -137,7 +138,7 @@ class FakeClaims:
         lease = (row.lease_until - self._clock.now()) / 1e6
         return self._write(row, row.owner, lease, state="ready")
 
-    async def due(self, *, owner: str, lease: float, limit: int) -> Sequence[Claim]:
+    async def due(self, *, owner: str, lease: float, limit: int, seat: str = "") -> Sequence[Claim]:
         await self._work()
         now = self._clock.now()
         found = [
@@ -145,6 +146,7 @@ class FakeClaims:
             for row in self.rows.values()
             if (row.state in OPEN and row.due_at is not None and row.due_at <= now)
             or self._abandoned(row)
+            or (seat and row.state in OPEN and row.owner.startswith(seat) and row.owner != owner)
         ]
         return [self._write(row, owner, lease, fence=row.fence + 1) for row in found[:limit]]
 
@@ -190,6 +192,7 @@ class FakeClaims:
         return new
 
     async def _work(self) -> None:
+        self.questions += 1
         await asyncio.sleep(self._latency)
         if self.unavailable:
             raise StorageUnavailable("the fake database is switched off")

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
+from typing_extensions import override
+
 from consumers.consumer import Consumer, ConsumerSpec, Done, GiveUp, Outcome
 from consumers.runner import Limits, Runner
 from router.events.ids import event_id
@@ -20,7 +22,7 @@ GROUP = "switchboard.test"
 LIMITS = Limits(in_flight=8, time_limit=20.0, grace=3.0)
 
 
-class FakeConsumer:
+class FakeConsumer(Consumer):
     """`consumers.consumer.Consumer` that keeps a diary."""
 
     def __init__(self, script: Script) -> None:
@@ -30,6 +32,7 @@ class FakeConsumer:
         self.busy = 0
         self.busiest = 0
 
+    @override
     async def handle(self, event: Event) -> Outcome:
         self.began.append(event.id)
         self.busy += 1
@@ -42,6 +45,7 @@ class FakeConsumer:
             self.done.append(event.id)
         return outcome
 
+    @override
     async def run(self) -> None:
         await asyncio.Event().wait()
 

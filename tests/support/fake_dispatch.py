@@ -17,6 +17,7 @@ from consumers.dispatch.store import ClaimStore
 from consumers.dispatch.supervision import Silences
 from consumers.runner import Limits, Runner
 from consumers.throttled_log import ThrottledLog
+from router.dispatch_health import DispatchHealth
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.provider import Carrier
@@ -29,7 +30,7 @@ from tests.support.fake_rooms import FakeRooms
 from tests.support.fake_time import FakeClock
 
 SETTINGS = DispatchSettings(deadline=4.0, ring_window=60.0, concurrency=32, lease=15.0)
-LIMITS = Limits(in_flight=32, time_limit=15.0, grace=5.0)
+LIMITS = Limits(in_flight=32, time_limit=15.0, grace=5.0, in_hand=5000)
 POLL = 0.5
 
 
@@ -99,8 +100,11 @@ async def nobody_leads() -> AsyncIterator[bool]:
 class Process:
     """One running dispatch consumer."""
 
-    def __init__(self, world: World, name: str, seed: int = 7) -> None:
+    def __init__(
+        self, world: World, name: str, seed: int = 7, seat: str = "", *, ingress: bool = False
+    ) -> None:
         random = Random(seed)
+        self.health = DispatchHealth(world.clock) if ingress else None
         context = Context(
             claims=world.store,
             effects=Effects(world.rooms, world.log, world.carriers, world.clock, random),
@@ -110,8 +114,9 @@ class Process:
             settings=world.settings,
             poll_interval=POLL,
             silences=world.silences,
+            health=self.health,
         )
-        self.active = ActiveCalls(context, name)
+        self.active = ActiveCalls(context, name, seat)
         self.rooms = RoomCleanup(
             world.rooms,
             world.clock,

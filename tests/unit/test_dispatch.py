@@ -428,7 +428,7 @@ def test_a_call_from_a_backlog_starts_nothing() -> None:
         await world.tell(initiated(CALL, at=-61.0))
         async with process(world):
             await asyncio.sleep(2.0)
-        assert world.state(CALL) == "expired"
+        assert world.state(CALL) == "none"  # not even claimed
         assert world.told(CALL) == [T.CALL_INITIATED, T.CALL_EXPIRED]
         assert world.rooms.made == []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,10 +11,10 @@ from router.errors import EffectError, Permanent, Transient
 from router.events.model import Decision, Event
 from router.events.types import CALLS_TOPIC, dead_topic
 from router.events.types import EventType as T
-from router.provider import Carrier
+from router.provider import CallRef, Carrier, Standing
 from tests.support import fake_time
 from tests.support.fake_dispatch import World, process
-from tests.support.fake_events import event, initiated, new_call
+from tests.support.fake_events import dispatch_decision, event, initiated, new_call
 
 CALL = new_call("commanded")
 
@@ -24,6 +25,12 @@ class FakeCarrier:
 
     errors: list[EffectError] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
+    standing: Standing | None = field(default_factory=lambda: Standing(over=False))
+    asked: list[CallRef] = field(default_factory=list)
+
+    async def ask(self, ref: CallRef) -> Standing | None:
+        self.asked.append(ref)
+        return self.standing
 
     async def carry_out(self, event: Event) -> None:
         self.told.append(event)
@@ -41,7 +48,7 @@ def commanded(base: Event, **data: object) -> Event:
 
 
 async def run(world: World, carrier: FakeCarrier, *events: Event, seconds: float = 3.0) -> None:
-    world.carriers["telnyx"] = Carrier(carry_out=carrier.carry_out)
+    world.carriers["telnyx"] = Carrier(carry_out=carrier.carry_out, standing=carrier.ask)
     async with process(world):
         await world.tell(*events)
         await asyncio.sleep(seconds)
@@ -84,12 +91,64 @@ def test_what_follows_a_failed_dial_is_commanded_too() -> None:
     assert [e.type for e in carrier.told] == [T.CALL_FORWARDED, T.CALL_ENDED]
 
 
+FORWARD = Decision(action="forward", reason="r", table_version=1, fallback="+14155550199")
+
+
 @pytest.mark.parametrize("kind", [T.CALL_INITIATED, T.CALL_FORWARDED])
-def test_nobody_is_on_the_line_of_an_old_event(kind: T) -> None:
+@pytest.mark.parametrize("standing", [None, Standing(over=True)], ids=["unknown", "over"])
+def test_nobody_is_on_the_line_of_an_old_event_whose_call_is_over(
+    kind: T, standing: Standing | None
+) -> None:
+    world, carrier = World(), FakeCarrier(standing=standing)
+    fake_time.run(run(world, carrier, commanded(event(CALL, kind, -100.0), decision=FORWARD)))
+    assert [ref.control_id for ref in carrier.asked] == ["v3:abc"]
+    assert carrier.told == []
+
+
+@pytest.mark.parametrize("fallback", ["+14155550111", ""])
+@pytest.mark.parametrize("away", ["", "database", "once"])
+def test_a_caller_who_is_held_since_long_goes_to_the_fallback_or_is_refused(
+    fallback: str, away: str
+) -> None:
+    """Not to an agent: how long they will still wait, nobody knows."""
+    world = World()
+    carrier = FakeCarrier([Transient("away")] if away == "once" else [])
+    world.claims.unavailable = away == "database"
+    decision = msgspec.structs.replace(dispatch_decision(), fallback=fallback)
+    late = commanded(initiated(CALL, at=-70.0, decision=decision))
+    fake_time.run(run(world, carrier, late))
+    assert {(e.id, e.type) for e in carrier.told} == {(late.id, T.CALL_INITIATED)}
+    assert len(carrier.told) == (2 if away == "once" else 1)
+    told = carrier.told[-1].data.decision
+    assert told is not None
+    assert (told.action, told.fallback) == ("forward" if fallback else "reject", fallback)
+    assert world.rooms.made == []
+    assert world.log.all(dead_topic(CALLS_TOPIC)) == []
+    assert (T.CALL_FORWARDED in world.told(CALL)) is bool(fallback)
+
+
+@pytest.mark.parametrize("state", ["ready", "missing", "over"])
+def test_an_old_event_that_is_read_again_disturbs_nobody(state: str) -> None:
+    """It was not committed before the process died; its caller talks to the agent, say."""
     world, carrier = World(), FakeCarrier()
-    decision = Decision(action="forward", reason="r", table_version=1, fallback="+14155550199")
-    old = commanded(event(CALL, kind, -100.0), decision=decision)
-    fake_time.run(run(world, carrier, old))
+
+    async def scenario() -> None:
+        kept: dict[str, Any] = {"agent": "anna", "livekit_agent_name": "lk-anna"}
+        claim = await world.claims.claim(
+            CALL, owner="dead", lease=15.0, initiated=msgspec.json.encode(initiated(CALL)), **kept
+        )
+        assert claim is not None
+        world.claims.rows[CALL] = msgspec.structs.replace(claim, state=state)
+        await run(world, carrier, commanded(initiated(CALL, at=-70.0)))
+
+    fake_time.run(scenario())
+    assert carrier.told == []
+
+
+def test_what_the_carrier_did_since_says_that_an_old_command_was_given() -> None:
+    world, carrier = World(), FakeCarrier()
+    late = commanded(event(CALL, T.CALL_FORWARDED, -70.0), decision=FORWARD)
+    fake_time.run(run(world, carrier, late, event(CALL, T.LEG_ANSWERED, -60.0, "telnyx")))
     assert carrier.told == []
 
 

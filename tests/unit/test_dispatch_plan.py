@@ -95,7 +95,6 @@ def test_reactions() -> None:
         T.SIP_LEFT: Reaction.CHECK_EMPTY,
         T.CALL_ENDED: Reaction.CLOSE,
         T.CALL_FORWARDED: Reaction.CLOSE,
-        T.CALL_EXPIRED: Reaction.SWEEP,
     }
     for kind in T:
         if kind is not T.CALL_INITIATED:

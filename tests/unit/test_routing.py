@@ -313,3 +313,24 @@ def test_where_livekit_could_not_be_reached_a_person_comes_first(
     assert (decision.action, decision.fallback) == (action, fallback)
     assert why in decision.reason
     assert decision.table_version == 7
+
+
+STALLED = "the database gives no answer"
+
+
+def test_while_nobody_dispatches_a_caller_goes_to_the_fallback_at_once() -> None:
+    table = RouteTable()
+    table.put(route(1, fallback="+14155550199"))
+    call = incoming("+12125550123", NUMBER, direction="inbound")
+    decided = decide(call, table, stalled=STALLED).data.decision
+    assert decided is not None
+    assert (decided.action, decided.fallback, decided.agent) == ("forward", "+14155550199", "")
+    assert "nobody dispatches at the moment: the database gives no answer" in decided.reason
+    assert decide(call, table) == decide(call, table, stalled="")
+
+
+def test_without_a_fallback_an_agent_is_tried_although_nobody_dispatches() -> None:
+    table = RouteTable()
+    table.put(route(1))
+    call = incoming("+12125550123", NUMBER, direction="inbound")
+    assert decide(call, table, stalled=STALLED) == decide(call, table)

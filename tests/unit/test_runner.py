@@ -2,10 +2,14 @@
 
 import asyncio
 
+import msgspec
 import pytest
+from typing_extensions import override
 
+from consumers.attempts import Places
 from consumers.consumer import Done, Outcome
-from router.errors import LogFailed
+from consumers.runner import Limits
+from router.errors import LogFailed, StorageUnavailable
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC
 from tests.support import fake_time
@@ -175,5 +179,86 @@ def test_a_failed_disk_ends_the_runner() -> None:
         with pytest.RaisesGroup(LogFailed):
             await runner(log, FakeConsumer(broken)).run(asyncio.Event())
         assert log.groups[GROUP].committed == {}
+
+    fake_time.run(scenario())
+
+
+@pytest.mark.parametrize(("size", "taken"), [(10, 100), (5000, 10)])
+def test_records_are_taken_ahead_of_their_turn_until_they_are_too_many_or_too_large(
+    size: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.runner._BYTES_IN_HAND", 50_000)
+    monkeypatch.setattr("consumers.runner._FETCHED", 10)
+    seen: list[str] = []
+
+    class Seeing(FakeConsumer):
+        @override
+        def foresee(self, event: Event) -> None:
+            seen.append(event.key)
+
+    async def scenario() -> None:
+        log = FakeLog(partitions=1)
+        for n in range(200):
+            event = call_event(f"call-{n}", 0)
+            data = msgspec.structs.replace(event.data, raw={"x": "y" * size})
+            await log.add(CALLS_TOPIC, msgspec.structs.replace(event, data=data))
+        consumer = Seeing(_slow)
+        limits = Limits(in_flight=8, time_limit=20.0, grace=3.0, in_hand=100)
+        async with running(runner(log, consumer, limits)):
+            await asyncio.sleep(0.9)
+            assert len(seen) == taken
+            assert consumer.busiest == 8
+            await asyncio.sleep(29.0)
+            assert len(consumer.done) == 200
+
+    fake_time.run(scenario())
+
+
+def test_a_record_that_is_tried_again_and_again_takes_no_place_from_others() -> None:
+    async def scenario() -> None:
+        log = FakeLog(partitions=1)
+        for n in range(50):
+            await log.add(CALLS_TOPIC, call_event(f"stuck-{n}", 0))
+        await log.add(CALLS_TOPIC, call_event("well", 0))
+
+        async def stuck(event: Event) -> Outcome:
+            if event.key == "well":
+                return Done()
+            raise StorageUnavailable("away")
+
+        consumer = FakeConsumer(stuck)
+        limits = Limits(in_flight=8, time_limit=20.0, grace=3.0, in_hand=100)
+        async with running(runner(log, consumer, limits)):
+            await asyncio.sleep(0.5)
+            assert consumer.done == [call_event("well", 0).id]
+
+    fake_time.run(scenario())
+
+
+def test_places_go_to_the_newest_that_is_urgent_and_to_others_now_and_then() -> None:
+    async def scenario() -> None:
+        places, order = Places(1), list[str]()
+
+        async def work(name: str, *, urgent: bool) -> None:
+            async with places.held(urgent=urgent):
+                order.append(name)
+                await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(work("first", urgent=False))
+            for n in range(3):
+                tasks.create_task(work(f"old-{n}", urgent=False))
+            for n in range(5):
+                tasks.create_task(work(f"live-{n}", urgent=True))
+            await asyncio.sleep(0.05)
+            gone = tasks.create_task(work("gone", urgent=True))
+            await asyncio.sleep(0.01)
+            gone.cancel()
+        assert order == [
+            *("first", "live-4", "live-3", "old-0", "live-2", "live-1", "live-0"),
+            *("old-1", "old-2"),
+        ]
+        async with places.held(urgent=False):
+            pass  # none was lost
 
     fake_time.run(scenario())

@@ -116,23 +116,13 @@ def test_retry_in_holds_up_its_key_only_and_keeps_the_order() -> None:
     fake_time.run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (Transient("busy"), "Transient until the time for retries was over"),
-        (Ambiguous("lost"), "Ambiguous until the time for retries was over"),
-        (StorageUnavailable("away"), "StorageUnavailable until the time for retries was over"),
-        (LogUnavailable("full"), "LogUnavailable until the time for retries was over"),
-        (ZeroDivisionError("+14155550100"), "the handler failed: ZeroDivisionError"),
-    ],
-)
-def test_errors_are_retried_with_pauses_for_a_bounded_time(error: Exception, reason: str) -> None:
+def test_a_handler_with_a_fault_is_tried_again_for_a_bounded_time() -> None:
     async def scenario() -> None:
         log = FakeLog(partitions=1)
         await log.add(CALLS_TOPIC, call_event("call", 0))
 
         async def fail(event: Event) -> Outcome:
-            raise error
+            raise ZeroDivisionError("+14155550100")
 
         consumer = FakeConsumer(fail)
         async with running(runner(log, consumer, retry_for=10.0)):
@@ -141,7 +131,7 @@ def test_errors_are_retried_with_pauses_for_a_bounded_time(error: Exception, rea
             assert log.groups[GROUP].committed == {}
             await asyncio.sleep(7.0)
         (dead,) = log.all(DEAD)
-        _check_dead(dead, log.all(CALLS_TOPIC)[0], reason)
+        _check_dead(dead, log.all(CALLS_TOPIC)[0], "the handler failed: ZeroDivisionError")
         assert 7 <= len(consumer.began) <= 16  # 0.1, 0.2, 0.4 … 2 s, half of it random
         assert dead.headers["dlq.attempts"] == str(len(consumer.began))
         assert log.groups[GROUP].committed == {(CALLS_TOPIC, 0): 0}
@@ -150,6 +140,45 @@ def test_errors_are_retried_with_pauses_for_a_bounded_time(error: Exception, rea
         fake_time.run(scenario())
     assert lines
     assert "+14155550100" not in repr(lines)
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        Transient("busy"),
+        Ambiguous("lost"),
+        StorageUnavailable("away"),
+        LogUnavailable("full"),
+        TimeoutError(),
+        RetryIn(1.0, "not yet"),
+    ],
+    ids=repr,
+)
+def test_what_is_away_or_slow_for_an_hour_sends_nothing_to_the_dead_topic(
+    slow: Exception | RetryIn,
+) -> None:
+    async def scenario() -> None:
+        log = FakeLog(partitions=1)
+        await log.add(CALLS_TOPIC, call_event("call", 0))
+        is_back = False
+
+        async def wait(event: Event) -> Outcome:
+            if is_back:
+                return Done()
+            if isinstance(slow, RetryIn):
+                return slow
+            raise slow
+
+        consumer = FakeConsumer(wait)
+        async with running(runner(log, consumer, retry_for=10.0)):
+            await asyncio.sleep(3600.0)
+            assert log.all(DEAD) == []
+            assert log.groups[GROUP].committed == {}
+            is_back = True
+            await asyncio.sleep(16.0)
+            assert log.groups[GROUP].committed == {(CALLS_TOPIC, 0): 0}
+
+    fake_time.run(scenario())
 
 
 def test_a_handler_that_hangs_is_stopped_at_its_time_limit() -> None:

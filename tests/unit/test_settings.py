@@ -13,6 +13,7 @@ from nacl.signing import SigningKey
 from pydantic import BaseModel, SecretStr
 
 from config import ConfigProblem, Settings, UnreadableSettings, check, load
+from config.check import ring_window
 from router.errors import ConfigError
 from router.provider import SipTarget
 from router.providers.livekit.source import LiveKitSource
@@ -406,6 +407,10 @@ def test_a_file_that_can_not_be_read_is_no_traceback(tmp_path: Path, content: by
             {"KAFKA__BOOTSTRAP_SERVERS": "a:1", "KAFKA__ACK_DEADLINE": "4.5"},
             "kafka.ack_deadline: must be under http.request_timeout",
         ),
+        (
+            {"DISPATCH__RING_WINDOW": "60"},
+            "dispatch.ring_window: is longer than providers.twilio.dial_timeout",
+        ),
         ({"DISPATCH__DEADLINE": "10"}, "fit into providers.twilio.dial_timeout"),
         (
             {
@@ -544,3 +549,17 @@ def test_no_verifier_is_made_of_an_empty_key(secret: str) -> None:
         Actions(secret)
     with pytest.raises(ConfigError, match="a key is not an Ed25519 public key"):
         read_keys([PUBLIC_KEY, b64encode(bytes(32)).decode()])
+
+
+def test_nothing_is_begun_after_the_shortest_dial_time_out_of_the_carriers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complete(monkeypatch)
+    assert ring_window(load()) == 20.0
+    monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TWILIO__DIAL_TIMEOUT", "45")
+    assert ring_window(load()) == 45.0
+    monkeypatch.setenv("SWITCHBOARD_PROVIDERS__TWILIO__DIAL_TIMEOUT", "300")
+    assert ring_window(load()) == 60.0
+    monkeypatch.setenv("SWITCHBOARD_DISPATCH__RING_WINDOW", "30")
+    check(load())
+    assert ring_window(load()) == 30.0

@@ -8,7 +8,7 @@ when it is answered; the caller's own leg stays up when it is not, and takes the
 |----------|------------------------|--------------------------------|
 | dispatch | transfer to LiveKit    |                                |
 | forward  | transfer to the number | transfer to the number         |
-| reject   | reject                 | hangup                         |
+| reject   | reject, else hangup    | hangup                         |
 
 A caller who was answered and whose agent was lost is transferred to the fallback, or hears the
 apology before the call is hung up.
@@ -241,8 +241,7 @@ class _Commands:
             yield "transfer", self._to_number(event, decision.fallback)
         if event.type is EventType.CALL_INITIATED:
             yield "reject", {"cause": "TEMPORARILY_UNAVAILABLE"}  # SIP 480
-        else:
-            yield "hangup", {}
+        yield "hangup", {}  # of a call that came in: where it was answered meanwhile
 
     def _to_agent(self, event: Event) -> dict[str, Any]:
         return self._transfer(event, "agent") | {
