@@ -226,6 +226,16 @@ async def test_the_outbox_is_read_in_order_and_in_pieces(db: Database) -> None:
     assert (await outbox.pending(db, 1))[0].id > last.id
 
 
+async def test_what_is_done_is_forgotten_and_nothing_between(db: Database) -> None:
+    await mapping.apply_mapping(db, BOTH)
+    first, second, third, fourth = await outbox.pending(db, 10)
+    await outbox.done(db, [third.id, first.id])
+    assert await outbox.pending(db, 10) == [second, fourth]
+    assert (await outbox.count(db), await mapping.at_most_unpublished(db)) == (2, 3)
+    await outbox.done(db, [second.id, fourth.id])
+    assert (await outbox.count(db), await mapping.at_most_unpublished(db)) == (0, 0)
+
+
 async def test_one_change_does_not_load_the_mapping(db: Database) -> None:
     await mapping.apply_mapping(db, BOTH)
     seen: list[str] = []

@@ -459,6 +459,15 @@ async def test_records_of_one_number_are_appended_one_after_the_other(database: 
     assert [entry[1] for entry in told(log.all(ROUTES_TOPIC)) if entry[0] == A] == [1, 2, 3]
 
 
+async def test_of_many_records_a_bounded_number_is_ahead_of_an_event(database: Database) -> None:
+    log = _Slow()
+    await maps_many(database, 600)
+    async with publishing(database, log):
+        await forgotten(database)
+    assert log.at_once == 500
+    assert len(told(log.all(ROUTES_TOPIC))) == 600
+
+
 class _Slow(FakeLog):
     """Counts how many are appended side by side."""
 
