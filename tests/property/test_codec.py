@@ -43,6 +43,7 @@ data = of_all(
     duration=numbers,
     sip_status=st.integers(0, 699),
     timing=st.dictionaries(texts, st.integers(0, 2**63 - 1), max_size=3),
+    sip_headers=st.dictionaries(texts, texts, max_size=3),
     raw=json_objects,
 )
 events = of_all(
