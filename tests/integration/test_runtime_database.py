@@ -69,7 +69,9 @@ async def test_a_damaged_database_stops_no_call_and_is_used_when_it_is_mended(
     file.write_bytes(b"\0" * 100 + whole[100:])
     with logged() as lines:
         async with running(settings, routes=routes) as node:
-            assert "<Sip" in (await call(settings.public_url))[1]
+            assert (
+                "<Dial" in (await call(settings.public_url))[1]
+            )  # the agent, or at once the fallback
             await eventually(lambda: facts(node)["database"] != "ok")
             for part in (str(file), "backup", ".recover"):
                 assert part in facts(node)["database"]
@@ -88,7 +90,7 @@ async def test_a_database_of_a_newer_version_stops_no_call(tmp_path: Path) -> No
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     async with running(settings, routes=routes) as node:
-        assert "<Sip" in (await call(settings.public_url))[1]
+        assert "<Dial" in (await call(settings.public_url))[1]  # the agent, or at once the fallback
         await eventually(lambda: "newer than this program" in facts(node)["database"])
 
 
@@ -121,7 +123,7 @@ async def test_a_database_that_is_deleted_in_use_is_noticed_and_made_anew(tmp_pa
         without(tmp_path)
         await eventually(lambda: "lacks 3 of the 3 routes" in restored(node))
         await eventually(lambda: facts(node)["database"] == "ok")
-        assert "<Sip" in (await call(settings.public_url))[1]
+        assert "<Dial" in (await call(settings.public_url))[1]  # the agent, or at once the fallback
         assert leads_to(node) == "anna"
         # Its versions are those of the old one: only a comparison can tell that it differs.
         await apply_text(settings, MAPPING.replace("agent: anna", "agent: bob"))
