@@ -112,6 +112,7 @@ class _Timeline:
     async def show(self) -> bool:
         """Print until the call is over; whether an agent was heard."""
         async with open_tail(self._settings, (CALLS_TOPIC,)) as follower:
+            await self._read_once(follower)  # its place in the log is before the call
             tasks = [asyncio.create_task(self._read(follower)), asyncio.create_task(self._tick())]
             try:
                 async for step in self._dialler.steps():
@@ -130,15 +131,20 @@ class _Timeline:
 
     async def _read(self, follower: Follower) -> None:
         while True:
-            try:
-                records = await follower.fetch(limit=500, wait=0.1)
-            except LogUnavailable:
+            if not await self._read_once(follower):
                 await asyncio.sleep(0.2)
-                continue
-            for record in records:
-                event = read(record)
-                if event is not None and len(self._events) < _QUEUE:
-                    self._events.append((event, record.time))
+
+    async def _read_once(self, follower: Follower) -> bool:
+        """Take what there is; whether the log could be read."""
+        try:
+            records = await follower.fetch(limit=500, wait=0.1)
+        except LogUnavailable:
+            return False
+        for record in records:
+            event = read(record)
+            if event is not None and len(self._events) < _QUEUE:
+                self._events.append((event, record.time))
+        return True
 
     async def _tick(self) -> None:
         while True:

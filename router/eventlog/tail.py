@@ -36,6 +36,10 @@ class JournalTail:
         self._failures: dict[int, int] = {}  # in a row, by the number of the journal
         self._begun = False
 
+    async def open(self) -> None:
+        """Take the place that is the end now: what comes from here on is new."""
+        await asyncio.to_thread(self._discover)
+
     @property
     def caught_up(self) -> bool:
         """See `base.Follower`."""
@@ -123,6 +127,7 @@ async def open_tail(
     else:
         tail = JournalTail(settings.data_dir, topics, last)
         try:
+            await tail.open()
             yield tail
         finally:
             tail.close()

@@ -26,6 +26,15 @@ async def test_from_the_end(tmp_path: Path) -> None:
             assert ids(await read(tail, 1)) == ["id-after"]
 
 
+async def test_its_place_is_taken_at_the_opening_and_not_at_the_first_look(tmp_path: Path) -> None:
+    settings = log_settings(tmp_path)
+    async with open_log(settings) as log:
+        await append(log, "t", "key", "id-before")
+        async with open_tail(settings, ["t"]) as tail:
+            await append(log, "t", "key", "id-after")
+            assert ids(await read(tail, 1)) == ["id-after"]
+
+
 async def test_some_records_back(tmp_path: Path) -> None:
     settings = log_settings(tmp_path)
     async with open_log(settings) as log:
