@@ -46,7 +46,8 @@ def reason(error: aiohttp.ClientError) -> str:
             return "the answer ended too early"
         case aiohttp.ClientResponseError():
             return "what answered is no HTTP"
-    return "closed before an answer"
+        case _:
+            return "closed before an answer"
 
 
 class Rest:
