@@ -7,8 +7,10 @@ release later.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from alembic import command
@@ -19,6 +21,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from config.settings import Settings
 from router.errors import StorageError
+from router.files import make_folder
 from router.storage.engine import Database, open_database
 
 _LIMIT: Final = 300.0  # seconds
@@ -34,12 +37,16 @@ class MigrationResult:
 
 
 async def prepare(settings: Settings) -> None:
-    """What every start does: `migrate`, or `check` where `database.migrate_at_start` is off.
+    """What every start does: `migrate`, or `check_open` where `database.migrate_at_start` is off.
 
     Raises:
         StorageError, StorageUnavailable: as these do.
     """
-    await (migrate(settings) if settings.database.migrate_at_start else check(settings))
+    if settings.database.migrate_at_start:
+        await migrate(settings)
+        return
+    async with open_database(settings) as db:
+        await check_open(db)
 
 
 async def migrate(settings: Settings) -> MigrationResult:
@@ -68,13 +75,26 @@ async def current(settings: Settings) -> str | None:
 
 
 async def check(settings: Settings) -> None:
-    """Make sure that the schema is the one of this program.
+    """Make sure that the schema is the one of this program; a look makes no file.
 
     Raises:
-        StorageError: it is older or newer; says what to do.
+        StorageError: it is older or newer, or there is none; says what to do.
+        ConfigError: not even a folder for it can be made.
     """
     async with open_database(settings) as db:
+        if db.dialect == "sqlite":
+            _must_exist(Path(db.where))
         await check_open(db)
+
+
+def _must_exist(path: Path) -> None:
+    with suppress(OSError):  # opening says what is wrong with the folder
+        make_folder(path.parent)
+    if path.parent.is_dir() and not path.exists():
+        raise StorageError(
+            f"there is no database {path}: `switchboard up` makes it, or `switchboard migrate`. Is "
+            "this the right data_dir? If there was one before, restore its backup"
+        )
 
 
 async def check_open(db: Database) -> None:

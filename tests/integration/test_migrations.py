@@ -160,8 +160,14 @@ async def test_a_start_that_may_not_migrate_says_what_to_do(url: str, tmp_path: 
     assert await current(settings) is None
 
 
-async def test_a_database_that_is_not_there_yet_is_told_as_that(settings: Settings) -> None:
-    with pytest.raises(StorageError, match=r"is empty.*`switchboard up`.*restore its backup"):
+async def test_a_look_at_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    settings = settings_of("", tmp_path)
+    with pytest.raises(StorageError, match=r"there is no database.*`switchboard up`.*restore"):
+        await check(settings)
+    file = tmp_path / "switchboard.db"
+    assert not file.exists()
+    file.touch()
+    with pytest.raises(StorageError, match=r"is empty.*`switchboard migrate`.*restore"):
         await check(settings)
 
 
