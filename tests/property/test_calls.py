@@ -63,7 +63,11 @@ def test_more_events_never_take_the_call_back(
     events: list[Event], more: list[Event], first: bool
 ) -> None:
     before = [initiated(CALL), *events] if first else events
-    assert _rank(plan.fold([*before, *more])) >= _rank(plan.fold(before))
+    rank = _rank(plan.fold(before))
+    if any(each.type is EventType.CALL_FORWARDED for each in more):
+        # Who left the room for the fallback has not left the call: that is known from now on.
+        rank = min(rank, RANKS.index("forwarded"))
+    assert _rank(plan.fold([*before, *more])) >= rank
 
 
 @given(events=_events)
