@@ -5,8 +5,8 @@ event stream, LiveKit's webhooks, the poll, ourselves). A record that is *update
 depend on their order; one that is a function of the set of events does not. So there is no
 transition to forbid and nothing to repair: a late event simply makes the record more complete, and
 the state goes only one way, because every state asks for events that *are* there and none for one
-that is not. With one exception: a caller who left the room is gone, unless it is told that they were
-sent on to the fallback; where that is told later, the call goes on.
+that is not. With one exception: a caller who left the room is gone, unless it is told that they
+were sent on to the fallback; where that is told later, the call goes on.
 """
 
 from collections.abc import Iterable
