@@ -139,5 +139,7 @@ class HeartbeatFollower:
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
             logger.warning("heartbeat.unreadable", offset=record.position.offset)
             return
+        if not self._known:
+            logger.info("heartbeats.heard")
         self._known = True
         self._last[record.key] = (self._clock.monotonic(), heartbeat.trouble)

@@ -166,6 +166,7 @@ async def test_an_ingress_alone_learns_that_nobody_dispatches(split: Split) -> N
     async with around(split) as (livekit, twilio):
         await _has_routes(split.port, 3)
         await asyncio.to_thread(split.processes[dispatch].says, "livekit.set_up")
+        await asyncio.to_thread(split.processes["ingress"].says, "heartbeats.heard")
         await _dispatching(split.port, "ok", within=20)
         await asyncio.to_thread(split.processes[dispatch].end, signal.SIGKILL)
         began = time.monotonic()

@@ -62,7 +62,7 @@ async def _tell(log: FakeLog, seat: str, trouble: str = "") -> None:
 
 
 def _log() -> _Log:
-    return _Log(now=FakeClock().now)
+    return _Log(taken_at=FakeClock().now)
 
 
 def test_silence_for_eight_seconds_is_trouble_until_the_next_good_sign() -> None:
@@ -112,7 +112,7 @@ def test_what_was_there_at_the_start_turns_nobody_away_at_once(age: float, then:
     """And what is hours old says nothing: of a version, say, that was replaced by an older one."""
 
     async def scenario() -> None:
-        log = _Log(now=lambda: START - round(age * 1_000_000))
+        log = _Log(taken_at=lambda: START - round(age * 1_000_000))
         await _tell(log, "one")
         async with _following(log) as follower:
             assert follower.trouble() == ""
