@@ -11,7 +11,7 @@ the database at its start, or has no place left for one more call). No caller is
 that it is over: the background goes on trying. It is over a moment after the last sign, so that
 what works now and then is not promised.
 
-One process knows nothing of another's consumers: an ingress alone always promises.
+An ingress alone is told by the dispatch processes (`router.eventlog.heartbeat`).
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _CALM: Final = 3.0  # seconds after the last sign of trouble
 
 
 class DispatchHealth:
-    """Of one process with the roles ingress and dispatch."""
+    """Of one process with the role dispatch."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -24,4 +24,4 @@ class Resources:
     carriers: Mapping[str, Carrier]  # by the provider's name: those that can be asked or told
     clock: Clock
     supervisor: Supervisor = field(default_factory=Supervisor)
-    dispatch_health: DispatchHealth | None = None  # where the ingress is in the same process
+    dispatch_health: DispatchHealth | None = None  # with the role dispatch

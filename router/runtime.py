@@ -24,6 +24,7 @@ from router.contract import asyncapi
 from router.dispatch_health import DispatchHealth
 from router.errors import LogFailed, StorageError
 from router.eventlog.base import OpenLog
+from router.eventlog.heartbeat import HeartbeatFollower, send_heartbeats
 from router.eventlog.open import open_log
 from router.events import schema
 from router.files import make_data_folder
@@ -70,7 +71,7 @@ class Node:
     livekit_setup: setup_loop.SetupLoop | None
     supervisor: Supervisor
     guard: publish.Guard
-    dispatch_health: DispatchHealth | None = None
+    dispatching: DispatchHealth | HeartbeatFollower | None = None  # our own, or what others tell
     clock_skew: ClockSkew | None = None
     webhooks: Webhooks | None = None
     database: str = "ok"  # or why the roles that need it wait
@@ -107,8 +108,8 @@ class Node:
             facts.setdefault("routes", {})["comparing"] = True
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
-        if self.dispatch_health is not None:
-            facts["dispatching"] = self.dispatch_health.trouble() or "ok"
+        if self.dispatching is not None:
+            facts["dispatching"] = self.dispatching.trouble() or "ok"
         if self.clock_skew is not None and self.clock_skew.trouble:
             facts["clock"] = self.clock_skew.trouble
         if self.webhooks is not None and (hints := self.webhooks.hints):
@@ -150,14 +151,16 @@ async def run(
         supervisor = Supervisor(clock)
         log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
         context = context_of(settings, credentials, clock)
-        health = _dispatch_health(settings, clock)
+        health = DispatchHealth(clock) if "dispatch" in settings.roles else None
         resources = await _resources(context, log, supervisor, health, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
         guard = publish.Guard(forget=forget_routes)
         if routes is not None:
             guard.table, guard.loaded = routes.table, routes.looked
-        node = Node(settings, log, routes, setup, supervisor, guard, health)
+        listens = health is None and routes is not None
+        dispatching = HeartbeatFollower(log, clock) if listens else health
+        node = Node(settings, log, routes, setup, supervisor, guard, dispatching)
         roles = _Roles(node, resources, credentials, clock, stop)
         await roles.run(started)
 
@@ -184,10 +187,6 @@ async def _resources(
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     carriers = await stack.enter_async_context(open_carriers(context))
     return Resources(settings, log, database, livekit, carriers, context.clock, supervisor, health)
-
-
-def _dispatch_health(settings: Settings, clock: Clock) -> DispatchHealth | None:
-    return DispatchHealth(clock) if {"ingress", "dispatch"} <= set(settings.roles) else None
 
 
 def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower | None:
@@ -232,6 +231,8 @@ class _Roles:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
                 endless.append(tasks.create_task(self._keep("routes", self._node.routes.run)))
+            if isinstance(listener := self._node.dispatching, HeartbeatFollower):
+                endless.append(tasks.create_task(self._keep("heartbeats", listener.run)))
             working = tasks.create_task(self._work(drain))
             async with listening(self._app(), self._node.settings.http) as port:
                 self._node.http_port = port
@@ -255,7 +256,7 @@ class _Roles:
                 clock=self._clock,
                 body_timeout=settings.http.body_timeout,
                 request_timeout=settings.http.request_timeout,
-                stalled=node.dispatch_health.trouble if node.dispatch_health else lambda: "",
+                stalled=node.dispatching.trouble if node.dispatching else lambda: "",
             )
         node.webhooks = webhooks
         return build_app(
@@ -277,6 +278,10 @@ class _Roles:
             if self._node.livekit_setup is not None:
                 setup = self._keep("livekit_setup", self._node.livekit_setup.run)
                 endless.append(tasks.create_task(setup))
+            log, health = resources.log, resources.dispatch_health
+            if health is not None and log.relay is not None:
+                work = partial(send_heartbeats, log, health, resources.clock, drain)
+                endless.append(tasks.create_task(self._keep("heartbeats", work, once=True)))
             if "relay" in resources.settings.roles:
                 work = partial(
                     publish.run,
@@ -358,8 +363,8 @@ class _Roles:
             raise LogFailed(f"the journal's disk failed ({folder}); nothing more can be taken")
 
     def _measure(self) -> None:
-        if self._node.dispatch_health is not None:
-            self._node.dispatch_health.trouble()
+        if self._node.dispatching is not None:
+            self._node.dispatching.trouble()
         relay = self._node.log.relay
         if relay is not None:
             RELAY_LAG.set(relay.lag.events)

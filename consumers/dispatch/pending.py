@@ -72,7 +72,7 @@ class Context:
     settings: DispatchSettings
     poll_interval: float  # seconds
     silences: Silences
-    health: DispatchHealth | None = None  # where an ingress of this process asks for it
+    health: DispatchHealth | None = None
 
     def trying(self, what: str) -> AbstractContextManager[None]:
         """The block tries what each dispatch needs."""

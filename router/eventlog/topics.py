@@ -2,7 +2,13 @@
 
 from typing import Final, Literal, NamedTuple
 
-from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC, dead_topic
+from router.events.types import (
+    CALLS_TOPIC,
+    HEALTH_TOPIC,
+    NUMBERS_TOPIC,
+    ROUTES_TOPIC,
+    dead_topic,
+)
 
 Cleanup = Literal["delete", "compact"]
 
@@ -22,7 +28,12 @@ TOPICS: Final = (
     Topic(dead_topic(NUMBERS_TOPIC), "delete"),
     Topic(dead_topic(ROUTES_TOPIC), "delete"),
 )
-COMPACTED: Final = frozenset(topic.name for topic in TOPICS if topic.cleanup == "compact")
+INTERNAL: Final = (Topic(HEALTH_TOPIC, "compact"),)
+"""Between our own processes, and no part of the published contract; made by who first needs it."""
+
+COMPACTED: Final = frozenset(
+    topic.name for topic in (*TOPICS, *INTERNAL) if topic.cleanup == "compact"
+)
 
 
 def cleanup(topic: str) -> Cleanup:

@@ -1,6 +1,7 @@
 """The roles as processes of their own, over the real Kafka and PostgreSQL: one call through all."""
 
 import asyncio
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from config import Settings
 from router.clock import SystemClock
+from router.eventlog.heartbeat import SILENCE
 from router.events.types import ROUTES_TOPIC
 from router.numbers import publish
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -141,6 +143,47 @@ async def test_one_call_through_three_processes(split: Split) -> None:
     assert listed.code == 0
     assert "anna" in listed.out
     assert "bob" in listed.out
+
+
+async def _dispatching(port: int, word: str, *, within: float) -> None:
+    """Until /readyz says this of who dispatches."""
+    facts: Any = {}
+    give_up = time.monotonic() + within
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        while time.monotonic() < give_up:
+            async with session.get("/readyz") as answer:
+                facts = await answer.json()
+            if facts["dispatching"] == word:
+                return
+            await asyncio.sleep(0.1)
+    raise AssertionError(f"not {word!r}: {facts}")
+
+
+@pytest.mark.timeout(180)
+async def test_an_ingress_alone_learns_that_nobody_dispatches(split: Split) -> None:
+    """Its callers go to the fallback at once, until a dispatch process is back."""
+    dispatch = "dispatch,calls"
+    async with around(split) as (livekit, twilio):
+        await _has_routes(split.port, 3)
+        await asyncio.to_thread(split.processes[dispatch].says, "livekit.set_up")
+        await asyncio.to_thread(split.processes["ingress"].says, "heartbeats.heard")
+        await _dispatching(split.port, "ok", within=20)
+        await asyncio.to_thread(split.processes[dispatch].end, signal.SIGKILL)
+        began = time.monotonic()
+        await _dispatching(split.port, SILENCE, within=15)
+        print(f"nobody dispatches: known after {time.monotonic() - began:.1f} s")
+        call = twilio.place_call("+14155550100", "+12125550123", hold_seconds=0.2)
+        await eventually(lambda: bool(call.twiml))
+        assert "<Number>+14155550199</Number>" in call.twiml[0]
+        await eventually(lambda: call.is_ended, within=30)
+        with split.shell.start("up", "--roles", dispatch, "--port", str(free_port())) as again:
+            split.processes[dispatch] = again
+            await _dispatching(split.port, "ok", within=30)
+            call = twilio.place_call("+14155550100", "+12125550123", hold_seconds=0.2)
+            await eventually(lambda: call.is_ended, within=30)
+            assert call.status == "completed"
+            assert "<Sip" in call.twiml[0]
+            assert [job.agent_name for job in livekit.jobs] == ["anna"]
 
 
 async def _publishers(settings: Settings, logs: list[FakeLog]) -> None:

@@ -34,6 +34,7 @@ class FakeLog:
     revoke_within: float = 10.0  # seconds that a member has, half of Kafka's rebalance time-out
     commit_takes: float = 0.0  # seconds
     before_commit: Callable[[Position], None] = lambda position: None
+    taken_at: Callable[[], int] = lambda: 0  # µs since epoch: the time of a record
     records: dict[Pair, list[Record]] = field(default_factory=dict)
     groups: dict[str, "_Group"] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class FakeLog:
         pair = (topic, crc32(key.encode()) % self.partitions)
         entries = self.records.setdefault(pair, [])
         offset = entries[-1].position.offset + self.gap if entries else 0
-        record = Record(Position(*pair, offset), key, value, dict(headers), 0)
+        record = Record(Position(*pair, offset), key, value, dict(headers), self.taken_at())
         entries.append(record)
         self._ids[topic, headers["ce_id"]] = record
         self._grown.set()

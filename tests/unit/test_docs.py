@@ -27,7 +27,7 @@ from config.settings import TwilioSettings
 from router.cli import context
 from router.cli.main import app
 from router.clock import SystemClock
-from router.eventlog.topics import TOPICS
+from router.eventlog.topics import INTERNAL, TOPICS
 from router.observability.metrics import REGISTRY
 from router.providers import providers
 from router.runtime import sources
@@ -187,7 +187,7 @@ def test_dotted_words_are_known(page: str) -> None:
             or span in source_texts()
             or span in modules
             or rest in _READY_FACTS.get(first, ())
-            or span in {topic.name for topic in TOPICS}
+            or span in {topic.name for topic in (*TOPICS, *INTERNAL)}
             or span in _FOREIGN
             or _beside(span)
         )
