@@ -107,8 +107,16 @@ async def test_a_time_that_nobody_says(tmp_path: Path, date: str) -> None:
 
 async def test_the_data_folder(tmp_path: Path) -> None:
     settings = own(tmp_path)
-    assert (await found(settings, "data folder")).level == "ok"
+    finding = await found(settings, "data folder")
+    assert (finding.level, "not there yet" in finding.words) == ("ok", True)
+    assert not settings.data_dir.exists()
+    settings.data_dir.mkdir()
+    finding = await found(settings, "data folder")
+    assert (finding.level, "secret.key is made at" in finding.words) == ("ok", True)
+    assert list(settings.data_dir.iterdir()) == []  # a look makes nothing
+    load_key("", settings.data_dir)
     settings.data_dir.chmod(0o755)
+    assert "secret.key" not in (await found(settings, "data folder")).words
     assert (await found(settings, "data folder")).level == "ok"
     (settings.data_dir / "backup.db").touch(0o644)
     finding = await found(settings, "data folder")
