@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from config.settings import ALL_ROLES, KafkaSettings, ProvidersSettings, Settings
 
+_PER_CONNECTION: Final = 32  # calls; that many turns fit into the wait for one (storage.engine)
 _LONGEST_WINDOW: Final = 60.0  # seconds; hardly anybody listens to the ringing for longer
 
 
@@ -117,6 +118,13 @@ def _risky(settings: Settings) -> Iterator[str]:
         )
     if settings.durability == "replicated" and not settings.has_kafka:
         yield "durability: replicated needs kafka.bootstrap_servers"
+    most = settings.database.pool_size * _PER_CONNECTION
+    if _has_postgres(settings) and settings.dispatch.concurrency > most:
+        yield (
+            f"dispatch.concurrency: {settings.dispatch.concurrency} calls at once would wait too "
+            f"long for one of {settings.database.pool_size} connections; at most {most}, "
+            f"{_PER_CONNECTION} for each: raise database.pool_size, or lower this"
+        )
     if urlsplit(settings.public_url).scheme == "http":
         host = urlsplit(settings.public_url).hostname
         if host not in ("127.0.0.1", "localhost", "::1"):

@@ -168,13 +168,22 @@ def _wrong_variable(name: str) -> str | None:
 
 
 def _words(problem: Any) -> str:
-    key = dotted(problem["loc"])
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        return f"{key}: there is no such setting; see config/defaults.toml"
-    if kind in _WORDS:
-        return f"{key}: {_WORDS[kind].format_map(problem.get('ctx', {}))}"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] == "extra_forbidden":
+        words = "there is no such setting; see config/defaults.toml"
+    else:
+        words = _plain(problem)
+    return f"{dotted(problem['loc'])}: {words}"
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with an option of the command line, without pydantic's own manner."""
+    return _plain(error.errors(include_url=False)[0])
+
+
+def _plain(problem: Any) -> str:
+    if problem["type"] in _WORDS:
+        return _WORDS[problem["type"]].format_map(problem.get("ctx", {}))
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def dotted(location: tuple[int | str, ...]) -> str:

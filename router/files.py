@@ -50,6 +50,14 @@ def make_data_folder(folder: Path) -> None:
         ) from error
 
 
+def may_be_made(folder: Path) -> bool:
+    """Whether the folder is there, or this user could make it; a look that makes nothing."""
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    return nearest.is_dir() and (nearest == folder or os.access(nearest, os.W_OK | os.X_OK))
+
+
 def open_file(path: Path, flags: int) -> int:
     """A descriptor of the file, made when it is not there; `flags` as of `os.open`.
 

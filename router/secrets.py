@@ -45,13 +45,41 @@ def load_key(configured: str, data_dir: Path) -> bytes:
         if not path.exists():
             _make_key(path)
         files.make_file(path)  # only its mode: it is there
-        return _decode(path.read_text(errors="replace").strip(), str(path))
+        return _read(path)
     except OSError as error:
-        raise ConfigError(
-            f"the secret key in {path} can't be read or made: {error.strerror}; look at the "
-            "folder's owner and mode, or set secret_key",
-            key="data_dir",
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def find_key(configured: str, data_dir: Path) -> bytes | None:
+    """The same for who only looks: nothing is made, and None is a key that is yet to be made.
+
+    Raises:
+        ConfigError: as `load_key`.
+    """
+    if configured:
+        return _decode(configured, "secret_key")
+    path = data_dir / KEY_FILE
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _read(path: Path) -> bytes:
+    return _decode(path.read_text(errors="replace").strip(), str(path))
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    mend = "look at the folder's owner and mode"
+    if isinstance(error, IsADirectoryError):
+        mend = "move that folder away"
+    return ConfigError(
+        f"the secret key in {path} can't be read or made: {error.strerror}; {mend}, or set "
+        "secret_key",
+        key="data_dir",
+    )
 
 
 def _make_key(path: Path) -> None:

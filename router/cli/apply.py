@@ -6,11 +6,12 @@ stored, the command waits until the instance beside it decides by it, as long as
 
 import gc
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -140,11 +141,10 @@ def prune_refusal(result: MappingResult, before: mapping.Counts) -> str:
 async def _planned(settings: Settings, file: Path, *, prune: bool, dry_run: bool) -> _Plan:
     text = MappingFile(file)
     try:
-        await _prepare(settings, dry_run=dry_run)
-        async with open_database(settings) as database:
-            wanted = text.spec(Existing() if prune else await _existing(database, text.outside()))
-            result = await mapping.plan_mapping(database, wanted, prune=prune)
-            before = await mapping.counts(database)
+        async with _prepared(settings, dry_run=dry_run) as prepared:
+            wanted = text.spec(Existing() if prune else await _existing(prepared, text.outside()))
+            result = await mapping.plan_mapping(prepared, wanted, prune=prune)
+            before = await mapping.counts(prepared)
     except StorageError:
         text.spec()  # its own mistakes show without a database
         raise
@@ -157,12 +157,24 @@ async def _planned(settings: Settings, file: Path, *, prune: bool, dry_run: bool
     return _Plan(result, before, carry_out)
 
 
-async def _prepare(settings: Settings, *, dry_run: bool) -> None:
-    make_data_folder(settings.data_dir)
-    if dry_run and await migrate.current(settings) is not None:
-        await migrate.check(settings)  # a schema is not changed by a look
-    else:
-        await migrate.prepare(settings)
+@asynccontextmanager
+async def _prepared(settings: Settings, *, dry_run: bool) -> AsyncIterator[Database]:
+    """The database, ready for changes. A look makes and changes nothing: where there is no
+    database yet it is at an empty one, elsewhere.
+    """
+    with TemporaryDirectory(prefix="switchboard-") as elsewhere:
+        if not dry_run:
+            make_data_folder(settings.data_dir)
+            await migrate.prepare(settings)
+        elif await migrate.current(settings) is not None:
+            await migrate.check(settings)
+        else:
+            url = {"url": f"sqlite+aiosqlite:///{elsewhere}/empty.db"}
+            section = settings.database.model_copy(update=url)
+            settings = settings.model_copy(update={"database": section})
+            await migrate.migrate(settings)
+        async with open_database(settings) as database:
+            yield database
 
 
 async def _existing(database: Database, leads_to: Collection[str]) -> Existing:

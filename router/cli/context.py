@@ -214,7 +214,8 @@ def reported() -> Generator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        raise fail(f"{error.filename}: {error.strerror}", WRONG) from error
+        remedy = "Is that the right place, and may this user use it?"
+        raise fail(f"{error.filename}: {error.strerror}", WRONG, remedy=remedy) from error
 
 
 def _reported(error: SwitchboardError) -> typer.Exit:

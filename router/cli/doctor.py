@@ -38,12 +38,12 @@ from router.cli.render import console, plain
 from router.clock import SystemClock
 from router.errors import EffectError, StorageError, SwitchboardError
 from router.eventlog.kafka_probe import probe_kafka
-from router.files import make_data_folder
+from router.files import may_be_made
 from router.providers.livekit import setup
 from router.providers.livekit.client import open_livekit
 from router.rest import reason
 from router.runtime import sources
-from router.secrets import load_key, sip_credentials
+from router.secrets import KEY_FILE, find_key, sip_credentials
 from router.storage import mapping, migrate
 from router.storage.engine import Database, open_database
 
@@ -218,8 +218,16 @@ async def _data_folder(settings: Settings) -> Finding:
 
 def _look_at_data_folder(settings: Settings) -> Finding:
     folder = settings.data_dir
-    make_data_folder(folder)
-    load_key(settings.secret_key.get_secret_value(), folder)
+    if not folder.is_dir():
+        if not may_be_made(folder):
+            words = f"{folder} can't be made: choose another data_dir, or make it for this user"
+            return Finding("data folder", "problem", words)
+        words = f"{folder} is not there yet: `switchboard up` makes it, and a secret key in it"
+        return Finding("data folder", "ok", words)
+    if find_key(settings.secret_key.get_secret_value(), folder) is None:
+        will_be = f"; {KEY_FILE} is made at the first start"
+    else:
+        will_be = ""
     free = shutil.disk_usage(folder).free
     if free < settings.journal.min_free_bytes:
         words = f"{folder}: disk full, events are refused; free some space"
@@ -229,7 +237,7 @@ def _look_at_data_folder(settings: Settings) -> Finding:
         names = ", ".join(open_to_others[:5])
         words = f"{folder}: others may read {names}: chmod go= them"
         return Finding("data folder", "warning", words)
-    return Finding("data folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free")
+    return Finding("data folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free{will_be}")
 
 
 def _is_open(path: Path) -> bool:
@@ -281,12 +289,16 @@ async def _livekit(settings: Settings) -> Finding:
     missing = [key for key in ("url", "api_key", "api_secret") if not getattr(livekit, key)]
     if missing:
         return Finding("LiveKit", "problem", f"not set: livekit.{', livekit.'.join(missing)}")
-    key = load_key(settings.secret_key.get_secret_value(), settings.data_dir)
+    key = find_key(settings.secret_key.get_secret_value(), settings.data_dir)
     try:
         async with open_livekit(livekit) as client:
-            wrong = await setup.inspect(client, sip_credentials(key))
+            # Without a key the trunk can't be ours: what is asked is whether LiveKit answers.
+            wrong = await setup.inspect(client, sip_credentials(key or bytes(32)))
     except EffectError as error:
         return Finding("LiveKit", "problem", f"{livekit.url}: {error}")
+    if key is None:
+        words = f"{livekit.url} answers; the SIP trunk is set up at the first start"
+        return Finding("LiveKit", "warning", words)
     if wrong:
         return Finding("LiveKit", "warning", "; ".join(wrong))
     return Finding("LiveKit", "ok", f"{livekit.url}, SIP trunk and rule in place")

@@ -8,12 +8,14 @@ import gc
 from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata
 from types import ModuleType
-from typing import Annotated, Any, Final, NamedTuple, cast
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command, get_group
 from typing_extensions import override
+
+_Command = TypeVar("_Command", bound=TyperCommand | TyperGroup)
 
 _EPILOG: Final = (
     "Exit codes: 0 done · 1 the answer is no · 2 the command, the settings or a file is wrong · "
@@ -75,10 +77,10 @@ class _Loaded(Mapping[str, TyperCommand | TyperGroup]):
         if isinstance(found, typer.Typer):
             group = get_group(found)
             group.name = name
-            return group
+            return _with_plain_flags(group)
         alone = typer.Typer(add_completion=False)
         alone.command(name, cls=getattr(source, cls) if cls else None)(found)
-        return cast("TyperCommand", get_command(alone))
+        return _with_plain_flags(cast("TyperCommand", get_command(alone)))
 
     @override
     def __iter__(self) -> Iterator[str]:
@@ -87,6 +89,17 @@ class _Loaded(Mapping[str, TyperCommand | TyperGroup]):
     @override
     def __len__(self) -> int:
         return len(COMMANDS)
+
+
+def _with_plain_flags(command: _Command) -> _Command:
+    """In `--help` a flag takes no value; Typer writes `<bool>` behind it."""
+    for option in command.get_params(typer.Context(command)):
+        if isinstance(option, TyperOption) and option.is_flag:
+            option.metavar = ""
+    if isinstance(command, TyperGroup) and not isinstance(command, _Group):
+        for each in command.commands.values():
+            _with_plain_flags(each)
+    return command
 
 
 def _imported(module: str) -> ModuleType:
@@ -106,6 +119,17 @@ class _Group(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Loaded()  # type: ignore[assignment]  # nothing is added to it
+        _with_plain_flags(self)
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            cause = error.__cause__
+            if cause is not None:  # pydantic's error, in its words
+                error.message = _imported("config.load").in_words(cause)
+            raise
 
     @override
     def list_commands(self, ctx: Any) -> list[str]:

@@ -44,7 +44,9 @@ def up(
         str | None,
         typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Instead of http.port.", min=0, max=65535)
+    ] = None,
     forget_routes: Annotated[
         bool,
         typer.Option(

@@ -178,6 +178,14 @@ def _translated(path: Path, *, reading: bool = False) -> Iterator[None]:
 
 
 def _make_file(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.is_dir():
+            raise ConfigError(
+                f"{file} is a folder, but that is the place of a file of the journal's: move it "
+                "away, and put the file back if it was there before",
+                key="data_dir",
+            )
     try:
         make_sqlite_file(path)
     except OSError as error:

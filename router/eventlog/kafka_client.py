@@ -17,7 +17,7 @@ from aiokafka.helpers import create_ssl_context
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
 from router.eventlog.dead_letter import MAX_DEAD_RECORD
-from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
+from router.eventlog.kafka_errors import CLIENT_ERRORS, why
 from router.eventlog.topics import cleanup
 from router.events.types import DEAD_SUFFIX
 
@@ -108,7 +108,7 @@ async def ensure_topics(settings: KafkaSettings, topics: Sequence[str]) -> None:
                     )
     except CLIENT_ERRORS as error:
         raise LogUnavailable(
-            f"{brokers(settings)} can't be asked for its topics ({name_of(error)})"
+            f"{brokers(settings)} can't be asked for its topics: {why(error)}"
         ) from error
 
 

@@ -165,3 +165,21 @@ def name_of(error: BaseException) -> str:
     aiokafka's texts can hold keys, which are phone numbers.
     """
     return str(error) if isinstance(error, LogUnavailable) else type(error).__name__
+
+
+def why(error: BaseException) -> str:
+    """For people: what to make of an error that asking the brokers ended in."""
+    match error:
+        case LogUnavailable():
+            return str(error)
+        case kafka.KafkaConnectionError() | kafka.NoBrokersAvailable() | ConnectionError():
+            return "no broker answers there, or none that speaks kafka.security_protocol"
+        case TimeoutError() | kafka.KafkaTimeoutError() | kafka.RequestTimedOutError():
+            return "no answer in time"
+        case kafka.UnsupportedVersionError() | kafka.UnrecognizedBrokerVersion():
+            return "it is too old a version"
+        case OSError() if error.strerror:
+            return error.strerror
+    if verdict(error) == "client":
+        return "it refuses our user, password or rights"
+    return f"it refused ({type(error).__name__})"

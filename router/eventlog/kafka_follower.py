@@ -28,7 +28,7 @@ from router.eventlog.kafka_client import (
     start,
 )
 from router.eventlog.kafka_consumer import end_consumer, to_record
-from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of, why
 from router.observability import log
 
 _QUIET: Final = 2.0  # seconds without a record before the broker is asked
@@ -86,7 +86,7 @@ class KafkaFollower:
         except (*CLIENT_ERRORS, LogUnavailable) as error:
             await self._drop(name_of(error))
             raise LogUnavailable(
-                f"{brokers(self._settings)} can't be read ({name_of(error)})"
+                f"{brokers(self._settings)} can't be read: {why(error)}"
             ) from error
         if records:
             self._moved_at = self._loop.time()

@@ -8,8 +8,8 @@ from aiokafka.errors import KafkaError
 
 from config.settings import KafkaSettings
 from router.errors import LogUnavailable
-from router.eventlog.kafka_client import connection, start
-from router.eventlog.kafka_errors import name_of
+from router.eventlog.kafka_client import brokers, connection, start
+from router.eventlog.kafka_errors import why
 from router.events.types import CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC
 
 _TIMEOUT: Final = 6.0  # seconds
@@ -25,14 +25,14 @@ async def probe_kafka(settings: KafkaSettings) -> str:
     try:
         async with asyncio.timeout(_TIMEOUT):
             await start(admin)
-            brokers = (await admin.describe_cluster())["brokers"]
+            there = (await admin.describe_cluster())["brokers"]
             missing = {CALLS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC} - set(await admin.list_topics())
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(
-            f"Kafka does not answer ({name_of(error)}): look at kafka.bootstrap_servers and "
-            "kafka.security_protocol; until then events wait in the journal"
+            f"{brokers(settings)} can't be used: {why(error)}; start it, or correct these "
+            "settings. Until then events wait in the journal"
         ) from error
     finally:
         await admin.close()
     made = "all topics there" if not missing else f"{len(missing)} topics are made at the start"
-    return f"{len(brokers)} broker{'s' if len(brokers) > 1 else ''}, {made}"
+    return f"{len(there)} broker{'s' if len(there) > 1 else ''}, {made}"

@@ -16,7 +16,7 @@ from router.eventlog.kafka_client import (
     ensure_topics,
     start,
 )
-from router.eventlog.kafka_errors import CLIENT_ERRORS, Verdict, name_of, verdict
+from router.eventlog.kafka_errors import CLIENT_ERRORS, Verdict, verdict, why
 from router.eventlog.topics import TOPICS
 
 # With aiokafka's 16 KiB one busy partition takes a ninth of the records a second (measured).
@@ -54,7 +54,7 @@ class KafkaProducer:
         except CLIENT_ERRORS as error:
             await self.end()
             raise LogUnavailable(
-                f"{brokers(self._settings)} does not answer ({name_of(error)})"
+                f"{brokers(self._settings)} does not answer: {why(error)}"
             ) from error
         except BaseException:
             await self.end()

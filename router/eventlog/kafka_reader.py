@@ -35,7 +35,7 @@ from router.eventlog.kafka_client import (
     start,
 )
 from router.eventlog.kafka_consumer import end_consumer, to_record
-from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of
+from router.eventlog.kafka_errors import CLIENT_ERRORS, name_of, why
 from router.observability import log
 
 _QUIET: Final = 5.0  # seconds without a record before the broker is asked
@@ -119,7 +119,7 @@ class KafkaReader:
         except CLIENT_ERRORS as error:
             await self._drop(name_of(error))
             raise LogUnavailable(
-                f"{brokers(self._settings)} can't be read ({name_of(error)})"
+                f"{brokers(self._settings)} can't be read: {why(error)}"
             ) from error
         return [to_record(message) for messages in found.values() for message in messages]
 
@@ -134,7 +134,7 @@ class KafkaReader:
         except (*CLIENT_ERRORS, LogUnavailable) as error:
             self._pause()
             raise LogUnavailable(
-                f"{brokers(self._settings)} does not answer ({name_of(error)})"
+                f"{brokers(self._settings)} does not answer: {why(error)}"
             ) from error
 
     async def _join(self) -> AIOKafkaConsumer:

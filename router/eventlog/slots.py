@@ -66,8 +66,21 @@ def _order(path: Path) -> tuple[int, str]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock; False when another process has it."""
-    descriptor = files.open_file(folder / "lock", os.O_RDWR)
+    """Hold the folder's lock; False when another process has it.
+
+    Raises:
+        ConfigError: its file can't be opened.
+    """
+    try:
+        descriptor = files.open_file(folder / "lock", os.O_RDWR)
+    except OSError as error:
+        mend = "give it and its folder to this user"
+        if isinstance(error, IsADirectoryError):
+            mend = "move that folder away, a file is made in its place"
+        raise ConfigError(
+            f"the journal's lock {folder / 'lock'} can't be opened ({error.strerror}): {mend}",
+            key="data_dir",
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +103,7 @@ def take_slot(data_dir: Path, *, shared: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: not shared, and another process has the journal, or something that is no
-            folder has its name.
+            folder has its name; or its lock can't be opened.
     """
     for number in range(_MOST if shared else 1):
         folder = data_dir / f"{_PREFIX}{number}"

@@ -133,7 +133,8 @@ class RouteFollower:
         except FileNotFoundError:
             return
         except (OSError, ValueError, RecursionError) as error:
-            logger.warning("routes.copy_unreadable", error=type(error).__name__)
+            why = error.strerror if isinstance(error, OSError) else "it is damaged"
+            logger.warning("routes.copy_unreadable", path=str(self._path), why=why)
             return
         for line in lines:
             for route in line.routes:
@@ -174,7 +175,7 @@ class RouteFollower:
                 os.fsync(file.fileno())
                 fresh.replace(self._path)
         except OSError as error:
-            logger.warning("routes.copy_not_saved", error=type(error).__name__)
+            logger.warning("routes.copy_not_saved", path=str(self._path), why=error.strerror)
             return False
         return True
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from config.settings import Settings
 from router.errors import ConfigError, StorageUnavailable
 from router.storage import sqlite
-from router.storage.failures import Conflict, Unusable, translated, unusable
+from router.storage.failures import Conflict, Unusable, no_connection, translated, unusable
 
 T = TypeVar("T")
 
@@ -47,9 +47,17 @@ _POSTGRESQL: Final = {
 class Database:
     """An open database. Made by `open_database`."""
 
-    def __init__(self, engine: AsyncEngine, where: str, file: "_SqliteFile | None" = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        where: str,
+        file: "_SqliteFile | None" = None,
+        connections: int = 1,
+    ) -> None:
         self._engine = engine
         self._file = file  # None: PostgreSQL
+        # Of the connections, what those that yield may have: claims find the other half free.
+        self._yielding = asyncio.Semaphore(max(1, connections // 2))
         self.where = where
         """The file, or host and database without user and password: for messages."""
 
@@ -82,8 +90,8 @@ class Database:
     ) -> AsyncIterator[AsyncConnection]:
         """A transaction that commits at the end of the block; it may take `limit` seconds.
 
-        One that `yields` lets others go first where there is one writer (SQLite): callers wait for
-        claims, and nobody for a record.
+        One that `yields` lets others go first: callers wait for claims, and nobody for a record. In
+        SQLite there is one writer; of PostgreSQL's connections they take half.
 
         Where the connection breaks during the commit, StorageUnavailable leaves open whether it
         was written: what is done in the block must bear being done again.
@@ -96,7 +104,21 @@ class Database:
             if self._file is not None:
                 await self._file.ready(self._engine)
                 await stack.enter_async_context(self._file.gate.held(yields=yields))
+            elif yields:
+                await stack.enter_async_context(self._half())
             yield await stack.enter_async_context(self._transaction(limit, writes=True))
+
+    @asynccontextmanager
+    async def _half(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_WAIT):
+                await self._yielding.acquire()
+        except TimeoutError as error:
+            raise StorageUnavailable(no_connection(self.where)) from error
+        try:
+            yield
+        finally:
+            self._yielding.release()
 
     async def transact(
         self,
@@ -273,7 +295,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         hide_parameters=True,
     )
     try:
-        yield Database(engine, _place(url))
+        yield Database(engine, _place(url), connections=settings.database.pool_size)
     finally:
         await engine.dispose()
 

@@ -84,14 +84,19 @@ def translated(where: str) -> Iterator[None]:
     except sqlite3.Error as error:  # past SQLAlchemy: how our transactions begin
         raise _sqlite(error, where) from error
     except exc.TimeoutError as error:
-        raise StorageUnavailable(
-            f"no connection to {where} became free in time: it is overloaded, or (PostgreSQL) "
-            "database.pool_size is too small"
-        ) from error
+        raise StorageUnavailable(no_connection(where)) from error
     except exc.SQLAlchemyError as error:
         raise StorageError(
             f"a query for {where} is wrong ({type(error).__name__}): a bug"
         ) from error
+
+
+def no_connection(where: str) -> str:
+    """Nobody gave one back in time."""
+    return (
+        f"no connection to {where} became free in time: it is overloaded, or (PostgreSQL) "
+        "database.pool_size is too small"
+    )
 
 
 def unusable(path: str, error: OSError) -> Unusable:

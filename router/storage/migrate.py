@@ -6,8 +6,8 @@ programs run side by side during a roll-out, so a migration only adds; what it r
 release later.
 """
 
+import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 
 from config.settings import Settings
 from router.errors import StorageError
-from router.files import make_folder
+from router.files import may_be_made
 from router.storage.engine import Database, open_database
 
 _LIMIT: Final = 300.0  # seconds
@@ -69,32 +69,34 @@ async def rollback(settings: Settings, *, to: str) -> MigrationResult:
 
 
 async def current(settings: Settings) -> str | None:
-    """The revision of the database's schema; None: an empty database."""
-    async with open_database(settings) as db, db.read() as connection:
-        return await connection.run_sync(_current)
+    """The revision of the database's schema; None: an empty database, or none. Makes no file."""
+    async with open_database(settings) as db:
+        if _is_missing(db):
+            return None
+        async with db.read() as connection:
+            return await connection.run_sync(_current)
 
 
 async def check(settings: Settings) -> None:
-    """Make sure that the schema is the one of this program; a look makes no file.
+    """Make sure that the schema is the one of this program; makes no file and no folder.
 
     Raises:
         StorageError: it is older or newer, or there is none; says what to do.
-        ConfigError: not even a folder for it can be made.
+        ConfigError: there can't even be a folder for it.
     """
     async with open_database(settings) as db:
-        if db.dialect == "sqlite":
-            _must_exist(Path(db.where))
+        if _is_missing(db):
+            raise StorageError(
+                f"there is no database {db.where}: `switchboard up` makes it, or `switchboard "
+                "migrate`. Is this the right data_dir? If there was one before, restore its backup"
+            )
         await check_open(db)
 
 
-def _must_exist(path: Path) -> None:
-    with suppress(OSError):  # opening says what is wrong with the folder
-        make_folder(path.parent)
-    if path.parent.is_dir() and not path.exists():
-        raise StorageError(
-            f"there is no database {path}: `switchboard up` makes it, or `switchboard migrate`. Is "
-            "this the right data_dir? If there was one before, restore its backup"
-        )
+def _is_missing(db: Database) -> bool:
+    """Whether SQLite's file is not there, and may be made; else opening says what is wrong."""
+    path = Path(db.where)
+    return db.dialect == "sqlite" and may_be_made(path.parent) and not os.path.lexists(path)
 
 
 async def check_open(db: Database) -> None:

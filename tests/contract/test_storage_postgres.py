@@ -90,6 +90,35 @@ async def touch(connection: AsyncConnection, name: str) -> None:
     )
 
 
+async def test_as_many_calls_as_may_be_under_way_all_find_a_connection(
+    db: Database, settings: Settings
+) -> None:
+    """At 100 ms a transaction, where some 5 ms are usual."""
+
+    async def slow(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT pg_sleep(0.1)"))
+
+    async with asyncio.TaskGroup() as calls:
+        for _ in range(settings.dispatch.concurrency):
+            calls.create_task(db.transact(slow))
+
+
+async def test_records_leave_connections_to_the_claims_that_callers_wait_for(db: Database) -> None:
+    async def record(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT pg_sleep(0.2)"))
+
+    async def claim(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT 1"))
+
+    async with asyncio.TaskGroup() as records:
+        for _ in range(40):
+            records.create_task(db.transact(record, yields=True))
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(db.transact(claim) for _ in range(20)))
+        assert asyncio.get_running_loop().time() - began < 0.5  # behind them it were 1 s
+
+
 async def test_a_row_that_stays_locked_is_unavailability(db: Database, other: Database) -> None:
     async with db.write() as connection:
         await connection.execute(update(revision).values(value=7))

@@ -5,16 +5,20 @@ Each prints what became of its calls. How many there are is asked for by TEST_BA
 
 import asyncio
 import fcntl
+import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
+from sqlalchemy import select
 
 from config import Settings
 from router.eventlog.journal import open_journal
@@ -22,10 +26,12 @@ from router.eventlog.slots import seat_of, take_slot
 from router.events.codec import encode
 from router.events.ids import call_id
 from router.events.types import CALLS_TOPIC, EventType, dead_topic
+from router.runtime import run
 from router.sandbox.livekit.standin import LiveKitStandIn
+from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.twilio.call import Call
 from router.sandbox.twilio.standin import TwilioStandIn
-from router.storage import claims
+from router.storage import claims, schema
 from router.storage.engine import open_database
 from tests.support.fake_events import dispatch_decision, initiated
 from tests.support.nodes import (
@@ -78,7 +84,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
+async def world(
+    folder: Path, *, dial_timeout: int = DIAL_TIMEOUT, deadline: float = 2.0, lease: float = 15.0
+) -> AsyncIterator[World]:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     async with (
@@ -94,8 +102,8 @@ async def world(folder: Path) -> AsyncIterator[World]:
             folder,
             port=port,
             livekit_url=livekit.url,
-            dispatch={"deadline": 2.0},
-            providers={"twilio": {"api_url": twilio.url, "dial_timeout": DIAL_TIMEOUT}},
+            dispatch={"deadline": deadline, "lease": lease},
+            providers={"twilio": {"api_url": twilio.url, "dial_timeout": dial_timeout}},
         )
         yield World(settings, await apply_text(settings), twilio, livekit)
 
@@ -232,3 +240,87 @@ async def claim_of_the_dead(settings: Settings, seat: str) -> str:
             initiated=msgspec.json.encode(event),
         )
     return name
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["agent asked for", "nobody asked for yet"])
+async def test_a_node_that_is_killed_while_it_brings_an_agent_goes_on_when_it_is_started_again(
+    tmp_path: Path, asked: bool
+) -> None:
+    """The lease would be over long after the caller: only the same seat takes the claim before."""
+    async with world(tmp_path, dial_timeout=40, deadline=12.0, lease=300.0) as w:
+        w.livekit.register_worker("anna", Behaviour(publish_delay=5.0 if asked else 0.0))
+        with node_process(w.settings) as first:
+            await answers(w.settings)
+            if not asked:
+                w.livekit.faults.refuse()
+            w.twilio.place_call(MAPPED, CALLER, hold_seconds=60.0)
+            held = await claimed(w.settings)
+            await eventually(lambda: len(w.livekit.jobs) == asked)
+            first.kill()
+            await asyncio.to_thread(first.join, 10)
+            assert first.exitcode == -9
+        left = await claimed(w.settings)
+        assert left.fence == held.fence
+        assert left.state in claims.OPEN
+        w.livekit.faults.accept()
+        began = time.monotonic()
+        with node_process(w.settings):
+            taken = await claimed(w.settings, fence=held.fence + 1)
+            took = time.monotonic() - began
+            await answers(w.settings)
+            up = time.monotonic() - began
+            ready = await claimed(w.settings, state="ready", within=30.0)
+            heard = time.monotonic() - began
+            await asyncio.sleep(1.0)  # a second agent would come now
+        jobs = [job.room for job in w.livekit.jobs]
+    print(
+        f"\nafter kill -9: answers webhooks {up:.1f} s after the start of the process, has the "
+        f"claim {took:.1f} s after it, the agent is heard {heard:.1f} s after it; "
+        f"agents: {len(jobs)}"
+    )
+    assert taken.owner.partition("/")[0] == held.owner.partition("/")[0]
+    assert ready.fence == taken.fence
+    assert jobs == [held.call_id]
+    assert took < up + 2.0
+
+
+def _live(settings: Settings) -> None:
+    asyncio.run(run(settings, stop=asyncio.Event()))
+
+
+@contextmanager
+def node_process(settings: Settings) -> Iterator[SpawnProcess]:
+    """A node in a process of its own; it is killed at the end, as it may be at any time."""
+    process = multiprocessing.get_context("spawn").Process(target=_live, args=(settings,))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(10)
+        process.close()
+
+
+async def answers(settings: Settings, *, within: float = 20.0) -> None:
+    """Wait until the node is ready for calls."""
+    async with asyncio.timeout(within), aiohttp.ClientSession() as session:
+        while True:
+            with suppress(aiohttp.ClientError):
+                async with session.get(f"{settings.public_url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.02)
+
+
+async def claimed(
+    settings: Settings, *, fence: int = 1, state: str = "", within: float = 20.0
+) -> claims.Claim:
+    """The only claim, once it was taken so often and is in that state."""
+    async with asyncio.timeout(within), open_database(settings) as database:
+        while True:
+            async with database.read() as connection:
+                names = (await connection.execute(select(schema.claims.c.call_id))).scalars().all()
+            found = await claims.get(database, names[0]) if names else None
+            if found is not None and found.fence >= fence and state in ("", found.state):
+                return found
+            await asyncio.sleep(0.02)

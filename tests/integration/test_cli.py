@@ -16,6 +16,7 @@ import pytest
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
+from typer.testing import CliRunner
 
 from router import errors
 from router.cli import context, main, render
@@ -172,6 +173,30 @@ def test_each_command_helps(shell: Shell) -> None:
         helped = shell.invoke(*command, "--help")
         assert helped.code == 0, command
         assert "Usage: " in helped.out
+
+
+def test_a_flag_takes_no_value_in_the_help(shell: Shell) -> None:
+    for command in [[], *COMMANDS]:
+        helped = shell.run(*command, "--help").out
+        assert "--help" in helped
+        assert "<bool>" not in helped, command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["up", "--port", "abc"], "'--port': must be a whole number"),
+        (["up", "--port", "99999"], "'--port': must be at most 65535"),
+        (["apply", "--prune=5", "x.yaml"], "'--prune': '5' is not one of"),
+        (["calls", "list", "--limit", "0"], "'--limit': must be at least 1"),
+        (["call", "+14155550100", "--hold", "long"], "'--hold': must be a number"),
+    ],
+)
+def test_a_wrong_option_is_named_in_plain_words(arguments: list[str], words: str) -> None:
+    ran = CliRunner().invoke(main.app, arguments)
+    assert ran.exit_code == 2
+    assert words in ran.stderr
+    assert "Value error" not in ran.stderr
 
 
 def test_wrong_settings_are_a_line_each(shell: Shell) -> None:

@@ -48,6 +48,15 @@ def many(count: int) -> str:
 
 
 class TestPlan:
+    def test_a_look_makes_nothing(self, shell: Shell) -> None:
+        ran = apply(shell, MAPPING, "--dry-run", "--json")
+        assert ran.code == 2
+        assert len(json.loads(ran.out)["changes"]) > 1
+        assert not (shell.folder / "data").exists()
+        (shell.folder / "data").mkdir()
+        apply(shell, MAPPING, "--dry-run")
+        assert list((shell.folder / "data").iterdir()) == []
+
     def test_nothing_changes_before_somebody_agreed(self, shell: Shell) -> None:
         for more in ((), ("--json",), ("--dry-run",), ("--dry-run", "--yes")):
             ran = apply(shell, MAPPING, *more)

@@ -107,8 +107,16 @@ async def test_a_time_that_nobody_says(tmp_path: Path, date: str) -> None:
 
 async def test_the_data_folder(tmp_path: Path) -> None:
     settings = own(tmp_path)
-    assert (await found(settings, "data folder")).level == "ok"
+    finding = await found(settings, "data folder")
+    assert (finding.level, "not there yet" in finding.words) == ("ok", True)
+    assert not settings.data_dir.exists()
+    settings.data_dir.mkdir()
+    finding = await found(settings, "data folder")
+    assert (finding.level, "secret.key is made at" in finding.words) == ("ok", True)
+    assert list(settings.data_dir.iterdir()) == []  # a look makes nothing
+    load_key("", settings.data_dir)
     settings.data_dir.chmod(0o755)
+    assert "secret.key" not in (await found(settings, "data folder")).words
     assert (await found(settings, "data folder")).level == "ok"
     (settings.data_dir / "backup.db").touch(0o644)
     finding = await found(settings, "data folder")
@@ -191,7 +199,9 @@ async def test_kafka_that_is_away(tmp_path: Path) -> None:
     assert (await found(own(tmp_path), "Kafka")).level == "ok"
     away = own(tmp_path, kafka={"bootstrap_servers": ["127.0.0.1:1"]})
     finding = await found(away, "Kafka")
-    assert (finding.level, "kafka.bootstrap_servers" in finding.words) == ("problem", True)
+    assert finding.level == "problem"
+    assert "127.0.0.1:1 (kafka.bootstrap_servers) can't be used: no broker answers" in finding.words
+    assert "Error" not in finding.words  # of a class
 
 
 async def test_kafka_that_is_there(tmp_path: Path, kafka: Kafka) -> None:

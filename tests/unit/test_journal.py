@@ -18,6 +18,7 @@ from router.eventlog import journal_db
 from router.eventlog.journal import Journal, open_journal
 from router.eventlog.journal_db import JournalReader, meaning
 from router.eventlog.journal_writer import GROUP
+from router.eventlog.open import open_log
 from router.eventlog.slots import slot_folders, take_slot
 from router.events.types import CALLS_TOPIC, ROUTES_TOPIC
 from tests.support.kafka_records import headers
@@ -181,6 +182,15 @@ def test_a_second_process_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert refused.value.key == "data_dir"
     with take_slot(tmp_path, shared=False):
         pass
+
+
+@pytest.mark.parametrize("name", ["lock", "events.db", "events.db-wal", "events.db-shm"])
+async def test_a_folder_in_a_files_place_is_named_with_the_mend(tmp_path: Path, name: str) -> None:
+    (tmp_path / "journal-0" / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"journal-0/{name} .*move (it|that folder) away"):
+        async with open_log(log_settings(tmp_path)):
+            pass
+    assert (tmp_path / "journal-0" / name).stat().st_mode & 0o111  # it is as it was
 
 
 def test_processes_that_share_a_folder_take_the_next_journal(tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ async def test_a_disk_that_refuses_is_tried_again(tmp_path: Path) -> None:
         async with following(log, path):
             await put(log, A, 1)
             await eventually(lambda: lines.of("routes.copy_not_saved"))
+            said = lines.of("routes.copy_not_saved")[0]
+            assert (said["path"], said["why"]) == (str(path), "No such file or directory")
             path.parent.mkdir()
             await eventually(path.exists)
 
@@ -152,7 +154,8 @@ async def test_an_unreadable_copy_is_ignored_and_said(tmp_path: Path, content: b
         async with following(log, path) as follower:
             assert agents(follower.table) == {A: "anna"}
             assert not follower.loaded_copy
-    assert lines.of("routes.copy_unreadable")
+    [said] = lines.of("routes.copy_unreadable")
+    assert (said["path"], said["why"]) == (str(path), "it is damaged")
 
 
 @pytest.mark.parametrize("kind", ["folder", "empty", "half"])

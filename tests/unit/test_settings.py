@@ -411,6 +411,14 @@ def test_a_file_that_can_not_be_read_is_no_traceback(tmp_path: Path, content: by
             {"DISPATCH__RING_WINDOW": "60"},
             "dispatch.ring_window: is longer than providers.twilio.dial_timeout",
         ),
+        (
+            {"DATABASE__URL": "postgresql+psycopg://h/db", "DATABASE__POOL_SIZE": "4"},
+            "256 calls at once would wait too long for one of 4 connections; at most 128",
+        ),
+        (
+            {"DATABASE__URL": "postgresql+psycopg://h/db", "DISPATCH__CONCURRENCY": "257"},
+            "raise database.pool_size, or lower this",
+        ),
         ({"DISPATCH__DEADLINE": "10"}, "fit into providers.twilio.dial_timeout"),
         (
             {
