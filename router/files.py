@@ -8,6 +8,7 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from router.errors import ConfigError
@@ -51,11 +52,20 @@ def make_data_folder(folder: Path) -> None:
 
 
 def may_be_made(folder: Path) -> bool:
-    """Whether the folder is there, or this user could make it; a look that makes nothing."""
+    """Whether the folder is there or can be made; leaves nothing behind.
+
+    It is tried with another name: rights alone do not tell (root's, on /proc).
+    """
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
-    return nearest.is_dir() and (nearest == folder or os.access(nearest, os.W_OK | os.X_OK))
+    if nearest == folder:
+        return folder.is_dir()
+    try:
+        with TemporaryDirectory(prefix=".switchboard-", dir=nearest):
+            return True
+    except OSError:
+        return False
 
 
 def open_file(path: Path, flags: int) -> int:

@@ -98,7 +98,7 @@ def _with_plain_flags(command: _Command) -> _Command:
             option.metavar = ""
     if isinstance(command, TyperGroup) and not isinstance(command, _Group):
         for each in command.commands.values():
-            _with_plain_flags(each)
+            _with_plain_flags(cast("TyperCommand", each))
     return command
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from config import Settings, check, load
+from config import ConfigProblem, Settings, check, load
 from router.cli import instance
 from router.cli.context import ConfigOption, local_url, reported, run, version
 from router.cli.instance import Instance
@@ -44,9 +44,7 @@ def up(
         str | None,
         typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Instead of http.port.", min=0, max=65535)
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
     forget_routes: Annotated[
         bool,
         typer.Option(
@@ -62,7 +60,13 @@ def up(
             **({"roles": roles} if roles is not None else {}),
             **({"http": {"port": port}} if port is not None else {}),
         }
-        settings = load(config, overrides)
+        try:
+            settings = load(config, overrides)
+        except ConfigProblem as problem:
+            if port is None:
+                raise
+            words = str(problem).replace("http.port: ", "--port, http.port: ")
+            raise ConfigProblem(words) from problem
         log.configure(settings.log)
         if not sandbox:
             check(settings)

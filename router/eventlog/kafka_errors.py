@@ -168,7 +168,10 @@ def name_of(error: BaseException) -> str:
 
 
 def why(error: BaseException) -> str:
-    """For people: what to make of an error that asking the brokers ended in."""
+    """For people: what to make of an error that asking the brokers ended in, from `CLIENT_ERRORS`.
+
+    The kinds are for logs (`name_of`): a class's name tells nobody what to do.
+    """
     match error:
         case LogUnavailable():
             return str(error)
@@ -182,4 +185,4 @@ def why(error: BaseException) -> str:
             return error.strerror
     if verdict(error) == "client":
         return "it refuses our user, password or rights"
-    return f"it refused ({type(error).__name__})"
+    return "it can't do that at the moment"

@@ -186,7 +186,7 @@ def test_a_flag_takes_no_value_in_the_help(shell: Shell) -> None:
     ("arguments", "words"),
     [
         (["up", "--port", "abc"], "'--port': must be a whole number"),
-        (["up", "--port", "99999"], "'--port': must be at most 65535"),
+        (["up", "--port", "99999"], "--port, http.port: must be at most 65535"),
         (["apply", "--prune=5", "x.yaml"], "'--prune': '5' is not one of"),
         (["calls", "list", "--limit", "0"], "'--limit': must be at least 1"),
         (["call", "+14155550100", "--hold", "long"], "'--hold': must be a number"),
@@ -240,6 +240,9 @@ def test_nothing_is_there_yet(shell: Shell) -> None:
     ran = shell.invoke("calls", "list")
     assert ran.code == 3
     assert "switchboard migrate" in ran.err
+    for look in (["doctor"], ["export"], ["numbers", "list"], ["explain", "+14155550100"]):
+        shell.invoke(*look)
+        assert not (shell.folder / "data").exists(), look
     assert shell.invoke("migrate").out == "Migrated: empty → 0003.\n"
     assert shell.invoke("migrate").out == "Up to date (0003).\n"
     assert shell.invoke("calls", "list", "--json").out == "[]\n"

@@ -65,7 +65,7 @@ async def test_every_file_of_a_run_is_its_owners_alone(foreign: Path, umask: int
     assert {
         *("secret.key", "routes.json", "sandbox.json", "switchboard.db", "switchboard.db.lock"),
         *("switchboard.db-wal", "switchboard.db-shm", "journal-0/events.db", "journal-0/lock"),
-        *("journal-0/events.db-wal", "journal-0/events.db-shm"),
+        *("journal-0/events.db-wal", "journal-0/events.db-shm", "journal-0/seat"),
     } <= set(seen)
     assert mode(foreign) == 0o755  # it is not ours
 

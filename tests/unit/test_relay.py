@@ -256,6 +256,15 @@ def _errors_of_aiokafka() -> list[type[Exception]]:
     ]
 
 
+def test_people_are_told_why_without_the_name_of_a_class() -> None:
+    for kind in [*_errors_of_aiokafka(), TimeoutError, ConnectionRefusedError, AssertionError]:
+        assert kind.__name__ not in (said := kafka_errors.why(kind())), said
+    assert "no broker answers" in kafka_errors.why(errors.KafkaConnectionError())
+    assert kafka_errors.why(TimeoutError()) == "no answer in time"
+    assert "user, password or rights" in kafka_errors.why(errors.TopicAuthorizationFailedError())
+    assert kafka_errors.why(OSError(113, "No route to host")) == "No route to host"
+
+
 def test_every_error_of_aiokafka_has_a_verdict_of_its_own() -> None:
     kinds = _errors_of_aiokafka()
     assert len(kinds) > 90
