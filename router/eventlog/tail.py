@@ -5,6 +5,7 @@ owners write them (read-only connections, 20 times a second).
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -35,10 +36,13 @@ class JournalTail:
         self._open: dict[int, tuple[JournalReader, int]] = {}  # and the seq to go on from
         self._failures: dict[int, int] = {}  # in a row, by the number of the journal
         self._begun = False
+        # Whoever stops waiting for a thread does not stop it: it may still read when we close.
+        self._at_it = threading.Lock()
+        self._closed = False
 
     async def open(self) -> None:
         """Take the place that is the end now: what comes from here on is new."""
-        await asyncio.to_thread(self._discover)
+        await asyncio.to_thread(self._read, 0)
 
     @property
     def caught_up(self) -> bool:
@@ -57,7 +61,13 @@ class JournalTail:
             await asyncio.sleep(_POLL)
 
     def _read(self, limit: int) -> list[Record]:
+        with self._at_it:
+            return [] if self._closed else self._next(limit)
+
+    def _next(self, limit: int) -> list[Record]:
         self._discover()
+        if not limit:
+            return []
         records: list[Record] = []
         for number, (reader, after) in self._open.items():
             with self._told(number):
@@ -102,9 +112,11 @@ class JournalTail:
             self._failures.pop(number, None)
 
     def close(self) -> None:
-        """Close all connections."""
-        for reader, _ in self._open.values():
-            reader.close()
+        """Close all connections, after a read that is under way."""
+        with self._at_it:
+            self._closed = True
+            for reader, _ in self._open.values():
+                reader.close()
 
 
 _NO_END: Final = (1 << 63) - 1
