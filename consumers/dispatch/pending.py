@@ -99,6 +99,9 @@ class PendingCall:
         # What a former owner did is not known. Nor is it certain that its deadline is ahead.
         self._certain = fresh or hopeless
         self._began = self._deadline = self._poll_at = context.clock.monotonic()
+        if not fresh and claim.due_at is not None:  # an agent that a former owner asked for
+            ahead = (claim.due_at - context.clock.now()) / _MICROS - _HANDOVER
+            self._deadline += min(max(0.0, ahead), context.settings.deadline)
         self._created: str | None = None  # a dispatch that the claim does not name yet
         self._tidied = False  # one dispatch was all there was
         self._failures = 0  # turns in a row

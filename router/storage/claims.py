@@ -34,6 +34,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     delete,
     func,
     or_,
@@ -215,7 +216,8 @@ async def _change(
 async def due(db: Database, *, owner: str, lease: float, limit: int, seat: str = "") -> list[Claim]:
     """Take up to `limit` calls whose deadline passed or whose owner's lease ran out.
 
-    Their `due_at` is empty now: `lease` is how long nobody else gets them. With `seat`, also the
+    A `due_at` that has passed is empty now: `lease` is how long nobody else gets them. One that is
+    still ahead stays: till then an agent that was asked for may come. With `seat`, also the
     calls of other owners whose name begins with it: only one process at a time has a seat, so
     those are dead (`router.eventlog.slots`).
     """
@@ -237,7 +239,7 @@ async def due(db: Database, *, owner: str, lease: float, limit: int, seat: str =
             fence=claims.c.fence + 1,
             owner=owner,
             lease_until=now_micros() + micros(lease),
-            due_at=None,
+            due_at=case((claims.c.due_at > now_micros(), claims.c.due_at)),
             updated_at=now_micros(),
         )
         .returning(claims)

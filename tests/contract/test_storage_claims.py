@@ -196,6 +196,17 @@ async def test_due_takes_over_from_a_dead_owner(db: Database) -> None:
     assert (successor.owner, successor.fence) == ("b", 2)
 
 
+async def test_who_takes_a_seat_again_learns_the_deadline_that_is_still_ahead(db: Database) -> None:
+    claim = await taken(db, owner="seat/killed")
+    told = await claims.advance(db, claim, state="dispatched", lease=LEASE, due_in=9.0)
+    assert told is not None
+    [heirs] = await claims.due(db, owner="seat/heir", lease=LEASE, limit=9, seat="seat/")
+    assert (heirs.due_at, heirs.fence) == (told.due_at, claim.fence + 1)
+    await pass_time(db, 10.0)
+    [again] = await claims.due(db, owner="other", lease=LEASE, limit=9)
+    assert again.due_at is None
+
+
 async def test_due_shares_out_without_doubles(db: Database, other: Database) -> None:
     ids = [f"call-{n:03}" for n in range(60)]
     for call_id in ids:

@@ -148,7 +148,16 @@ class FakeClaims:
             or self._abandoned(row)
             or (seat and row.state in OPEN and row.owner.startswith(seat) and row.owner != owner)
         ]
-        return [self._write(row, owner, lease, fence=row.fence + 1) for row in found[:limit]]
+        return [
+            self._write(
+                row,
+                owner,
+                lease,
+                fence=row.fence + 1,
+                due_at=row.due_at if row.due_at is not None and row.due_at > now else None,
+            )
+            for row in found[:limit]
+        ]
 
     async def get(self, call_id: str) -> Claim | None:
         await self._work()
