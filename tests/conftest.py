@@ -41,7 +41,7 @@ _asked = pytest.StashKey[set[str]]()  # servers that this run's tests asked for
 _left_out = pytest.StashKey[set[str]]()  # ids of the tests that `-m` left out
 
 # No deadline: two cores are shared with real servers, and a slow example is no fault.
-settings.register_profile("dev", max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)
 settings.register_profile("ci", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
