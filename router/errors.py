@@ -14,13 +14,21 @@
 | │ └ PartitionLost         | a partition that belongs to another member now       | 3    | 503  |
 | ├ StorageError            | the database                                         | 3    | 503  |
 | │ └ StorageUnavailable    | it can't be reached; may be tried again              | 3    | 503  |
+| ├ RequestError            | what a user asked for can't be done                  | 1    | 400  |
+| │ ├ Unauthorized          | no token, or one that is not valid                   | 1    | 401  |
+| │ ├ LimitReached          | the account's plan has no room for it                | 1    | 402  |
+| │ ├ Forbidden             | the token has not the scope                          | 1    | 403  |
+| │ ├ NotFound              | the account has no such thing                        | 1    | 404  |
+| │ ├ Conflict              | not in the present state, or it is taken             | 1    | 409  |
+| │ ├ Invalid               | a field is missing or wrong                          | 2    | 422  |
+| │ └ TooMany               | too many requests                                    | 3    | 429  |
 | └ EffectError             | something done to the world outside                  | 1    | 503  |
 |   ├ Transient             | it did not happen, may be tried again                | 3    | 503  |
 |   ├ Ambiguous             | it may have happened: ask, never blindly repeat      | 3    | 503  |
 |   └ Permanent             | it will never work as asked                          | 1    | 503  |
 
-`exit`: of the command that it ends (`exit_code`). `HTTP`: the answer to a webhook (router/ingress);
-503 is what a retry can mend.
+`exit`: of the command that it ends (`exit_code`). `HTTP`: the answer to a webhook (router/ingress),
+of a RequestError that of the control API (router/api); 503 is what a retry can mend.
 
 A message says what happened and where; what to do next is in the message too where it depends on
 the case, and in the class's `remedy` where it does not. Adapters translate the errors of their
@@ -122,6 +130,75 @@ class StorageUnavailable(StorageError):
     """
 
     remedy = "When that is mended, try again"
+
+
+class RequestError(SwitchboardError):
+    """What a user of the control plane asked for can't be done; each dialect says it in its shape.
+
+    `code` is a short word for programs, such as `phone_number_limit_reached`.
+    """
+
+    remedy = ""
+    status: ClassVar[int] = 400
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Unauthorized(RequestError):
+    """No token, or one that is malformed, unknown, expired or revoked."""
+
+    status = 401
+
+
+class LimitReached(RequestError):
+    """The account's plan has no room for it."""
+
+    status = 402
+
+
+class Forbidden(RequestError):
+    """The token has not the scope that this needs."""
+
+    status = 403
+
+
+class NotFound(RequestError):
+    """The account has no such thing: it is not there, or it is another's, which looks the same."""
+
+    status = 404
+
+
+class Conflict(RequestError):
+    """It can't be done in the present state, or a name or number is taken."""
+
+    status = 409
+
+
+class Invalid(RequestError):
+    """A field is missing or wrong. `problems`: where it is (`("body", "config", 0)`), and why."""
+
+    exit_code = 2
+    status = 422
+
+    def __init__(self, *problems: tuple[tuple[str | int, ...], str], code: str = "") -> None:
+        words = "; ".join(
+            f"{'.'.join(map(str, where[1:] or where))}: {why}" for where, why in problems
+        )
+        super().__init__(words, code=code)
+        self.problems = problems
+
+
+class TooMany(RequestError):
+    """Too many requests; `retry_after` seconds from now there is room again."""
+
+    exit_code = 3
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: float, code: str = "") -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class EffectError(SwitchboardError):

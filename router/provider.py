@@ -7,10 +7,11 @@ docs/ADDING_A_PROVIDER.md shows how.
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from config.settings import Settings
 from router.clock import Clock
+from router.errors import Permanent
 from router.events.model import Disposition, Event
 
 _CLOCK_SLACK = 2_000_000  # µs
@@ -151,6 +152,84 @@ class Carrier:
     """The events since a time (µs since epoch) that could not be delivered to us."""
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Of an account at a provider: what its connection keeps sealed."""
+
+    provider: str
+    connection_id: str
+    provider_account: str = ""  # an AccountSid
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Twilio: `auth_token`; Telnyx: `api_key`, `public_key`."""
+
+
+NumberType = Literal["local", "toll_free", "mobile", "national"]
+
+
+class NumberQuery(NamedTuple):
+    """What kind of number is looked for."""
+
+    country: str = "US"  # ISO 3166-1 alpha-2
+    area_code: str = ""  # digits
+    contains: str = ""  # digits, `*` for any one
+    type: NumberType = "local"
+    limit: int = 20
+
+
+class AvailableNumber(NamedTuple):
+    """A number that a carrier offers."""
+
+    number: str  # E.164
+    provider: str
+    country: str = ""
+    region: str = ""
+    locality: str = ""
+    type: NumberType = "local"
+
+
+class OwnedNumber(NamedTuple):
+    """A number of an account at its carrier."""
+
+    number: str  # E.164
+    provider_number_id: str  # the carrier's own id
+    tag: str = ""  # `friendly_name`, `customer_reference`: whoever bought it wrote it there
+    ours: bool = False  # its webhooks are those of this installation
+    active: bool = True  # False: the carrier is still at it
+
+
+class NumberInventory(Protocol):
+    """One account's numbers at a carrier. Every method may raise an EffectError.
+
+    Transient: it did not happen. Ambiguous: it may have; ask `find` before anything is repeated.
+    Permanent: it never will; `code` is the carrier's.
+    """
+
+    async def search(self, query: NumberQuery) -> Sequence[AvailableNumber]:
+        """Up to `query.limit` numbers for voice that can be bought now."""
+
+    async def buy(self, number: str, *, tag: str) -> OwnedNumber:
+        """Buy one number, its webhooks set to this installation, `tag` written with the purchase.
+
+        Never repeats a request whose outcome is not known. NotAvailable: somebody else has it.
+        """
+
+    async def find(self, number: str, *, tag: str = "") -> OwnedNumber | None:
+        """The number if this account holds it; with `tag`, only if that purchase bears it."""
+
+    async def owned(self, *, limit: int = 1000) -> Sequence[OwnedNumber]:
+        """The numbers that the account holds."""
+
+    async def configure(self, owned: OwnedNumber) -> OwnedNumber:
+        """Set its webhooks (voice, fallback, status; Telnyx's application) to this installation."""
+
+    async def release(self, owned: OwnedNumber) -> None:
+        """Give it back; one that the account does not hold any more is no error."""
+
+
+class NotAvailable(Permanent):
+    """The carrier does not sell that number, or not any more."""
+
+
 class ProviderContext(NamedTuple):
     """What a provider is made of."""
 
@@ -168,6 +247,13 @@ class Provider:
     is_configured: Callable[[Settings], bool]
     source: Callable[[ProviderContext], WebhookSource]  # raises ConfigError
     carrier: Callable[[ProviderContext], AbstractAsyncContextManager[Carrier]] | None = None
+    inventory: (
+        Callable[
+            [ProviderContext, Credentials | None], AbstractAsyncContextManager[NumberInventory]
+        ]
+        | None
+    ) = None
+    """Its numbers, with a connection's credentials or (None) the operator's of the settings."""
 
 
 def happened_at(claimed: int, received_at: int) -> int:

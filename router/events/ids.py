@@ -8,6 +8,9 @@ from hashlib import sha1
 from typing import Final
 from uuid import UUID
 
+DEFAULT_ACCOUNT: Final = "5b1d0f6e-6a51-5f0b-9c39-0d8a3c6f7a10"
+"""The account that every installation has from its first migration on: `default`."""
+
 _CALLS: Final = UUID("6f0d2f8c-5f5d-5a63-9d5f-3c2f0c1e7a11").bytes
 _EVENTS: Final = UUID("b1a7c9de-0d44-5c1e-8f3b-7a9e5d2c4b22").bytes
 

@@ -28,7 +28,7 @@ from router.storage.migrate import (
 from router.storage.schema import metadata
 from tests.support.servers.postgres import Postgres
 
-HEAD = "0003"
+HEAD = "0004"
 _names = (f"migrations_{n}" for n in itertools.count())
 
 

@@ -1,0 +1,28 @@
+"""What the functions of the control plane work with, made once by the composition root."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from config.settings import Settings
+from router.clock import Clock
+from router.control.vault import Vault
+from router.provider import Credentials, NumberInventory
+from router.storage.engine import Database
+
+OpenInventory = Callable[[str, Credentials | None], AbstractAsyncContextManager[NumberInventory]]
+"""Provider's name and credentials (None: the operator's own, from the settings) → its inventory.
+
+Raises ConfigError where the operator has no account at that provider.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Database, keys and carriers."""
+
+    settings: Settings
+    database: Database
+    vault: Vault
+    open_inventory: OpenInventory
+    clock: Clock

@@ -1,0 +1,155 @@
+"""What the control plane speaks of: accounts, tokens, connections, agents, numbers. Pure values.
+
+Times are µs since the epoch, ids UUIDs as text, numbers E.164 with `+`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
+
+from router.routing.spec import AgentStatus
+
+T = TypeVar("T")
+
+Scope = Literal[
+    "numbers:read", "numbers:write", "agents:read", "agents:write", "calls:read", "calls:write",
+    "webhooks:read", "webhooks:write", "admin",
+]  # fmt: skip
+"""`…:write` implies `…:read`; `admin` implies all, and reaches every account."""
+
+DocumentKind = Literal["prompt", "action", "voice", "webhook", "vector_database"]
+NumberState = Literal["active", "deleting", "corrupted"]
+NumberMode = Literal["webhook", "trunk"]
+Origin = Literal["file", "voiceai", "vocode", "resemble", "native"]
+
+COMMAND_LINE: Final = "command line"
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, proven: every function of `router.control` takes one, and acts in its account."""
+
+    account_id: str
+    name: str = COMMAND_LINE  # a token's id, or COMMAND_LINE
+    scopes: frozenset[Scope] = frozenset({"admin"})
+    request_id: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How much an account may have; None: no limit."""
+
+    numbers: int | None = None
+    calls: int | None = None  # at once
+    minutes: int | None = None  # in a calendar month, UTC
+    shared_carriers: bool = (
+        True  # buys through the operator's accounts where it has none of its own
+    )
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant."""
+
+    id: str
+    name: str  # unique
+    plan: Plan
+    worker: str = ""  # livekit_agent_name of its agents that name none; "": each agent's own name
+    created_at: int
+    updated_at: int
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """A bearer token, without the token: that is shown once, when it is made."""
+
+    id: str
+    account_id: str
+    label: str
+    hint: str  # its last four characters
+    scopes: tuple[Scope, ...]
+    expires_at: int | None
+    last_used_at: int | None
+    revoked_at: int | None
+    created_at: int
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's credentials at a provider, without the secrets."""
+
+    id: str
+    account_id: str
+    provider: str  # twilio, telnyx; openai and others are kept for their documents' sake
+    label: str
+    provider_account: str  # an AccountSid, "" where the provider has no such thing
+    details: Mapping[str, Any] = {}  # Vocode's steering_pool, account_supports_any_caller_id; …
+    masked: Mapping[str, str] = {}  # each credential as answers show it: `…` and its last four
+    is_default: bool = False
+    created_at: int
+    updated_at: int
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """What answers."""
+
+    id: str
+    account_id: str
+    name: str  # unique in its account
+    label: str  # for people; may repeat
+    livekit_agent_name: str
+    metadata: Mapping[str, Any] = {}  # given to its jobs
+    status: AgentStatus
+    origin: Origin = "native"
+    config: Mapping[str, Any] = {}  # the dialect's own document; its secrets are masked
+    created_at: int
+    updated_at: int
+
+
+class Number(msgspec.Struct, frozen=True, kw_only=True):
+    """A phone number that an account holds."""
+
+    id: str
+    short_id: int
+    account_id: str
+    number: str
+    provider: str
+    connection_id: str | None  # None: the operator's own account at that provider
+    agent_id: str | None
+    agent_name: str | None
+    fallback: str
+    state: NumberState
+    mode: NumberMode
+    label: str
+    details: Mapping[str, Any] = {}  # what a dialect keeps with it
+    bought: bool
+    created_at: int
+    updated_at: int
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt, an action, a voice, a webhook or a vector database."""
+
+    id: str
+    account_id: str
+    kind: DocumentKind
+    body: Mapping[str, Any]  # its secrets are masked
+    created_at: int
+    updated_at: int
+
+
+class AuditRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A change: who made it, and what was before and after, without secrets."""
+
+    id: int
+    account_id: str
+    actor: str
+    action: str  # noun.past: number.bought
+    object_id: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    request_id: str
+    created_at: int
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Some of a list, in its order, and how many there are in all."""
+
+    items: Sequence[T]
+    total: int
