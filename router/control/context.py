@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from config.settings import Settings
 from router.clock import Clock
@@ -26,3 +26,5 @@ class Control:
     vault: Vault
     open_inventory: OpenInventory
     clock: Clock
+    used_tokens: set[str] = field(default_factory=set)
+    """Ids of tokens that were used and whose `last_used_at` is old: see `tokens.write_used`."""
