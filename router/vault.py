@@ -216,7 +216,9 @@ def _is_sealed(value: object) -> bool:
     return isinstance(value, Mapping) and value.keys() == {_SEALED, _MASKED}
 
 
-def _replaced(stored: Mapping[str, Any], change: Callable[[Mapping[str, str]], Any]) -> Any:
+def _replaced(
+    stored: Mapping[str, Any], change: Callable[[Mapping[str, str]], Any]
+) -> dict[str, Any]:
     """A copy with each sealed value changed."""
 
     def walk(value: Any) -> Any:
