@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from config.settings import Settings
 from router.clock import Clock
-from router.control.vault import Vault
 from router.provider import Credentials, NumberInventory
 from router.storage.engine import Database
+from router.vault import Vault
 
 OpenInventory = Callable[[str, Credentials | None], AbstractAsyncContextManager[NumberInventory]]
 """Provider's name and credentials (None: the operator's own, from the settings) → its inventory.
