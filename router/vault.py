@@ -168,6 +168,21 @@ def masked(stored: Mapping[str, Any]) -> dict[str, Any]:
     return _replaced(stored, lambda sealed: sealed[_MASKED])
 
 
+def hidden(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy for where no secret may be (the audit): each one masked, sealed or in the clear."""
+
+    def walk(value: Any, reach: _Reach) -> Any:
+        if isinstance(value, Mapping):
+            return {key: walk(each, _reach(key, reach)) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [walk(each, reach) for each in value]
+        if reach in ("none", "never") or value is None or isinstance(value, bool):
+            return value
+        return value if value == "" or is_masked(value) else mask(str(value))
+
+    return dict(walk(masked(document), "none"))
+
+
 def reseal(vault: Vault, owner: str, stored: Mapping[str, Any]) -> dict[str, Any] | None:
     """The same under the current key; None where all of it is already. Raises Unreadable."""
     former = False
