@@ -5,7 +5,7 @@ As everywhere in `router.control`, a function has its statements in it: SQLAlche
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, func, insert, select
@@ -16,11 +16,7 @@ from router.control.model import Actor, AuditRow, Page
 from router.errors import Forbidden
 from router.storage.schema import audit
 from router.storage.sql import now_micros
-
-_SECRET_NAMES: Final = ("credentials", "api_key", "auth_token", "password")
-_SECRET_ENDINGS: Final = ("_secret", "_token", "_api_key", "_password")
-_SHOWN: Final = 4  # characters of a secret, where it is long enough
-_LONG_ENOUGH: Final = 12
+from router.vault import hidden
 
 
 async def record(
@@ -74,37 +70,7 @@ async def list_(
 
 
 def _json(document: Mapping[str, Any] | None) -> str | None:
-    return None if document is None else msgspec.json.encode(_masked(document)).decode()
-
-
-def _masked(value: Any) -> Any:
-    """`value` with every secret in it masked, at any depth."""
-    if isinstance(value, Mapping):
-        return {
-            str(name): _hidden(each) if _is_secret(str(name)) else _masked(each)
-            for name, each in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_masked(each) for each in value]
-    return value
-
-
-def _is_secret(name: str) -> bool:
-    return name in _SECRET_NAMES or name.endswith(_SECRET_ENDINGS)
-
-
-def _hidden(value: Any) -> Any:
-    """What is under a secret's name: all of it is secret, however deep."""
-    if isinstance(value, Mapping):
-        return {str(name): _hidden(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_hidden(each) for each in value]
-    if value is None or isinstance(value, bool):
-        return value
-    text = str(value)
-    if text.startswith("…"):
-        return text
-    return "…" + (text[-_SHOWN:] if len(text) >= _LONG_ENOUGH else "")
+    return None if document is None else msgspec.json.encode(hidden(document)).decode()
 
 
 def _row(row: RowMapping) -> AuditRow:
