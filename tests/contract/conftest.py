@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import update
 
 from config import Settings, load
+from router.events.ids import DEFAULT_ACCOUNT
 from router.storage.engine import Database, open_database
 from router.storage.migrate import migrate
-from router.storage.schema import metadata, revision
+from router.storage.schema import accounts, metadata, revision
 from tests.support.servers.postgres import Postgres
 
 
@@ -34,7 +35,10 @@ async def db(settings: Settings) -> AsyncIterator[Database]:
     async with open_database(settings) as database:
         async with database.write() as connection:
             for table in reversed(metadata.sorted_tables):
-                if table is not revision:
+                if table is accounts:
+                    others = accounts.c.id != DEFAULT_ACCOUNT
+                    await connection.execute(accounts.delete().where(others))
+                elif table is not revision:
                     await connection.execute(table.delete())
             await connection.execute(update(revision).values(value=0, epoch=1))
         yield database
