@@ -305,6 +305,8 @@ async def _change(
         .with_for_update()
     )
     theirs = (await connection.execute(query)).scalars().all()
+    if not theirs:
+        return _agent(after), True
     rev = await mapping.publish(connection, actor.account_id, theirs[:_AT_ONCE])
     await connection.execute(update_rows(agents).where(this).values(rev=rev))
     return _agent(after), len(theirs) <= _AT_ONCE
