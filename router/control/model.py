@@ -21,7 +21,8 @@ Scope = Literal[
 """`…:write` implies `…:read`; `admin` implies all, and reaches every account."""
 
 DocumentKind = Literal["prompt", "action", "voice", "webhook", "vector_database"]
-NumberState = Literal["active", "deleting", "corrupted"]
+NumberState = Literal["active", "deleting", "corrupted", "released"]
+"""`released` is an answer's alone: such a number is gone."""
 NumberMode = Literal["webhook", "trunk"]
 Origin = Literal["file", "voiceai", "vocode", "resemble", "native"]
 
