@@ -25,7 +25,7 @@ from router.control.context import Control, control_of
 from router.control.model import Account, Actor, AuditRow, Page, Plan
 from router.events.ids import DEFAULT_ACCOUNT
 from router.files import make_data_folder
-from router.secrets import find_key, load_key
+from router.secrets import find_key, load_keys
 from router.storage import migrate
 from router.storage.engine import open_database
 
@@ -74,17 +74,19 @@ async def opened_control(settings: Settings, *, changes: bool) -> AsyncIterator[
         StorageError: the database can't be used as it is, or it is only to be looked at and there
             is none.
     """
-    configured = settings.secret_key.get_secret_value()
     if changes:
         make_data_folder(settings.data_dir)
         await migrate.prepare(settings)
-        key = load_key(configured, settings.data_dir)
     else:
         await migrate.check(settings)
-        # Where there is no key yet, nothing is sealed that a look could open.
-        key = find_key(configured, settings.data_dir) or secrets.token_bytes(32)
+    configured = settings.secret_key.get_secret_value()
+    if changes or find_key(configured, settings.data_dir) is not None:
+        previous = [key.get_secret_value() for key in settings.previous_secret_keys]
+        keys = load_keys(configured, previous, settings.data_dir)
+    else:  # nothing is sealed yet that a look could open
+        keys = [secrets.token_bytes(32)]
     async with open_database(settings) as database:
-        yield control_of(settings, database, [key], SYSTEM)
+        yield control_of(settings, database, keys, SYSTEM)
 
 
 def with_control(

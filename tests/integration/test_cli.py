@@ -45,6 +45,17 @@ COMMANDS = [
     ["numbers"],
     ["numbers", "list"],
     ["numbers", "remove"],
+    ["accounts"],
+    ["accounts", "create"],
+    ["accounts", "list"],
+    ["accounts", "show"],
+    ["accounts", "update"],
+    ["tokens"],
+    ["tokens", "create"],
+    ["tokens", "list"],
+    ["tokens", "show"],
+    ["tokens", "revoke"],
+    ["audit"],
 ]
 
 
