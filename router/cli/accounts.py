@@ -21,6 +21,8 @@ from router.cli.render import console, date_time, facts, plain
 from router.clock import SYSTEM
 from router.control import accounts as account_service
 from router.control import audit as audit_service
+from router.control import calls as call_service
+from router.control.calls import Usage
 from router.control.context import Control, control_of
 from router.control.model import Account, Actor, AuditRow, Page, Plan
 from router.events.ids import DEFAULT_ACCOUNT
@@ -176,13 +178,27 @@ def list_accounts(config: ConfigOption = None, json: JsonOption = False) -> None
 def show_account(
     account: NameArgument, config: ConfigOption = None, json: JsonOption = False
 ) -> None:
-    """One account and its plan."""
+    """One account, its plan, and what it used of it this month."""
     with reported():
 
-        async def work(control: Control) -> Account:
-            return await account_service.get(control, OPERATOR, account)
+        async def work(control: Control) -> tuple[Account, Usage]:
+            found = await account_service.get(control, OPERATOR, account)
+            actor = msgspec.structs.replace(OPERATOR, account_id=found.id)
+            return found, await call_service.usage(control, actor)
 
-        _show_account(with_control(config, work), json=json)
+        found, used = with_control(config, work)
+        if json:
+            return print_json({**msgspec.structs.asdict(found), "usage": used})
+        _show_account(found, json=False)
+        return console.print(
+            facts(
+                [
+                    ("numbers in use", used.numbers),
+                    ("calls this month", used.calls),
+                    ("minutes this month", f"{used.minutes:g}"),
+                ]
+            )
+        )
 
 
 @accounts.command("update")

@@ -30,8 +30,10 @@ class TestAccounts:
         made = json.loads(ran.out)
         plan = {"numbers": 5, "calls": 10, "minutes": None, "shared_carriers": True}
         assert (made["name"], made["plan"], made["worker"]) == ("acme", plan, "")
-        assert answer(shell, "accounts", "show", "acme") == made
-        assert answer(shell, "accounts", "show", made["id"]) == made
+        shown = answer(shell, "accounts", "show", made["id"])
+        used = {"minutes": 0.0, "minutes_limit": None, "calls": 0}
+        assert shown == {**made, "usage": {**used, "numbers": 0, "numbers_limit": 5}}
+        assert answer(shell, "accounts", "show", "acme") == shown
         listed = answer(shell, "accounts", "list")
         assert [each["name"] for each in listed] == ["acme", "default"]
 
@@ -58,7 +60,7 @@ class TestAccounts:
         changed = answer(shell, "accounts", "update", "a", "--numbers", "none", "--worker", "")
         assert (changed["plan"]["numbers"], changed["worker"]) == (None, "")
         shown = shell.invoke("accounts", "show", "a").out
-        for words in ("no limit", "its own alone", "each agent's own name"):
+        for words in ("no limit", "its own alone", "each agent's own name", "minutes this month"):
             assert words in shown
         assert "acme" not in shell.invoke("accounts", "list").out
 
