@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from config.settings import Settings
 from router.clock import Clock
-from router.control.vault import Vault
 from router.provider import Credentials, NumberInventory
 from router.storage.engine import Database
+from router.vault import Vault
 
 OpenInventory = Callable[[str, Credentials | None], AbstractAsyncContextManager[NumberInventory]]
 """Provider's name and credentials (None: the operator's own, from the settings) → its inventory.
@@ -26,3 +26,5 @@ class Control:
     vault: Vault
     open_inventory: OpenInventory
     clock: Clock
+    used_tokens: set[str] = field(default_factory=set)
+    """Ids of tokens that were used and whose `last_used_at` is old: see `tokens.write_used`."""

@@ -3,11 +3,13 @@
 Times are µs since the epoch, ids UUIDs as text, numbers E.164 with `+`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from router.errors import Invalid
 from router.routing.spec import AgentStatus
 
 T = TypeVar("T")
@@ -24,6 +26,29 @@ NumberMode = Literal["webhook", "trunk"]
 Origin = Literal["file", "voiceai", "vocode", "resemble", "native"]
 
 COMMAND_LINE: Final = "command line"
+LABEL_LIMIT: Final = 200  # characters of what a person calls a thing
+
+_UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def uuid_of(text: str) -> str | None:
+    """An id as the tables have it; None: no row can have it, nor may a database be asked for it."""
+    return text.lower() if _UUID.fullmatch(text) else None
+
+
+def checked_label(where: tuple[str | int, ...], text: str, limit: int = LABEL_LIMIT) -> str:
+    """One line of text from outside, its ends trimmed; a database must be able to keep it.
+
+    Raises:
+        Invalid: it is too long, or has a character that can't be seen (NUL, a line's end, half of
+            a surrogate pair).
+    """
+    text = text.strip()
+    if len(text) > limit:
+        raise Invalid((where, f"has {len(text)} characters, and {limit} are the most"))
+    if not text.isprintable():
+        raise Invalid((where, "has a character that can't be seen, such as a line break"))
+    return text
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
