@@ -54,7 +54,7 @@ from router.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from router.http.auth import bearer, digest, peer, permits
+from router.http.auth import bearer, digest, peer
 from router.http.limits import Admission, Bodies, Full, Gate, TooSlow, read_body
 from router.http.rate_limit import RateLimit
 from router.http.server import IN_FLIGHT
@@ -187,11 +187,8 @@ class Api:
         try:
             self._admission.gate.check()
             actor = await self._who(exchange)
-            if not permits(actor.scopes, operation.scope):
-                raise Forbidden(
-                    f"this needs a token with the scope {operation.scope}",
-                    code="insufficient_scope",
-                )
+            if operation.scope is not None:
+                tokens.require(actor, operation.scope)
             body = await self._body(exchange.http)
             with self._admission.gate.place():
                 return await self._handled(exchange, operation, actor, body)

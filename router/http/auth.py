@@ -1,12 +1,10 @@
-"""Who asks, as far as the head of a request tells: the bearer token, the address, the scopes."""
+"""Who asks, as far as the head of a request tells: the bearer token and the address."""
 
 import hashlib
 import ipaddress
-from collections.abc import Collection
 
 from aiohttp import web
 
-from router.control.model import Scope
 from router.errors import Unauthorized
 
 _LONGEST = 512  # characters of a token; ours have some 60
@@ -33,14 +31,6 @@ def bearer(request: web.BaseRequest) -> str:
 def digest(token: str) -> bytes:
     """What a token is remembered by, in memory."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def permits(scopes: Collection[Scope], needed: Scope | None) -> bool:
-    """Whether these scopes include one: `…:write` implies `…:read`, `admin` all."""
-    if needed is None or needed in scopes or "admin" in scopes:
-        return True
-    area, _, access = needed.partition(":")
-    return access == "read" and f"{area}:write" in scopes
 
 
 def peer(request: web.BaseRequest, *, behind_proxy: bool) -> str:
