@@ -51,6 +51,16 @@ def checked_label(where: tuple[str | int, ...], text: str, limit: int = LABEL_LI
     return text
 
 
+def checked_json(where: tuple[str | int, ...], document: Mapping[str, Any]) -> str:
+    """A document as its column has it. Invalid: JSON in UTF-8 can't have it, or it is too deep."""
+    try:
+        return msgspec.json.encode(document).decode()
+    except UnicodeEncodeError:
+        raise Invalid((where, "has half of a surrogate pair in a text")) from None
+    except RecursionError:
+        raise Invalid((where, "is nested too deeply")) from None
+
+
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks, proven: every function of `router.control` takes one, and acts in its account."""
 
