@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from router.events.codec import to_rfc3339
 from router.events.phone import normalise
@@ -31,6 +33,18 @@ PhoneNumber = Annotated[
     WithJsonSchema({"type": "string", "examples": ["+14155550100"]}),
 ]
 """A field with a phone number; its value is E.164."""
+
+
+class ShownAs:
+    """Annotates a plain JSON object that is documented as `model`, and validated by its handler."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(self.model.__pydantic_core_schema__)
 
 
 def rfc3339(micros: int) -> str:

@@ -1,4 +1,4 @@
-"""voice.ai's Developer API, as far as numbers, agents and calls go (its document: version 1.5.0)."""
+"""voice.ai's Developer API (document version 1.5.0): numbers, agents, call history."""
 
 from typing import Final
 

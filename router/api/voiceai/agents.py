@@ -14,6 +14,7 @@ from router.api.fields import merged, rfc3339
 from router.api.operation import Answer, ApiRequest, Operation
 from router.api.voiceai.answers import answer, pagination
 from router.api.voiceai.models import (
+    EITHER,
     Agent,
     AgentConfig,
     AgentConnectionStatusResponse,
@@ -36,15 +37,16 @@ from router.routing.spec import AgentStatus
 _MANAGEMENT: Final = "Agent Management"
 _CHUNK: Final = 500  # rows of one read, where the whole list is asked for
 _CODES: Final[Mapping[AgentStatus, Literal[0, 1, 2]]] = {"disabled": 0, "paused": 1, "deployed": 2}
-_NUMBER: Final = ("body", "config", "phone_number")
+_PHONE: Final = "phone_number"
+_NUMBER: Final = ("body", "config", _PHONE)
 _SHOWN: Final[tuple[AgentStatus, ...]] = ("deployed", "paused")
 
 
 async def create(request: ApiRequest) -> Answer:
     """Make an agent; it is paused."""
     wanted: CreateAgentRequest = request.body
-    config = _kept(request.sent.get("config") or {})
-    number = wanted.config.phone_number
+    number = _validated(wanted.config).phone_number
+    config = _kept(wanted.config)
     if number is not None:
         await _require_number(request, number)
     made = await agents.create(
@@ -103,15 +105,16 @@ async def update(request: ApiRequest) -> Answer:
     changes: dict[str, Any] = {}
     if "name" in request.sent:
         changes["label"] = wanted.name
+    number, moves = None, False
     if "config" in request.sent:
-        patch = request.sent["config"]
+        patch = wanted.config
+        moves = patch is None or _PHONE in patch
         config = {} if patch is None else merged(found.config, _kept(patch, nulls=True))
-        _validate(config)
+        asked = {_PHONE: patch[_PHONE]} if patch is not None and moves else {}
+        number = _validated({**config, **asked}).phone_number
         changes["config"] = config
         changes["livekit_agent_name"] = config.get("livekit_agent_name", "")
-    moves = "config" in request.sent and (wanted.config is None or _NUMBER[-1] in _sent(request))
-    number = wanted.config.phone_number if wanted.config is not None else None
-    if moves and number is not None:
+    if number is not None:
         await _require_number(request, number)
     if changes:
         found = await agents.update(request.control, request.actor, found.id, **changes)
@@ -130,7 +133,7 @@ async def deploy(request: ApiRequest) -> Answer:
             agent=_shown(deployed, number),
             message="Agent deployed successfully",
             sip_status="ready" if number is not None else "no_phone_number",
-            sip_details={"phone_number": number},
+            sip_details={_PHONE: number},
         )
     )
 
@@ -214,7 +217,7 @@ def _shown(agent: control.Agent, number: str | None) -> Agent:
     return Agent.model_construct(
         agent_id=agent.id,
         name=agent.label,
-        config={**config, "phone_number": number},
+        config={**config, _PHONE: number},
         status=agent.status,
         status_code=_CODES[agent.status],
         created_at=rfc3339(agent.created_at),
@@ -263,15 +266,10 @@ def _not_held() -> Invalid:
 # --- its configuration
 
 
-def _sent(request: ApiRequest) -> Mapping[str, Any]:
-    sent = request.sent.get("config")
-    return sent if isinstance(sent, Mapping) else {}
-
-
 def _kept(sent: Mapping[str, Any], *, nulls: bool = False) -> dict[str, Any]:
     """What of a configuration is stored; `nulls`: with those that clear something."""
     config = deepcopy(dict(sent))
-    config.pop(_NUMBER[-1], None)
+    config.pop(_PHONE, None)
     for hook in _hooks(config):
         hook.pop("has_secret", None)
     return config if nulls else merged({}, config)
@@ -290,16 +288,25 @@ def _public(stored: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _validate(config: Mapping[str, Any]) -> None:
-    """Of the whole, after an update is in it."""
+def _validated(config: Mapping[str, Any]) -> AgentConfig:
+    """A whole configuration, after an update is in it. Raises Invalid, below body.config."""
     try:
-        AgentConfig.model_validate(config)
+        return AgentConfig.model_validate(config)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        found = error.errors(include_url=False, include_input=False, include_context=False)
         raise Invalid(
-            *((("body", "config", *problem["loc"]), problem["msg"]) for problem in problems),
-            kinds=[problem["type"] for problem in problems],
+            *((("body", "config", *_place(each["loc"])), _words(each["msg"])) for each in found),
+            kinds=[each["type"] for each in found],
         ) from None
+
+
+def _place(where: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Without the names of the types that a field may have."""
+    return tuple(each for each in where if each not in EITHER)
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _hooks(config: Mapping[str, Any]) -> list[dict[str, Any]]:

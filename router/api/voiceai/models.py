@@ -4,17 +4,29 @@ Requests may have fields that are not documented: they are kept in an agent's `c
 elsewhere. An agent's configuration is validated as a whole, after an update is merged into it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    HttpUrl,
+    StringConstraints,
+    Tag,
+)
 from pydantic.json_schema import SkipJsonSchema
 
-from router.api.fields import PAGE_LIMIT, PhoneNumber
+from router.api.fields import PAGE_LIMIT, PhoneNumber, ShownAs
 
 Provider = Literal["twilio", "telnyx"]
 AgentStatus = Literal["deployed", "paused", "disabled"]
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+EITHER: Final = ("<one>", "<list>")
+"""Of a field that may be either: pydantic puts them into the places of problems."""
 
 
 class _Sent(BaseModel):
@@ -218,10 +230,21 @@ class WebhookEvents(_Sent):
     enabled: bool | None = Field(default=None, description="Whether any are sent (default: true)")
 
 
+def _one_or_list(sent: object) -> str:
+    return EITHER[1] if isinstance(sent, list) else EITHER[0]
+
+
 class Webhooks(_Sent):
     """The agent's webhooks."""
 
-    events: WebhookEvents | list[WebhookEvents] | None = None
+    events: (
+        Annotated[
+            Annotated[WebhookEvents, Tag(EITHER[0])]
+            | Annotated[list[WebhookEvents], Tag(EITHER[1])],
+            Discriminator(_one_or_list),
+        ]
+        | None
+    ) = None
 
 
 class AgentConfig(_Sent):
@@ -277,7 +300,7 @@ class CreateAgentRequest(_Sent):
     """A new agent. It is paused until it is deployed."""
 
     name: Name = Field(description="Agent name (cannot be empty)")
-    config: AgentConfig = Field(default_factory=AgentConfig)
+    config: Annotated[dict[str, Any], ShownAs(AgentConfig)] = Field(default={})
     kb_id: None = Field(default=None, description="Knowledge bases are not served: null")
 
 
@@ -285,7 +308,7 @@ class UpdateAgentRequest(_Sent):
     """What is to change; null clears."""
 
     name: Name = Field(default="", description="New agent name", validate_default=False)
-    config: AgentConfigUpdate | None = Field(
+    config: Annotated[dict[str, Any], ShownAs(AgentConfigUpdate)] | None = Field(
         default=None, description="Changes of the configuration; null clears all of it"
     )
     kb_id: None = Field(default=None, description="Knowledge bases are not served: null")
@@ -304,7 +327,7 @@ class Agent(_Answered):
 
     agent_id: str = Field(description="Unique agent identifier")
     name: str
-    config: AgentConfigAnswer
+    config: Annotated[dict[str, Any], ShownAs(AgentConfigAnswer)]
     status: AgentStatus
     status_code: Literal[0, 1, 2] = Field(description="0: disabled, 1: paused, 2: deployed")
     created_at: str
