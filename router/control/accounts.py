@@ -241,8 +241,10 @@ async def _record(
 
 def _told(account: Account) -> Mapping[str, Any]:
     """What of it can change."""
-    return {"name": account.name, "plan": msgspec.structs.asdict(account.plan)} | {
-        "worker": account.worker
+    return {
+        "name": account.name,
+        **msgspec.structs.asdict(account.plan),
+        "worker": account.worker,
     }
 
 

@@ -24,7 +24,7 @@ from router.control.context import Control
 from router.control.model import Actor, Page, Scope, Token, checked_label, uuid_of
 from router.errors import Forbidden, Invalid, NotFound, Unauthorized
 from router.storage.schema import tokens
-from router.storage.sql import micros, now_micros
+from router.storage.sql import micros, now_after, now_micros
 
 PREFIX: Final = "sb_"
 PATTERN: Final = PREFIX + "[0-9A-Za-z]{49}"
@@ -84,7 +84,7 @@ async def create(
         "hint": secret[-_HINT:],
         "scopes": msgspec.json.encode(kept).decode(),
         "expires_at": None if lifetime is None else now_micros() + micros(lifetime),
-        "created_at": now_micros(),
+        "created_at": now_after(tokens.c.created_at, tokens.c.account_id == owner.id),
     }
 
     async def work(connection: AsyncConnection) -> Token:

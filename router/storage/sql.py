@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ClauseElement, Dialect, Table
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    ColumnElement,
+    Dialect,
+    Table,
+    case,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
@@ -39,6 +48,16 @@ def _sqlite_now(_element: now_micros, _compiler: SQLCompiler, **_options: Any) -
 @compiles(now_micros, "postgresql")
 def _postgresql_now(_element: now_micros, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+
+def now_after(column: ColumnElement[int], *rows: ColumnElement[bool]) -> ColumnElement[int]:
+    """`now_micros`, but later than `column` in all of these rows: its order is that of creation.
+
+    SQLite's clock does not move between two statements of one millisecond. An index must have
+    `column` behind what `rows` asks for.
+    """
+    next_one = select(func.coalesce(func.max(column), 0) + 1).where(*rows).scalar_subquery()
+    return case((now_micros() > next_one, now_micros()), else_=next_one)
 
 
 def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:

@@ -345,8 +345,8 @@ class TestAudit:
         assert (changed.account_id, changed.request_id) == (made.id, "r7")
         assert changed.before is not None
         assert changed.after is not None
-        assert changed.before["plan"]["numbers"] == 1
-        assert changed.after["plan"]["numbers"] == 2
+        assert changed.before["numbers"] == 1
+        assert changed.after["numbers"] == 2
         assert page.items[1].before is None
 
     async def test_secrets_are_masked(self, control: Control, acme: Actor) -> None:
