@@ -8,6 +8,7 @@ machine; a look makes nothing.
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec

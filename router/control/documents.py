@@ -15,7 +15,7 @@ from router.control.context import Control
 from router.control.model import Actor, Document, DocumentKind, Page, checked_json, uuid_of
 from router.errors import NotFound
 from router.storage.schema import documents
-from router.storage.sql import now_after, now_micros
+from router.storage.sql import now_after, now_micros, paged
 from router.vault import conceal, masked, reveal
 
 _BODY: Final = ("body",)
@@ -79,7 +79,7 @@ async def list_(
     order = [documents.c.created_at, documents.c.id]
     if newest_first:
         order = [each.desc() for each in order]
-    page = select(documents).where(*theirs).order_by(*order).offset(offset).limit(limit)
+    page = paged(select(documents).where(*theirs).order_by(*order), offset, limit)
     count = select(func.count()).select_from(documents).where(*theirs)
     async with control.database.read() as connection:
         rows = (await connection.execute(page)).mappings().all()

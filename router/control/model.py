@@ -37,6 +37,14 @@ def uuid_of(text: str) -> str | None:
     return text.lower() if _UUID.fullmatch(text) else None
 
 
+def can_be_asked_for(text: str) -> bool:
+    """Whether a database takes it as a value; what it does not take, no row has."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 def checked_label(where: tuple[str | int, ...], text: str, limit: int = LABEL_LIMIT) -> str:
     """One line of text from outside, its ends trimmed; a database must be able to keep it.
 
