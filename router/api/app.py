@@ -19,7 +19,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from time import perf_counter
 from typing import Any, Final, cast
 
@@ -28,6 +28,7 @@ from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
 from router import registry
+from router.api import docs, openapi
 from router.api.idempotency import Idempotency
 from router.api.operation import Answer, ApiRequest, Dialect, Operation
 from router.api.reading import is_storable, read_json, read_query, validate
@@ -123,6 +124,11 @@ class Api:
         self._idempotency = Idempotency(control, lease=settings.api.request_timeout * 2)
         self._lines = log.Budget()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being worked on."""
+        return self._admission.gate.count
+
     def mount(self, app: web.Application) -> None:
         """Add every dialect's paths, and an answer in its shape to all others below its base."""
         app[IN_FLIGHT] += [self._admission.gate, self._admission.bodies]
@@ -135,6 +141,17 @@ class Api:
                 app.router.add_route("*", path, partial(self._receive, dialect, methods))
             rest = dialect.base + "{rest:(/.*)?}"
             app.router.add_route("*", rest, partial(self._receive, dialect, {}))
+        self._add_documents(app)
+
+    def _add_documents(self, app: web.Application) -> None:
+        settings = self._control.settings
+        server = "" if settings.api.port else settings.public_url
+        groups = {f"/openapi/{each.name}.json": [each] for each in self._dialects}
+        for path, group in {"/openapi.json": [*self._dialects], **groups}.items():
+            read = partial(_openapi, cache(partial(openapi.document, group, server=server)))
+            app.router.add_get(path, read)
+        whole = cache(partial(openapi.document, self._dialects, server=server))
+        app.router.add_get("/docs", partial(_docs, cache(lambda: docs.page(whole()))))
 
     async def _receive(
         self, dialect: Dialect, methods: Mapping[str, Operation], http: web.Request
@@ -310,6 +327,18 @@ class Api:
                 seconds=round(seconds, 3),
                 left_out=left_out,
             )
+
+
+async def _openapi(make: Callable[[], Mapping[str, Any]], _http: web.Request) -> web.Response:
+    # In a thread, the first time: it takes a while, and calls are answered here as well.
+    body = await asyncio.to_thread(lambda: pydantic_core.to_json(make()))
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _docs(make: Callable[[], str], _http: web.Request) -> web.Response:
+    headers = {"Content-Security-Policy": docs.CSP, "X-Content-Type-Options": "nosniff"}
+    text = await asyncio.to_thread(make)
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
