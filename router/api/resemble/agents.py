@@ -61,7 +61,9 @@ async def list_(request: ApiRequest) -> Answer:
     else:
         each = await _agent_of(request, query.phone_number)
         found, total = each if query.page == 1 else [], len(each)
-    items = [await _one(request, agent) for agent in found]
+    ids = [agent.id for agent in found]
+    held = await agents.numbers_of_each(request.control, request.actor, ids)
+    items = [_item(agent, held.get(agent.id, ())) for agent in found]
     return answer(AgentList(**paged(query, total), count=total, items=items))
 
 
@@ -153,7 +155,10 @@ async def _find(request: ApiRequest) -> Agent:
 
 
 async def _one(request: ApiRequest, agent: Agent) -> AgentItem:
-    held = await agents.numbers_of(request.control, request.actor, agent.id)
+    return _item(agent, await agents.numbers_of(request.control, request.actor, agent.id))
+
+
+def _item(agent: Agent, held: Sequence[Number]) -> AgentItem:
     config = agent.config
     facts = AgentFacts(
         name=agent.label,

@@ -4,7 +4,7 @@
 empty as soon as the number is released or moved, whoever did it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final, Literal
 
@@ -72,7 +72,7 @@ async def list_(request: ApiRequest) -> Answer:
     query: ListAgentsQuery = request.query
     statuses = tuple(query.show_statuses) if query.show_statuses else _SHOWN
     if query.page is None and query.limit is None:
-        found: list[control.Agent] = []
+        found: list[Agent] = []
         while len(found) % _CHUNK == 0:
             page = await agents.list_(
                 request.control,
@@ -81,10 +81,10 @@ async def list_(request: ApiRequest) -> Answer:
                 limit=_CHUNK,
                 statuses=statuses,
             )
-            found.extend(page.items)
+            found.extend(await _all(request, page.items))
             if not page.items:
                 break
-        return Answer(body=[each.model_dump(mode="json") for each in await _all(request, found)])
+        return Answer(body=[each.model_dump(mode="json") for each in found])
     offset, limit, _ = pagination(query, 0)
     page = await agents.list_(
         request.control, request.actor, offset=offset, limit=limit, statuses=statuses
@@ -208,8 +208,12 @@ async def _one(request: ApiRequest, agent: control.Agent) -> Agent:
     return _shown(agent, await _number_of(request, agent.id))
 
 
-async def _all(request: ApiRequest, found: Iterable[control.Agent]) -> Sequence[Agent]:
-    return [await _one(request, agent) for agent in found]
+async def _all(request: ApiRequest, found: Sequence[control.Agent]) -> list[Agent]:
+    """A page of agents; each has the first of the numbers that lead to it."""
+    ids = [agent.id for agent in found]
+    held = await agents.numbers_of_each(request.control, request.actor, ids)
+    first = {agent_id: theirs[0].number for agent_id, theirs in held.items()}
+    return [_shown(agent, first.get(agent.id)) for agent in found]
 
 
 def _shown(agent: control.Agent, number: str | None) -> Agent:

@@ -1,6 +1,7 @@
 """Call history, transcripts, recordings: from the call records and their events."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,7 +19,7 @@ from router.api.voiceai.models import (
     TranscriptResponse,
     TranscriptSegment,
 )
-from router.control import calls
+from router.control import agents, calls
 from router.errors import Invalid, NotFound, NotSupported
 from router.events.call import CallRecord
 from router.events.model import Event
@@ -43,13 +44,17 @@ async def history(request: ApiRequest) -> Answer:
             until=_moment(query.end_date, "end_date"),
             agent_ids=tuple(query.agent_ids or ()),
             agent_name=query.agent_name or "",
+            by_duration=query.sort_by == "duration",
             newest_first=query.sort_dir == "desc",
             offset=offset,
             limit=limit,
         ),
     )
     _, _, told = pagination(PageQuery(page=query.page, limit=query.limit), page.total)
-    items = [await _item(request, record) for record in page.items]
+    ids = [record.call_id for record in page.items]
+    said = await calls.transcribed(request.control, request.actor, ids)
+    labels = await _labels(request, {record.agent_id for record in page.items})
+    items = [_item(record, record.call_id in said, labels) for record in page.items]
     return answer(PaginatedCallHistoryResponse(items=items, pagination=told))
 
 
@@ -97,17 +102,26 @@ async def _find(request: ApiRequest) -> CallRecord:
     return found[0]
 
 
-async def _item(request: ApiRequest, record: CallRecord) -> CallHistoryItem:
-    events = await calls.events(request.control, request.actor, record.call_id)
+async def _labels(request: ApiRequest, agent_ids: Collection[str]) -> Mapping[str, str]:
+    """What people call these agents; those that are gone are not in it."""
+    found = {}
+    for agent_id in agent_ids:
+        with suppress(NotFound):
+            agent = await agents.get(request.control, request.actor, agent_id)
+            found[agent_id] = agent.label
+    return found
+
+
+def _item(record: CallRecord, is_written: bool, labels: Mapping[str, str]) -> CallHistoryItem:
     return CallHistoryItem(
         id=record.initiated_at,
         call_id=record.call_id,
         agent_id=record.agent_id or None,
-        agent_name=record.agent or None,
+        agent_name=labels.get(record.agent_id) or record.agent or None,
         call_timestamp=rfc3339(record.initiated_at),
         call_duration_seconds=record.duration or 0.0,
         credits_used=0.0,
-        has_transcript=bool(_said(events)),
+        has_transcript=is_written,
         call_type=_TYPES.get(record.direction or ""),
         from_number=record.from_number or None,
         to_number=record.to_number or None,

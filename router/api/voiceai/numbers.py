@@ -140,7 +140,7 @@ def _info(number: Number) -> PhoneNumberInfo:
         phone_number=number.number,
         status=_status(number),
         assigned_to_agent_id=number.agent_id,
-        assigned_to_agent_name=number.agent_name,
+        assigned_to_agent_name=number.agent_label,
     )
 
 
