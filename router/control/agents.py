@@ -13,7 +13,7 @@ import re
 import secrets
 import unicodedata
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -238,6 +238,20 @@ async def numbers_of(control: Control, actor: Actor, agent_id: str) -> list[Numb
     async with control.database.read() as connection:
         rows = (await connection.execute(query.order_by(numbers.c.short_id))).mappings()
         return [number_rows.shown(row) for row in rows]
+
+
+async def numbers_of_each(
+    control: Control, actor: Actor, agent_ids: Collection[str]
+) -> Mapping[str, Sequence[Number]]:
+    """The same of some agents (a page of them); one that has none is not in it."""
+    query = number_rows.SHOWN.where(
+        numbers.c.account_id == actor.account_id, numbers.c.agent_id.in_(agent_ids)
+    )
+    found: dict[str, list[Number]] = {}
+    async with control.database.read() as connection:
+        for row in (await connection.execute(query.order_by(numbers.c.short_id))).mappings():
+            found.setdefault(row["agent_id"], []).append(number_rows.shown(row))
+    return found
 
 
 async def refresh(control: Control, actor: Actor, document_id: str) -> None:

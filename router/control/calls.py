@@ -1,7 +1,8 @@
 """What became of an account's calls: history, one call, usage."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, func, or_, select
@@ -12,8 +13,9 @@ from router.control.model import Actor, Page, can_be_asked_for
 from router.errors import NotFound
 from router.events.call import CallRecord
 from router.events.model import Event
+from router.events.types import EventType
 from router.storage import calls as call_records
-from router.storage.schema import accounts, agents, calls
+from router.storage.schema import accounts, agents, call_events, calls
 from router.storage.sql import MICROS, paged
 
 
@@ -23,9 +25,10 @@ class CallQuery(msgspec.Struct, frozen=True, kw_only=True):
     since: int | None = None  # when they began, this moment too
     until: int | None = None  # before this moment
     agent_ids: tuple[str, ...] = ()
-    agent_name: str = ""  # part of it, in capitals or not
+    agent_name: str = ""  # part of its name or label, in capitals or not
     with_agent: bool = False  # only calls that an agent was meant for
-    newest_first: bool = True
+    by_duration: bool = False  # in the order of their durations, else of their beginnings
+    newest_first: bool = True  # or longest first
     offset: int = 0
     limit: int = 50
 
@@ -45,7 +48,9 @@ async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRe
     if not can_be_asked_for("".join((query.agent_name, *query.agent_ids))):
         return Page([], 0)
     wanted = [calls.c.account_id == actor.account_id, *_conditions(actor, query)]
-    order = [calls.c.initiated_at, calls.c.call_id]
+    order: list[ColumnElement[Any]] = [calls.c.initiated_at, calls.c.call_id]
+    if query.by_duration:
+        order.insert(0, func.coalesce(calls.c.duration, 0.0))
     if query.newest_first:
         order = [each.desc() for each in order]
     page = paged(select(calls).where(*wanted).order_by(*order), query.offset, query.limit)
@@ -73,6 +78,23 @@ async def events(control: Control, actor: Actor, call_id: str) -> Sequence[Event
     """Of one call, in their order. NotFound."""
     await get(control, actor, call_id)
     return await call_records.events(control.database, call_id)
+
+
+async def transcribed(control: Control, actor: Actor, call_ids: Collection[str]) -> set[str]:
+    """Those among the account's calls (a page of them) of which something is written down."""
+    said = (EventType.TRANSCRIPT_ADDED.value, EventType.MESSAGE_SPOKEN.value)
+    query = (
+        select(call_events.c.call_id)
+        .distinct()
+        .join(calls, calls.c.call_id == call_events.c.call_id)
+        .where(
+            calls.c.account_id == actor.account_id,
+            call_events.c.call_id.in_(call_ids),
+            call_events.c.type.in_(said),
+        )
+    )
+    async with control.database.read() as connection:
+        return set((await connection.execute(query)).scalars())
 
 
 async def usage(control: Control, actor: Actor) -> Usage:
@@ -111,7 +133,12 @@ def _conditions(actor: Actor, query: CallQuery) -> list[ColumnElement[bool]]:
         before = and_(calls.c.agent_id == "", calls.c.agent.in_(names))
         found.append(or_(calls.c.agent_id.in_(query.agent_ids), before))
     if query.agent_name:
-        found.append(calls.c.agent.icontains(query.agent_name, autoescape=True))
+        by_label = select(agents.c.id).where(
+            agents.c.account_id == actor.account_id,
+            agents.c.label.icontains(query.agent_name, autoescape=True),
+        )
+        by_name = calls.c.agent.icontains(query.agent_name, autoescape=True)
+        found.append(or_(by_name, calls.c.agent_id.in_(by_label)))
     if query.with_agent:
         found.append(calls.c.agent != "")
     return found

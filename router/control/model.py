@@ -157,6 +157,7 @@ class Number(msgspec.Struct, frozen=True, kw_only=True):
     connection_id: str | None  # None: the operator's own account at that provider
     agent_id: str | None
     agent_name: str | None
+    agent_label: str | None = None  # what people call it
     fallback: str
     state: NumberState
     mode: NumberMode

@@ -32,9 +32,9 @@ _KEPT: Final = ("account_id", "number", "fallback", "rev", "created_at")
 _SHORT_ID: Final = 18  # digits at most: what a column of 64 bits takes
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
-SHOWN: Final = select(numbers, agents.c.name.label("agent_name")).select_from(
-    numbers.outerjoin(agents, numbers.c.agent_id == agents.c.id)
-)
+SHOWN: Final = select(
+    numbers, agents.c.name.label("agent_name"), agents.c.label.label("agent_label")
+).select_from(numbers.outerjoin(agents, numbers.c.agent_id == agents.c.id))
 """What `shown` takes a row of."""
 
 

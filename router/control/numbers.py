@@ -384,7 +384,9 @@ async def release(
             await mapping.publish(connection, actor.account_id, [row["number"]])
         await audit.record(connection, actor, action, row["id"], before=before)
         state = "released" if order is None else "deleting"
-        return shown({**row, "agent_id": None, "agent_name": None, "state": state}), order
+        return shown(
+            {**row, "agent_id": None, "agent_name": None, "agent_label": None, "state": state}
+        ), order
 
     leaving, order = await control.database.transact(begin)
     if order is None:

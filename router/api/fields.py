@@ -1,0 +1,69 @@
+"""What dialects have in common: phone numbers, times and pages, partial updates."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from router.events.codec import to_rfc3339
+from router.events.phone import normalise
+
+PAGE_LIMIT: Final = 1_000_000
+"""The last page that can be asked for: far behind any list, and an offset that databases take."""
+
+_BARE: Final = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
+
+
+def e164(text: str) -> str:
+    """The E.164 form of a number that a client sent, with or without its +.
+
+    Raises:
+        ValueError: it is none; the message says why without repeating it.
+    """
+    text = text.strip()
+    return normalise(f"+{text}" if _BARE.fullmatch(text) else text)
+
+
+PhoneNumber = Annotated[
+    str,
+    AfterValidator(e164),
+    WithJsonSchema({"type": "string", "examples": ["+14155550100"]}),
+]
+"""A field with a phone number; its value is E.164."""
+
+
+class ShownAs:
+    """Annotates a plain JSON object that is documented as `model`, and validated by its handler."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(self.model.__pydantic_core_schema__)
+
+
+def rfc3339(micros: int) -> str:
+    """A time of ours as answers have it: UTC, `2026-01-15T10:30:00.000000Z`."""
+    return to_rfc3339(micros)
+
+
+def merged(stored: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """`stored` with a partial update in it (RFC 7396): what is absent stays, null removes.
+
+    Objects are merged key by key at any depth, everything else is replaced.
+    """
+    result = dict(stored)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            before = result.get(key)
+            result[key] = merged(before if isinstance(before, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result

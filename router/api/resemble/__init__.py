@@ -1,0 +1,18 @@
+"""Resemble's agent phone numbers, and agents as far as these need them."""
+
+from typing import Final
+
+from router.api.operation import Dialect
+from router.api.resemble import agents, numbers
+from router.api.resemble.answers import ERRORS, refuse
+
+DIALECT: Final = Dialect(
+    name="resemble",
+    base="/api/v2",
+    title="Resemble",
+    version="2",
+    description="The shape of Resemble's API: agent phone numbers, and agents to link them to.",
+    operations=(*numbers.OPERATIONS, *agents.OPERATIONS),
+    refuse=refuse,
+    errors=ERRORS,
+)

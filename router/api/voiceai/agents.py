@@ -1,0 +1,432 @@
+"""Agents: create, list, get, update, deploy, pause, disable; whether one can be called.
+
+`config.phone_number` is not kept with an agent: it is the number that leads to it now, so it is
+empty as soon as the number is released or moved, whoever did it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Final, Literal
+
+from pydantic import ValidationError
+
+from router.api.fields import merged, rfc3339
+from router.api.operation import Answer, ApiRequest, Operation
+from router.api.voiceai.answers import answer, pagination
+from router.api.voiceai.models import (
+    EITHER,
+    Agent,
+    AgentConfig,
+    AgentConnectionStatusResponse,
+    AgentDeleteResponse,
+    AgentDeployResponse,
+    AgentPauseResponse,
+    AgentStatsSummaryResponse,
+    AgentStatusSummary,
+    CreateAgentRequest,
+    ErrorResponse,
+    ListAgentsQuery,
+    PaginatedAgentResponse,
+    UpdateAgentRequest,
+)
+from router.control import agents, numbers
+from router.control import model as control
+from router.errors import Conflict, Invalid, NotFound
+from router.routing.spec import AgentStatus
+
+_MANAGEMENT: Final = "Agent Management"
+_CHUNK: Final = 500  # rows of one read, where the whole list is asked for
+_CODES: Final[Mapping[AgentStatus, Literal[0, 1, 2]]] = {"disabled": 0, "paused": 1, "deployed": 2}
+_PHONE: Final = "phone_number"
+_NUMBER: Final = ("body", "config", _PHONE)
+_SHOWN: Final[tuple[AgentStatus, ...]] = ("deployed", "paused")
+
+
+async def create(request: ApiRequest) -> Answer:
+    """Make an agent; it is paused."""
+    wanted: CreateAgentRequest = request.body
+    number = _validated(wanted.config).phone_number
+    config = _kept(wanted.config)
+    if number is not None:
+        await _require_number(request, number)
+    made = await agents.create(
+        request.control,
+        request.actor,
+        label=wanted.name,
+        origin="voiceai",
+        config=config,
+        livekit_agent_name=config.get("livekit_agent_name", ""),
+        status="paused",
+    )
+    if number is not None:
+        try:
+            await _link(request, number, made.id)
+        except Invalid:  # it went away meanwhile
+            await agents.delete(request.control, request.actor, made.id)
+            raise
+    return answer(_shown(made, number))
+
+
+async def list_(request: ApiRequest) -> Answer:
+    """The account's agents, oldest first."""
+    query: ListAgentsQuery = request.query
+    statuses = tuple(query.show_statuses) if query.show_statuses else _SHOWN
+    if query.page is None and query.limit is None:
+        found: list[Agent] = []
+        while len(found) % _CHUNK == 0:
+            page = await agents.list_(
+                request.control,
+                request.actor,
+                offset=len(found),
+                limit=_CHUNK,
+                statuses=statuses,
+            )
+            found.extend(await _all(request, page.items))
+            if not page.items:
+                break
+        return Answer(body=[each.model_dump(mode="json") for each in found])
+    offset, limit, _ = pagination(query, 0)
+    page = await agents.list_(
+        request.control, request.actor, offset=offset, limit=limit, statuses=statuses
+    )
+    _, _, told = pagination(query, page.total)
+    return answer(PaginatedAgentResponse(items=await _all(request, page.items), pagination=told))
+
+
+async def get(request: ApiRequest) -> Answer:
+    """One agent."""
+    return answer(await _one(request, await _find(request)))
+
+
+async def update(request: ApiRequest) -> Answer:
+    """Change what is given; null clears."""
+    wanted: UpdateAgentRequest = request.body
+    found = await _find(request, to_change=True)
+    changes: dict[str, Any] = {}
+    if "name" in request.sent:
+        changes["label"] = wanted.name
+    number, moves = None, False
+    if "config" in request.sent:
+        patch = wanted.config
+        moves = patch is None or _PHONE in patch
+        config = {} if patch is None else merged(found.config, _kept(patch, nulls=True))
+        asked = {_PHONE: patch[_PHONE]} if patch is not None and moves else {}
+        number = _validated({**config, **asked}).phone_number
+        changes["config"] = config
+        changes["livekit_agent_name"] = config.get("livekit_agent_name", "")
+    if number is not None:
+        await _require_number(request, number)
+    if changes:
+        found = await agents.update(request.control, request.actor, found.id, **changes)
+    if moves:
+        await _assign(request, found.id, number)
+    return answer(await _one(request, found))
+
+
+async def deploy(request: ApiRequest) -> Answer:
+    """Let the agent take calls."""
+    found = await _find(request, to_change=True)
+    deployed = await agents.update(request.control, request.actor, found.id, status="deployed")
+    number = await _number_of(request, deployed.id)
+    return answer(
+        AgentDeployResponse(
+            agent=_shown(deployed, number),
+            message="Agent deployed successfully",
+            sip_status="ready" if number is not None else "no_phone_number",
+            sip_details={_PHONE: number},
+        )
+    )
+
+
+async def pause(request: ApiRequest) -> Answer:
+    """Let the agent take no calls; its number goes to nobody but its fallback."""
+    found = await _find(request, to_change=True)
+    paused = await agents.update(request.control, request.actor, found.id, status="paused")
+    return answer(AgentPauseResponse(agent=await _one(request, paused)))
+
+
+async def disable(request: ApiRequest) -> Answer:
+    """Delete the agent: it keeps its record, its numbers are free."""
+    found = await _find(request)
+    if found.status == "deployed":
+        raise Conflict(
+            "the agent is deployed: pause it first, then disable it", code="agent_deployed"
+        )
+    freed = await agents.numbers_of(request.control, request.actor, found.id)
+    for number in freed:
+        await numbers.link(request.control, request.actor, number.number, None)
+    disabled = await agents.update(request.control, request.actor, found.id, status="disabled")
+    names = ", ".join(number.number for number in freed)
+    message = f"Agent disabled; {names} is free now" if freed else "Agent disabled"
+    return answer(AgentDeleteResponse(agent=_shown(disabled, None), message=message))
+
+
+async def status(request: ApiRequest) -> Answer:
+    """Whether the agent can be called."""
+    found = await _find(request)
+    voice = found.config.get("tts_params")
+    allowed = found.status == "deployed"
+    return answer(
+        AgentConnectionStatusResponse(
+            agent_id=found.id,
+            name=found.label,
+            voice_id=str(voice.get("voice_id") or "") if isinstance(voice, Mapping) else "",
+            status=found.status,
+            status_code=_CODES[found.status],
+            call_allowed=allowed,
+            call_validation_details={}
+            if allowed
+            else {"reason": "agent_not_deployed", "message": f"the agent is {found.status}"},
+        )
+    )
+
+
+async def stats(request: ApiRequest) -> Answer:
+    """How many agents have which status."""
+    totals: dict[AgentStatus, int] = {}
+    for each in _CODES:
+        page = await agents.list_(request.control, request.actor, limit=1, statuses=(each,))
+        totals[each] = page.total
+    return answer(
+        AgentStatsSummaryResponse(
+            total_agents=sum(totals.values()), status_summary=AgentStatusSummary(**totals)
+        )
+    )
+
+
+# --- one agent
+
+
+async def _find(request: ApiRequest, *, to_change: bool = False) -> control.Agent:
+    found = await agents.get(request.control, request.actor, request.path["agent_id"])
+    if to_change and found.status == "disabled":
+        raise Conflict("the agent is disabled, which deleted it", code="agent_disabled")
+    return found
+
+
+async def _one(request: ApiRequest, agent: control.Agent) -> Agent:
+    return _shown(agent, await _number_of(request, agent.id))
+
+
+async def _all(request: ApiRequest, found: Sequence[control.Agent]) -> list[Agent]:
+    """A page of agents; each has the first of the numbers that lead to it."""
+    ids = [agent.id for agent in found]
+    held = await agents.numbers_of_each(request.control, request.actor, ids)
+    first = {agent_id: theirs[0].number for agent_id, theirs in held.items()}
+    return [_shown(agent, first.get(agent.id)) for agent in found]
+
+
+def _shown(agent: control.Agent, number: str | None) -> Agent:
+    config = _public(agent.config)
+    return Agent.model_construct(
+        agent_id=agent.id,
+        name=agent.label,
+        config={**config, _PHONE: number},
+        status=agent.status,
+        status_code=_CODES[agent.status],
+        created_at=rfc3339(agent.created_at),
+        updated_at=rfc3339(agent.updated_at),
+    )
+
+
+# --- its number
+
+
+async def _number_of(request: ApiRequest, agent_id: str) -> str | None:
+    held = await agents.numbers_of(request.control, request.actor, agent_id)
+    return held[0].number if held else None
+
+
+async def _require_number(request: ApiRequest, number: str) -> None:
+    """Before anything is changed: the account holds it."""
+    try:
+        held = await numbers.get(request.control, request.actor, number)
+    except NotFound:
+        raise _not_held() from None
+    if held.state != "active":
+        raise Invalid((_NUMBER, f"the phone number is {held.state}: it takes no calls"))
+
+
+async def _link(request: ApiRequest, number: str, agent_id: str) -> None:
+    try:
+        await numbers.link(request.control, request.actor, number, agent_id)
+    except NotFound:
+        raise _not_held() from None
+
+
+async def _assign(request: ApiRequest, agent_id: str, number: str | None) -> None:
+    """`number` alone leads to the agent from now on; None: none does."""
+    for held in await agents.numbers_of(request.control, request.actor, agent_id):
+        if held.number != number:
+            await numbers.link(request.control, request.actor, held.number, None)
+    if number is not None:
+        await _link(request, number, agent_id)
+
+
+def _not_held() -> Invalid:
+    return Invalid((_NUMBER, "the account holds no such phone number: select it first"))
+
+
+# --- its configuration
+
+
+def _kept(sent: Mapping[str, Any], *, nulls: bool = False) -> dict[str, Any]:
+    """What of a configuration is stored; `nulls`: with those that clear something."""
+    config = deepcopy(dict(sent))
+    config.pop(_PHONE, None)
+    for hook in _hooks(config):
+        hook.pop("has_secret", None)
+    return config if nulls else merged({}, config)
+
+
+def _public(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration is shown, in voice.ai's types: another dialect's may have others."""
+    config = deepcopy(dict(stored))
+    for hook in _hooks(config):
+        hook["has_secret"] = bool(hook.pop("secret", None))
+    try:
+        AgentConfig.model_validate(config)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            config.pop(str(problem["loc"][0]), None)
+    return config
+
+
+def _validated(config: Mapping[str, Any]) -> AgentConfig:
+    """A whole configuration, after an update is in it. Raises Invalid, below body.config."""
+    try:
+        return AgentConfig.model_validate(config)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        raise Invalid(
+            *((("body", "config", *_place(each["loc"])), _words(each["msg"])) for each in found),
+            kinds=[each["type"] for each in found],
+        ) from None
+
+
+def _place(where: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Without the names of the types that a field may have."""
+    return tuple(each for each in where if each not in EITHER)
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _hooks(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each object of `webhooks` that can have a secret."""
+    webhooks = config.get("webhooks")
+    found = webhooks.values() if isinstance(webhooks, Mapping) else ()
+    each = [hook for value in found for hook in (value if isinstance(value, list) else [value])]
+    return [hook for hook in each if isinstance(hook, dict)]
+
+
+def _operation(method: Any, path: str, handle: Callable[..., Any], **rest: Any) -> Operation:
+    rest = {"tag": _MANAGEMENT, **rest}
+    return Operation(method=method, path=path, handle=handle, **rest)
+
+
+OPERATIONS: Final = (
+    *(
+        operation
+        for end, suffix in (("/", ""), ("", "_without_slash"))
+        for operation in (
+            _operation(
+                "POST",
+                f"/api/v1/agent{end}",
+                create,
+                id=f"create_agent{suffix}",
+                summary="Create Agent",
+                description="Make an agent. It is paused until it is deployed.",
+                scope="agents:write",
+                body=CreateAgentRequest,
+                answers={200: Agent},
+                creates=True,
+            ),
+            _operation(
+                "GET",
+                f"/api/v1/agent{end}",
+                list_,
+                id=f"list_agents{suffix}",
+                summary="List Agents",
+                description="All agents; with `page` or `limit`, some of them.",
+                scope="agents:read",
+                query=ListAgentsQuery,
+                answers={200: list[Agent] | PaginatedAgentResponse},
+            ),
+        )
+    ),
+    _operation(
+        "GET",
+        "/api/v1/agent/stats-summary",
+        stats,
+        id="agent_stats_summary",
+        summary="Stats Summary",
+        tag="Agent Analytics",
+        scope="agents:read",
+        answers={200: AgentStatsSummaryResponse},
+    ),
+    _operation(
+        "GET",
+        "/api/v1/agent/{agent_id}",
+        get,
+        id="get_agent",
+        summary="Get Agent",
+        scope="agents:read",
+        answers={200: Agent},
+    ),
+    _operation(
+        "PUT",
+        "/api/v1/agent/{agent_id}",
+        update,
+        id="update_agent",
+        summary="Update Agent",
+        description="A partial update (RFC 7396): what is absent stays, null clears. A number in "
+        "`config.phone_number` that another agent has moves to this one.",
+        scope="agents:write",
+        body=UpdateAgentRequest,
+        answers={200: Agent, 409: ErrorResponse},
+    ),
+    _operation(
+        "POST",
+        "/api/v1/agent/{agent_id}/deploy",
+        deploy,
+        id="deploy_agent",
+        summary="Deploy Agent",
+        description="Let the agent take the calls of its phone number.",
+        scope="agents:write",
+        answers={200: AgentDeployResponse, 409: ErrorResponse},
+    ),
+    _operation(
+        "POST",
+        "/api/v1/agent/{agent_id}/pause",
+        pause,
+        id="pause_agent",
+        summary="Pause Agent",
+        description="Let the agent take no calls. Its phone number can be released, or assigned to "
+        "another agent. Pausing twice is once.",
+        scope="agents:write",
+        answers={200: AgentPauseResponse, 409: ErrorResponse},
+    ),
+    _operation(
+        "POST",
+        "/api/v1/agent/{agent_id}/disable",
+        disable,
+        id="disable_agent",
+        summary="Delete Agent",
+        description="Delete a paused agent. Its record stays, its phone number is free.",
+        scope="agents:write",
+        answers={200: AgentDeleteResponse, 409: ErrorResponse},
+    ),
+    _operation(
+        "GET",
+        "/api/v1/connection/agent-status/{agent_id}",
+        status,
+        id="get_agent_status",
+        summary="Agent Status",
+        description="Whether the agent can be called.",
+        tag="Agent Connection",
+        scope="agents:read",
+        answers={200: AgentConnectionStatusResponse},
+    ),
+)
