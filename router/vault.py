@@ -12,6 +12,7 @@ answers show the masked form, which needs no key.
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,7 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from router.errors import Invalid, SwitchboardError
+from config.settings import Settings
+from router.errors import ConfigError, Invalid, SwitchboardError
+from router.secrets import load_keys
 
 _VERSION: Final = b"\x01"
 _ID: Final = slice(1, 5)
@@ -40,8 +43,13 @@ class Unreadable(SwitchboardError):
 class Vault:
     """Seals with the first key, opens with any."""
 
-    def __init__(self, keys: Sequence[bytes]) -> None:
+    def __init__(
+        self, keys: Sequence[bytes], *, again: Callable[[], Sequence[bytes]] | None = None
+    ) -> None:
         """`keys`: of the node (32 bytes each), the current one first (`router.secrets.load_keys`).
+
+        `again`: asked for the keys once more when something was sealed with one that is not among
+        them: a running process takes a key that another one made.
 
         Raises:
             ValueError: there is none.
@@ -49,6 +57,7 @@ class Vault:
         if not keys:
             raise ValueError("a vault needs a key")
         self._keys = [_derived(key) for key in keys]
+        self._again = again
 
     def seal(self, owner: str, secrets: Mapping[str, Any]) -> bytes:
         """Encrypt a JSON object that belongs to `owner` (its id: associated data)."""
@@ -63,6 +72,9 @@ class Vault:
         if len(sealed) <= _HEADER or sealed[:1] != _VERSION:
             raise Unreadable("a sealed value is damaged, or of a newer version")
         bound = sealed[:5] + owner.encode()
+        if self._again is not None and sealed[_ID] not in (known for known, _ in self._keys):
+            with suppress(ConfigError):  # the file can't be read now; what is known is enough
+                self._keys = [_derived(key) for key in self._again()]
         for key_id, key in self._keys:
             if key_id != sealed[_ID]:
                 continue
@@ -76,6 +88,16 @@ class Vault:
     def is_current(self, sealed: bytes) -> bool:
         """Whether it is sealed with the first key."""
         return sealed[:1] == _VERSION and sealed[_ID] == self._keys[0][0]
+
+
+def open_vault(settings: Settings) -> Vault:
+    """The vault of this node. Raises ConfigError, as `router.secrets.load_keys`."""
+
+    def keys() -> Sequence[bytes]:
+        previous = [key.get_secret_value() for key in settings.previous_secret_keys]
+        return load_keys(settings.secret_key.get_secret_value(), previous, settings.data_dir)
+
+    return Vault(keys(), again=keys)
 
 
 def _derived(key: bytes) -> tuple[bytes, AESGCM]:

@@ -1,12 +1,17 @@
 """Sealed secrets: with which key, for whom, and inside documents."""
 
+import stat
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from router.errors import Invalid
-from router.vault import Unreadable, Vault, conceal, mask, masked, reseal, reveal
+from config import load
+from config.check import ConfigProblem
+from router.errors import ConfigError, Invalid
+from router.secrets import FORMER_FILE, load_key, load_keys, replace_key
+from router.vault import Unreadable, Vault, conceal, mask, masked, open_vault, reseal, reveal
 
 OLD, NEW = b"o" * 32, b"n" * 32
 SECRET = "a secret of some length"
@@ -119,3 +124,36 @@ def test_a_document_is_sealed_anew_under_the_current_key() -> None:
     assert reveal(Vault([NEW]), "one", fresh) == DOCUMENT
     assert reseal(vault, "one", fresh) is None
     assert reseal(vault, "one", {"name": "no secret"}) is None
+
+
+def test_the_data_folders_former_keys_open_after_a_new_one(tmp_path: Path) -> None:
+    settings = load(overrides={"data_dir": str(tmp_path)})
+    running = open_vault(settings)
+    sealed = running.seal("one", {"auth_token": SECRET})
+    first, second = load_key("", tmp_path), None
+    replace_key(tmp_path)
+    second = load_key("", tmp_path)
+    replace_key(tmp_path)
+    assert load_keys("", (), tmp_path) == [load_key("", tmp_path), second, first]
+    assert stat.S_IMODE((tmp_path / FORMER_FILE).stat().st_mode) == 0o600
+    after = open_vault(settings)
+    assert after.open("one", sealed) == {"auth_token": SECRET}
+    assert not after.is_current(sealed)
+    # The process that still runs learns the new key when it meets it.
+    assert running.open("one", after.seal("one", {"auth_token": "new"})) == {"auth_token": "new"}
+
+
+def test_settings_name_the_former_keys_of_many_nodes(tmp_path: Path) -> None:
+    common = {"data_dir": str(tmp_path), "secret_key": NEW.hex()}
+    vault = open_vault(load(overrides=common | {"previous_secret_keys": [OLD.hex()]}))
+    assert vault.open("one", Vault([OLD]).seal("one", {"a": "b"})) == {"a": "b"}
+    assert vault.is_current(vault.seal("one", {"a": "b"}))
+    with pytest.raises(ConfigProblem, match="previous_secret_keys"):
+        load(overrides=common | {"previous_secret_keys": ["no key of 32 bytes"]})
+    assert not (tmp_path / "secret.key").exists()
+
+
+def test_a_damaged_file_of_former_keys_is_named(tmp_path: Path) -> None:
+    (tmp_path / FORMER_FILE).write_text("no key")
+    with pytest.raises(ConfigError, match=FORMER_FILE):
+        load_keys("", (), tmp_path)
