@@ -27,6 +27,7 @@ def check(settings: Settings) -> None:
         *_missing(settings),
         *_split(settings),
         *_kafka(settings.kafka),
+        *_api(settings),
         *_risky(settings),
     ]
     if problems:
@@ -102,6 +103,14 @@ def _kafka(kafka: KafkaSettings) -> Iterator[str]:
         except OSError as error:  # an SSLError is one
             why = "holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
             yield f"kafka.ssl_cafile: can't be used: {why}"
+
+
+def _api(settings: Settings) -> Iterator[str]:
+    api, http = settings.api, settings.http
+    if api.host and not api.port:
+        yield "api.host: needs api.port; without it the API is where the webhooks are (http.host)"
+    if api.port and api.port == http.port and (api.host or http.host) == http.host:
+        yield "api.port: is http.port; leave it at 0 for the API beside the webhooks"
 
 
 def _risky(settings: Settings) -> Iterator[str]:

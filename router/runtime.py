@@ -28,7 +28,8 @@ from router.eventlog.heartbeat import HeartbeatFollower, send_heartbeats
 from router.eventlog.open import open_log
 from router.events import schema
 from router.files import make_data_folder
-from router.ingress.app import build_app, listening
+from router.http.server import base_app, listening
+from router.ingress.app import add_webhooks
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
 from router.numbers import publish
@@ -259,13 +260,11 @@ class _Roles:
                 stalled=node.dispatching.trouble if node.dispatching else lambda: "",
             )
         node.webhooks = webhooks
-        return build_app(
-            settings.http,
-            webhooks=webhooks,
-            sources=sources(settings, self._credentials, self._clock) if webhooks else (),
-            health=node.health,
-            documents=documents(settings),
-        )
+        app = base_app(settings.http, node.health, documents(settings))
+        if webhooks is not None:
+            own = sources(settings, self._credentials, self._clock)
+            add_webhooks(app, settings.http, webhooks, own)
+        return app
 
     async def _work(self, drain: asyncio.Event) -> None:
         """The roles beside the ingress, until `drain` is set and what they hold is done."""
