@@ -3,32 +3,20 @@
 from typing import Final
 
 from router.api.operation import Answer, Dialect
-from router.api.vocode import agents, calls, connections, documents, numbers
+from router.api.vocode import agents, buying, calls, connections, documents, numbers
 from router.api.vocode.schemas import Error, HTTPValidationError, without_tags
-from router.errors import Invalid, RequestError, SwitchboardError, TooMany, Transient
-
-_UNAVAILABLE: Final = 503
+from router.errors import Invalid, RequestError
 
 
-def _refuse(error: SwitchboardError) -> Answer:
+def _refuse(error: RequestError) -> Answer:
     """`{"detail": …}`: of a 422 always a list of what is wrong, of all else a sentence."""
     if isinstance(error, Invalid):
         problems = [
-            {
-                "loc": list(without_tags(where)),
-                "msg": why,
-                "type": "missing" if why == "Field required" else error.code or "value_error",
-            }
-            for where, why in error.problems
+            {"loc": list(without_tags(where)), "msg": why, "type": kind}
+            for (where, why), kind in zip(error.problems, error.kinds, strict=True)
         ]
         return Answer(status=422, body={"detail": problems})
-    status = error.status if isinstance(error, RequestError) else _UNAVAILABLE
-    return Answer(status=status, body={"detail": str(error)}, headers=_headers(error))
-
-
-def _headers(error: SwitchboardError) -> dict[str, str]:
-    after = error.retry_after if isinstance(error, TooMany | Transient) else None
-    return {} if after is None else {"Retry-After": str(max(1, round(after)))}
+    return Answer(status=error.status, body={"detail": str(error)})
 
 
 DIALECT: Final = Dialect(
@@ -37,14 +25,15 @@ DIALECT: Final = Dialect(
     title="Vocode",
     version="1.0.0",
     description=(
-        "The hosted API of Vocode, and of its successor Fluents what is theirs alone. Updates: what "
-        "is left out or `{}` stays as it is, `null` clears where it is allowed."
+        "The hosted API of Vocode, and what its successor Fluents adds. Updates: what is left "
+        "out or `{}` stays as it is, `null` clears where it is allowed."
     ),
     operations=(
         *numbers.OPERATIONS,
+        *buying.OPERATIONS,
         *calls.OPERATIONS,
         *agents.OPERATIONS,
-        *documents.operations(agents.refresh),
+        *documents.OPERATIONS,
         *connections.OPERATIONS,
     ),
     refuse=_refuse,
@@ -54,9 +43,12 @@ DIALECT: Final = Dialect(
         403: Error,
         404: Error,
         409: Error,
+        405: Error,
         413: Error,
+        415: Error,
         422: HTTPValidationError,
         429: Error,
+        500: Error,
         503: Error,
     },
 )

@@ -22,7 +22,7 @@ from router.api.vocode.schemas import (
 )
 from router.control import calls
 from router.control.calls import CallQuery
-from router.errors import NotFound
+from router.errors import NotFound, NotSupported
 from router.events.call import CallRecord
 from router.events.model import Event
 from router.events.types import EventType
@@ -243,9 +243,8 @@ async def _usage(request: ApiRequest) -> Answer:
 
 
 async def _not_yet(_request: ApiRequest) -> Answer:
-    return Answer(
-        status=501,
-        body={"detail": "Switchboard does not make or end calls yet: it takes those that come in"},
+    raise NotSupported(
+        "calls can't be made or ended here yet: Switchboard takes those that come in"
     )
 
 

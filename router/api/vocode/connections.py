@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, RootModel, create_model
-
 from router.api.operation import Answer, ApiRequest, Operation
 from router.api.vocode.schemas import (
     NOT_SET,
@@ -21,6 +19,7 @@ from router.api.vocode.schemas import (
     is_undefined,
     page_of,
     phone_number,
+    root_of,
     type_of,
     update_of,
 )
@@ -89,7 +88,7 @@ class RemoveFromSteeringPoolRequest(Schema):
 
 @dataclass(frozen=True)
 class _Type:
-    """How a provider's credentials are called, and which of them are what `router.control` keeps."""
+    """A type of connection: its provider, and how Vocode calls what `router.control` keeps."""
 
     provider: str
     params: type[Schema]
@@ -289,11 +288,7 @@ async def _with_pool(request: ApiRequest, stored: Connection, pool: list[str]) -
     return Answer(body=shown(changed))
 
 
-def _root(name: str, kind: Any) -> type[BaseModel]:
-    return create_model(name, __base__=RootModel[kind], __module__=__name__)
-
-
-_ONE: Final = _root("AccountConnectionResponseModel", ANSWER)
+_ONE: Final = root_of("AccountConnectionResponseModel", ANSWER)
 _POOL: Final = "/v1/account_connections/{}_steering_pool"
 OPERATIONS: Final = (
     Operation(
@@ -327,7 +322,7 @@ OPERATIONS: Final = (
         tag="account_connections",
         handle=_create,
         scope="numbers:write",
-        body=_root("AccountConnectionParamsRequest", Annotated[Any, OneOf(*_PARAMS)]),
+        body=root_of("AccountConnectionParamsRequest", Annotated[Any, OneOf(*_PARAMS)]),
         answers={200: _ONE},
         creates=True,
         description="Credentials are kept sealed; answers show their last four characters.",
@@ -341,7 +336,7 @@ OPERATIONS: Final = (
         handle=_update,
         scope="numbers:write",
         query=ById,
-        body=_root("AccountConnectionUpdateParamsRequest", Annotated[Any, OneOf(*_UPDATES)]),
+        body=root_of("AccountConnectionUpdateParamsRequest", Annotated[Any, OneOf(*_UPDATES)]),
         answers={200: _ONE},
         description="A credential that is sent back masked, as it was shown, stays as it is.",
     ),

@@ -16,7 +16,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    ValidationError,
+    RootModel,
     create_model,
     model_validator,
 )
@@ -24,6 +24,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from router.api.operation import ApiRequest
+from router.api.reading import validate
 from router.control.model import Page, uuid_of
 from router.errors import Invalid
 from router.events.phone import normalise
@@ -86,8 +87,10 @@ class _OrUndefined:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        known, undefined = handler(schema), handler(Undefined.__pydantic_core_schema__)
-        return {"anyOf": [*known.pop("anyOf", [known]), undefined]}
+        known = handler(schema)
+        # With a ref it is one component, and not written out at each of a hundred fields.
+        undefined: Any = {**Undefined.__pydantic_core_schema__, "ref": "vocode.Undefined"}
+        return {"anyOf": [*known.pop("anyOf", [known]), handler(undefined)]}
 
 
 def update_of(model: type[Schema], name: str = "", **instead: Any) -> type[Schema]:
@@ -181,6 +184,11 @@ def type_of(model: type[BaseModel]) -> str:
     return str(get_args(field.annotation)[0]) if field is not None else ""
 
 
+def root_of(name: str, kind: Any) -> type[BaseModel]:
+    """The model of a body that is no object with fields of its own, but one of several."""
+    return create_model(name, __base__=RootModel[kind], __module__=__name__)
+
+
 def without_tags(where: Place) -> Place:
     """Where a problem is, without the branches of unions on the way."""
     return tuple(
@@ -204,11 +212,10 @@ def complete(model: type[BaseModel], body: Mapping[str, Any], where: Place) -> d
         Invalid: something is missing or wrong; it says what and where.
     """
     try:
-        found = model.model_validate(dict(body))
-    except ValidationError as error:
-        raise Invalid(
-            *(((*where, *without_tags(each["loc"])), each["msg"]) for each in error.errors())
-        ) from None
+        found = validate(model, dict(body), "")
+    except Invalid as error:
+        problems = (((*where, *path[1:]), why) for path, why in error.problems)
+        raise Invalid(*problems, kinds=error.kinds) from None
     values = found.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in values.items() if name not in _OURS}
 
