@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
+from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import BaseModel
 
@@ -158,7 +159,7 @@ def _stage(record: CallRecord) -> str:
 def normalised(request: ApiRequest, record: CallRecord) -> dict[str, Any]:
     """A call as lists have it."""
     answer = _plain(request, record)
-    answer["agent"] = record.agent_id
+    answer["agent"] = _agent_id(request, record)
     answer["start_time"] = record.initiated_at / _SECOND
     if record.ended_at is not None:
         answer["end_time"] = record.ended_at / _SECOND
@@ -168,7 +169,8 @@ def normalised(request: ApiRequest, record: CallRecord) -> dict[str, Any]:
 async def expanded(request: ApiRequest, record: CallRecord) -> dict[str, Any]:
     """A call as answers have it."""
     answer = _plain(request, record)
-    answer["agent"] = await wire_agents.expanded_by_id(request, record.agent_id, record.agent)
+    agent_id = _agent_id(request, record)
+    answer["agent"] = await wire_agents.expanded_by_id(request, agent_id, record.agent)
     answer["start_time"] = _time(record.initiated_at)
     if record.ended_at is not None:
         answer["end_time"] = _time(record.ended_at)
@@ -186,6 +188,13 @@ async def expanded(request: ApiRequest, record: CallRecord) -> dict[str, Any]:
             human = each.data.answered_by == "human"
             answer["human_detection_result"] = "human" if human else "no_human"
     return answer
+
+
+def _agent_id(request: ApiRequest, record: CallRecord) -> str:
+    """Calls of before agents had ids have their agent's name alone."""
+    return record.agent_id or str(
+        uuid5(NAMESPACE_OID, f"{request.actor.account_id}/{record.agent}")
+    )
 
 
 def _recording(happened: Sequence[Event]) -> str | None:
@@ -211,7 +220,7 @@ async def _get(request: ApiRequest) -> Answer:
 
 async def _call(request: ApiRequest) -> CallRecord:
     record = await calls.get(request.control, request.actor, request.query.id)
-    if not record.agent_id:
+    if not record.agent:
         raise NotFound("there is no such call of an agent")
     return record
 

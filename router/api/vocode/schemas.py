@@ -87,10 +87,8 @@ class _OrUndefined:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        known = handler(schema)
-        # With a ref it is one component, and not written out at each of a hundred fields.
-        undefined: Any = {**Undefined.__pydantic_core_schema__, "ref": "vocode.Undefined"}
-        return {"anyOf": [*known.pop("anyOf", [known]), handler(undefined)]}
+        known, undefined = handler(schema), handler(Undefined.__pydantic_core_schema__)
+        return {"anyOf": [*known.pop("anyOf", [known]), undefined]}
 
 
 def update_of(model: type[Schema], name: str = "", **instead: Any) -> type[Schema]:
