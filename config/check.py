@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from config.settings import ALL_ROLES, KafkaSettings, ProvidersSettings, Settings
 
+_OF_CALLS: Final = frozenset(ALL_ROLES) - {"api"}  # together they are a whole installation
 _PER_CONNECTION: Final = 32  # calls; that many turns fit into the wait for one (storage.engine)
 _LONGEST_WINDOW: Final = 60.0  # seconds; hardly anybody listens to the ringing for longer
 
@@ -82,8 +83,10 @@ def _carriers(providers: ProvidersSettings) -> Iterator[tuple[str, object, str]]
 def _split(settings: Settings) -> Iterator[str]:
     if not settings.roles:
         yield "roles: there must be at least one"
-    split = set(settings.roles) != set(ALL_ROLES)
-    if split and not settings.has_kafka:
+    # The API meets the others in the database: its changes are published by the role relay.
+    alone = settings.roles == ("api",)
+    split = alone or bool(_OF_CALLS - set(settings.roles))
+    if split and not (settings.has_kafka or alone):
         yield "roles: separate processes meet in Kafka only; set kafka.bootstrap_servers"
     postgres = _has_postgres(settings)
     if split and settings.roles != ("ingress",) and not postgres:
@@ -114,7 +117,7 @@ def _api(settings: Settings) -> Iterator[str]:
 
 
 def _risky(settings: Settings) -> Iterator[str]:
-    alone = set(settings.roles) == set(ALL_ROLES) and not _has_postgres(settings)
+    alone = set(settings.roles) >= _OF_CALLS and not _has_postgres(settings)
     if not alone and not settings.secret_key.get_secret_value():
         yield (
             "secret_key: must be set, the same on every node, or each would use other SIP "

@@ -124,6 +124,11 @@ class Api:
         self._idempotency = Idempotency(control, lease=settings.api.request_timeout * 2)
         self._lines = log.Budget()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being worked on."""
+        return self._admission.gate.count
+
     def mount(self, app: web.Application) -> None:
         """Add every dialect's paths, and an answer in its shape to all others below its base."""
         app[IN_FLIGHT] += [self._admission.gate, self._admission.bodies]
@@ -139,7 +144,8 @@ class Api:
         self._add_documents(app)
 
     def _add_documents(self, app: web.Application) -> None:
-        server = self._control.settings.public_url
+        settings = self._control.settings
+        server = "" if settings.api.port else settings.public_url
         groups = {f"/openapi/{each.name}.json": [each] for each in self._dialects}
         for path, group in {"/openapi.json": [*self._dialects], **groups}.items():
             read = partial(_openapi, cache(partial(openapi.document, group, server=server)))

@@ -29,8 +29,9 @@ nav ul { padding-left: 1rem } a { color: inherit }
 _CONSTRAINTS: Final = {
     "minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above",
     "exclusiveMaximum": "below", "minLength": "characters at least",
-    "maxLength": "characters at most", "minItems": "entries at least", "maxItems": "entries at most",
-    "pattern": "pattern", "format": "format", "default": "default", "multipleOf": "multiple of",
+    "maxLength": "characters at most", "minItems": "entries at least",
+    "maxItems": "entries at most", "pattern": "pattern", "format": "format",
+    "default": "default", "multipleOf": "multiple of",
 }  # fmt: skip
 
 

@@ -197,8 +197,8 @@ _KEY: Final = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "Of your choice, one for each thing to be made. A repeated request with the same "
-    "key gets the first one's answer, for 24 hours; another request with it is refused",
+    "description": "Of your choice, one for each thing to be made. A repeated request with the "
+    "same key gets the first one's answer, for 24 hours; another request with it is refused",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 
@@ -231,6 +231,8 @@ def _can_answer(operation: Operation, status: int) -> bool:
         return operation.scope is not None
     if status == HTTPStatus.NOT_FOUND:
         return operation.body is not None or "{" in operation.path
+    if status in (HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.CONFLICT):
+        return operation.method != "GET"
     return True
 
 

@@ -54,10 +54,13 @@ def base_app(
 
 
 @asynccontextmanager
-async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterator[int]:
+async def listening(
+    app: web.Application, settings: HttpSettings, *, section: str = "http"
+) -> AsyncIterator[int]:
     """Listen inside the block; yields the port. At its end requests in flight may finish.
 
-    Leaving takes at most `shutdown_grace` seconds.
+    Leaving takes at most `shutdown_grace` seconds. `section`: of the settings that name the
+    address, for messages.
 
     Raises:
         ConfigError: the address can't be listened on.
@@ -86,7 +89,7 @@ async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterat
         raise RuntimeError("the runner is not set up")
     guard(server)
     try:
-        site = await _listen(runner, settings, options)
+        site = await _listen(runner, settings, options, section)
         try:
             yield int(runner.addresses[0][1])
         finally:
@@ -105,7 +108,7 @@ async def _idle(app: web.Application, seconds: float) -> None:
 
 
 async def _listen(
-    runner: web.AppRunner, settings: HttpSettings, options: Mapping[str, Any]
+    runner: web.AppRunner, settings: HttpSettings, options: Mapping[str, Any], section: str
 ) -> web.BaseSite:
     host, port, most = settings.host, settings.port, settings.max_connections
     site = CappedSite(runner, host, port, max_connections=most, options=options)
@@ -113,14 +116,15 @@ async def _listen(
         await site.start()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
+            option = "with --port (http.port)" if section == "http" else f"for {section}.port"
             raise ConfigError(
-                f"port {port} is taken by another program: stop it, or choose another with --port "
-                "(http.port)",
-                key="http.port",
+                f"port {port} is taken by another program: stop it, or choose another {option}",
+                key=f"{section}.port",
             ) from error
         raise ConfigError(
-            f"can't listen on {host}:{port} (http.host, http.port): {error.strerror or error}",
-            key="http.host",
+            f"can't listen on {host}:{port} ({section}.host, {section}.port): "
+            f"{error.strerror or error}",
+            key=f"{section}.host",
         ) from error
     return site
 
