@@ -6,7 +6,7 @@ Those at a carrier verify and answer webhooks too, so each change of one is told
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -106,10 +106,18 @@ async def get(control: Control, actor: Actor, connection_id: str) -> Connection:
 
 
 async def list_(
-    control: Control, actor: Actor, *, offset: int = 0, limit: int = 50, newest_first: bool = False
+    control: Control,
+    actor: Actor,
+    *,
+    offset: int = 0,
+    limit: int = 50,
+    newest_first: bool = False,
+    providers: Collection[str] = (),
 ) -> Page[Connection]:
-    """The account's, oldest first."""
+    """The account's, oldest first; with `providers`, those at one of them."""
     mine = connections.c.account_id == actor.account_id
+    if providers:
+        mine &= connections.c.provider.in_(providers)
     order = [connections.c.created_at, connections.c.id]
     page = (
         select(connections)
