@@ -272,8 +272,7 @@ class Inventory:
         country = phonenumbers.region_code_for_number(parsed)
         national = phonenumbers.national_significant_number(parsed)
         asked: dict[str, Any] = {"phone_number": {"contains": national}, "limit": 5}
-        if country is not None:
-            asked["country_code"] = country
+        asked["country_code"] = country or "US"  # only toll free ones of +1 are of no country
         found = await self._ask(
             lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
         )
