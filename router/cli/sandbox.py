@@ -1,30 +1,33 @@
 """The sandbox: Twilio, Telnyx and LiveKit as stand-ins in this process, agents and numbers."""
 
 import asyncio
+import json
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
+from router.cli.accounts import opened_control
 from router.cli.context import environment_fingerprint, installation_named
 from router.cli.instance import StandIns, sandbox_folder
+from router.control import accounts, agents, tokens
+from router.control.context import Control
+from router.control.model import Actor, Plan, Scope
+from router.errors import NotFound
 from router.events.ids import DEFAULT_ACCOUNT
-from router.files import make_data_folder
 from router.node import Node
 from router.numbers.file import read_mapping
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.telnyx.standin import TelnyxStandIn
 from router.sandbox.twilio.standin import TwilioStandIn
-from router.storage.engine import open_database
 from router.storage.mapping import apply_mapping, fingerprint
-from router.storage.migrate import prepare
 
 _PATIENCE: Final = 10.0  # seconds until the node must be ready
 _LOOK: Final = 0.02
@@ -32,7 +35,25 @@ _ACCOUNT: Final = "AC" + "5" * 32
 _AGENTS: Final = {
     "anna": Behaviour(join_delay=0.12, publish_delay=0.08),
     "bob": Behaviour(join_delay=0.2, publish_delay=0.1),
+    "carla": Behaviour(join_delay=0.15, publish_delay=0.1),
 }
+_TENANT: Final = "demo"
+_TENANTS_AGENT: Final = "carla"
+_LABEL: Final = "first screen"
+_SCOPES: Final[Sequence[Scope]] = (
+    "numbers:write",
+    "agents:write",
+    "calls:write",
+    "webhooks:write",
+)
+
+
+class Tenant(NamedTuple):
+    """An account to try the API with."""
+
+    name: str
+    token: str
+    agent_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,7 @@ class Sandbox:
     stand_ins: StandIns
     routes: int  # the fingerprint of its mapping
     unheeded: tuple[str, ...]  # what would lead other commands away from it
+    tenant: Tenant
 
     async def ready(self, node: Node, stop: asyncio.Event) -> None:
         """Wait until the node decides by the mapping, and its SIP trunk is there; or for `stop`."""
@@ -67,7 +89,7 @@ class Sandbox:
             "machine)",
             f"  Twilio stand-in    calls {node.settings.public_url}/webhooks/twilio/voice",
             f"  Telnyx stand-in    calls {node.settings.public_url}/webhooks/telnyx",
-            f"  LiveKit stand-in   {node.settings.livekit.url}, agents anna and bob",
+            f"  LiveKit stand-in   {node.settings.livekit.url}, agents anna, bob and carla",
             "  Numbers            +14155550100 → anna (fallback +14155550199), +14155550101 → bob",
             "                     +14155550102 → bob, at Telnyx",
             "",
@@ -75,8 +97,19 @@ class Sandbox:
             "  [bold]make call TO=+14155550100[/bold]       places a call and shows what happens",
             "  .venv/bin/switchboard explain +14155550100   why it goes where it goes",
             "  .venv/bin/switchboard calls list             what became of the calls",
+            "",
+            f"The API speaks as voice.ai's, Vocode's and Resemble's: {where}/docs. Buy a number",
+            f"for agent {_TENANTS_AGENT} of account {self.tenant.name}, then call it as above:",
+            *self._purchase(where),
             *self._hint(),
             "Ctrl-C stops it.",
+        ]
+
+    def _purchase(self, where: str) -> list[str]:
+        wanted = {"area_code": "415", "agent": _TENANTS_AGENT}
+        return [
+            f'  curl -H "Authorization: Bearer {self.tenant.token}" \\',
+            f"    {where}/api/switchboard/v1/numbers -d '{json.dumps(wanted)}'",
         ]
 
     def _hint(self) -> list[str]:
@@ -160,20 +193,44 @@ async def open_sandbox(
         }
         own = load(config, overrides)
         check(own)
-        routes = await _apply_example(own)
+        routes, tenant = await _fill(own)
         carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
         stand_ins = StandIns(overrides, carriers, control, environment_fingerprint())
-        yield Sandbox(own, stand_ins, routes, tuple(installation_named(config)))
+        yield Sandbox(own, stand_ins, routes, tuple(installation_named(config)), tenant)
 
 
-async def _apply_example(settings: Settings) -> int:
-    make_data_folder(settings.data_dir)
-    await prepare(settings)
+async def _fill(settings: Settings) -> tuple[int, Tenant]:
+    """The example mapping and the tenant, in the sandbox's database; its routes' fingerprint."""
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)
-    async with open_database(settings) as database:
-        await apply_mapping(database, DEFAULT_ACCOUNT, mapping)
-        return await fingerprint(database)
+    async with opened_control(settings, changes=True) as control:
+        await apply_mapping(control.database, DEFAULT_ACCOUNT, mapping)
+        tenant = await _tenant(control)
+        return await fingerprint(control.database), tenant
+
+
+async def _tenant(control: Control) -> Tenant:
+    """The account of the first screen. Its token is kept nowhere, so every start makes it anew."""
+    operator = Actor(account_id=DEFAULT_ACCOUNT)
+    try:
+        account = await accounts.get(control, operator, _TENANT)
+    except NotFound:
+        plan = Plan(numbers=5, calls=10)
+        account = await accounts.create(control, operator, name=_TENANT, plan=plan)
+    for former in (await tokens.list_(control, operator, account=account.id)).items:
+        if former.label == _LABEL and former.revoked_at is None:
+            await tokens.revoke(control, operator, former.id)
+    _, token = await tokens.create(
+        control, operator, account=account.id, scopes=_SCOPES, label=_LABEL
+    )
+    actor = Actor(account_id=account.id)
+    try:
+        agent = await agents.find(control, actor, _TENANTS_AGENT)
+    except NotFound:
+        agent = await agents.create(
+            control, actor, label=_TENANTS_AGENT, origin="native", config={}, exact_name=True
+        )
+    return Tenant(account.name, token, agent.id)
 
 
 def _free_port() -> int:
