@@ -80,9 +80,8 @@ async def list_(
 ) -> Page[Document]:
     """The account's of that kind, oldest first."""
     theirs = (documents.c.account_id == actor.account_id, documents.c.kind == kind)
-    order = [documents.c.created_at, documents.c.id]
-    if newest_first:
-        order = [each.desc() for each in order]
+    place = (documents.c.created_at, documents.c.id)
+    order = [each.desc() if newest_first else each.asc() for each in place]
     page = paged(select(documents).where(*theirs).order_by(*order), offset, limit)
     count = select(func.count()).select_from(documents).where(*theirs)
     async with control.database.read() as connection:
