@@ -146,7 +146,7 @@ async def _refresh(connection: AsyncConnection, actor: Actor, document_id: str) 
     except Invalid as error:
         why = "; ".join(words for _, words in error.problems)
         raise Invalid(
-            (_BODY, f"an agent that refers to it could get no more calls: {why}")
+            (_BODY, f"an agent refers to it that could get no calls then: {why}")
         ) from None
 
 
