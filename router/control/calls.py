@@ -64,13 +64,9 @@ async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRe
 async def get(control: Control, actor: Actor, call_id: str) -> CallRecord:
     """NotFound: the account has no such call."""
     if can_be_asked_for(call_id):
-        query = select(calls).where(
-            calls.c.call_id == call_id, calls.c.account_id == actor.account_id
-        )
-        async with control.database.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is not None:
-            return call_records.record_of(row)
+        found = await call_records.get(control.database, actor.account_id, call_id)
+        if found is not None:
+            return found
     raise NotFound("the account has no call with this id", code="call_not_found")
 
 
