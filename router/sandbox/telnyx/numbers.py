@@ -106,12 +106,14 @@ _APPLICATION_FILTERS: Final[Mapping[str, Filter]] = {
 class Numbers:
     """The handlers.
 
-    `order_time`: seconds that an order takes; `failing`: numbers whose orders fail.
+    `order_time`: seconds that an order takes; `failing`: numbers whose orders fail;
+    `keeps_reference`: whether an order's reference becomes its numbers', which is not documented.
     """
 
     def __init__(self, pool: Pool, clock: Clock, on_release: Callable[[str], None]) -> None:
         self.order_time = 0.5
         self.failing: set[str] = set()
+        self.keeps_reference = True
         self._pool, self._clock, self._on_release = pool, clock, on_release
 
     def routes(self, guarded: Callable[[Handler], Any]) -> list[web.RouteDef]:
@@ -219,15 +221,15 @@ class Numbers:
         return PhoneNumber(number=number, country=offer.country, type=offer.type, created_at=now)
 
     async def _orders(self, request: web.Request, account: Account) -> web.Response:
-        self._settle(account)
+        self.settle(account)
         items = [_shown_order(each) for each in reversed(account.orders.values())]
         return web.json_response(page(items, request.query, _ORDER_FILTERS))
 
     async def _order_status(self, request: web.Request, account: Account) -> web.Response:
-        self._settle(account)
+        self.settle(account)
         return web.json_response({"data": _shown_order(_one(request, account.orders))})
 
-    def _settle(self, account: Account) -> None:
+    def settle(self, account: Account) -> None:
         """Finish the orders whose time has come."""
         for order in account.orders.values():
             if order.status != "pending" or self._clock.monotonic() < order.ready_at:
@@ -240,11 +242,12 @@ class Numbers:
             order.status = "success"
             for each in order.numbers:
                 each.connection_id = order.connection_id
-                each.customer_reference = order.customer_reference
+                if self.keeps_reference:
+                    each.customer_reference = order.customer_reference
                 self.hold(account, each)
 
     async def _list(self, request: web.Request, account: Account) -> web.Response:
-        self._settle(account)
+        self.settle(account)
         items = [_shown(account, each) for each in reversed(account.numbers.values())]
         return web.json_response(page(items, request.query, _NUMBER_FILTERS))
 
