@@ -134,23 +134,21 @@ async def test_a_bought_number_is_held_with_its_tag_and_our_webhooks(
 
 def check_webhooks(world: World, number: str, connection: str = "") -> None:
     """The carrier would call us, as its documents have it."""
-    held = next(
-        held
-        for account in world.standin.accounts
-        for held in account.numbers.values()
-        if held.number == number
-    )
     base = f"{PUBLIC_URL}/webhooks/{world.carrier}"
     if isinstance(world.standin, TwilioStandIn):
-        assert held.voice_url == f"{base}/voice#ct=2000&rt=8000&rc=2&rp=all"
-        assert held.voice_fallback_url == f"{base}/fallback"
-        assert held.status_callback == f"{base}/status#rc=5&rp=all"
-        assert {held.voice_method, held.voice_fallback_method} == {"POST"}
-        assert held.status_callback_method == "POST"
+        found = world.standin.accounts.holder(number)
+        assert found is not None
+        at_twilio = found[1].configuration()
+        assert at_twilio.voice_url == f"{base}/voice#ct=2000&rt=8000&rc=2&rp=all"
+        assert at_twilio.voice_fallback_url == f"{base}/fallback"
+        assert at_twilio.status_callback == f"{base}/status#rc=5&rp=all"
+        methods = {at_twilio.voice_method, at_twilio.voice_fallback_method}
+        assert methods | {at_twilio.status_callback_method} == {"POST"}
         return
-    assert isinstance(world.standin, TelnyxStandIn)
-    account = next(each for each in world.standin.accounts if each.holds(number) is not None)
-    application = account.applications[held.connection_id]
+    holder = world.standin.accounts.holder(number)
+    assert holder is not None
+    account, at_telnyx = holder
+    application = account.application_of(at_telnyx)
     url = f"{base}/c/{connection}" if connection else base
     assert application.webhook_event_url == application.webhook_event_failover_url == url
     assert application.webhook_api_version == "2"

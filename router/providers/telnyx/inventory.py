@@ -316,8 +316,8 @@ class Inventory:
         if _standing(order, number) != "success" or order.updated_at is None:
             return True
         # Done long ago, and not listed: it was given back.
-        age = self._clock.now() - round(order.updated_at.timestamp() * 1_000_000)
-        return age < _FRESH
+        done_at: float = order.updated_at.timestamp()
+        return self._clock.now() - round(done_at * 1_000_000) < _FRESH
 
     async def _completed(
         self, order: Order, number: str, tag: str, application: str

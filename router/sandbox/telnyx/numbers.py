@@ -8,7 +8,7 @@ is taken and of a locked number, is not documented but inferred.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -20,7 +20,7 @@ from router.clock import Clock
 from router.events.codec import to_rfc3339
 from router.events.phone import is_e164
 from router.provider import NumberType
-from router.sandbox.pool import Pool
+from router.sandbox.pool import Offer, Pool
 from router.sandbox.telnyx.account import Account, CallControl, Order, PhoneNumber
 from router.sandbox.telnyx.errors import (
     DUPLICATE,
@@ -154,6 +154,7 @@ class Numbers:
         if not limit.isdecimal() or int(limit) < 1:
             raise ApiError(INVALID, "filter[limit] must be a number")
         area_code = query.get("filter[national_destination_code]", "")
+        offers: Iterator[Offer]
         if type_ is None and pattern:  # without a type, any: found by its very number
             offers = filter(None, [self._pool.offer(number) for number in _whole(country, pattern)])
         else:
