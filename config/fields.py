@@ -143,6 +143,7 @@ def _node_key(value: SecretStr) -> SecretStr:
 
 
 NodeKey = Annotated[OptionalSecret, AfterValidator(_node_key)]
+FormerKey = Annotated[Secret, AfterValidator(_node_key)]
 
 # Nothing in it ever needs an escape in a path (RFC 3986 §2.3), so there is one way to write it.
 _PATH_SECRET: Final = re.compile(r"[A-Za-z0-9._~-]{22,256}")  # 22 of these hold 128 bits

@@ -27,6 +27,7 @@ from config.fields import (
     Ed25519Key,
     FilePath,
     Folder,
+    FormerKey,
     Hours,
     Language,
     ListOrCommas,
@@ -200,6 +201,7 @@ class Settings(BaseSettings):
     public_url: HttpUrl
     data_dir: Folder
     secret_key: NodeKey
+    previous_secret_keys: Annotated[tuple[FormerKey, ...], *ListOrCommas]
     durability: Literal["auto", "replicated", "local"]
     roles: Annotated[tuple[Role, ...], *ListOrCommas]
     http: HttpSettings

@@ -8,6 +8,7 @@ them, and there is nothing on disk to leak but the key itself.
 import os
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ from router.errors import ConfigError
 
 _KEY_BYTES: Final = 32
 KEY_FILE: Final = "secret.key"
+FORMER_FILE: Final = "secret.key.old"
+"""Its former keys, a line each, the newest first: they open, nothing more."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,6 +51,62 @@ def load_key(configured: str, data_dir: Path) -> bytes:
         return _read(path)
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def load_keys(configured: str, previous: Sequence[str], data_dir: Path) -> list[bytes]:
+    """Every key that something may be sealed with (`router.vault`), the current one first.
+
+    `previous`: `previous_secret_keys`. The data folder's former keys follow, if there are any.
+
+    Raises:
+        ConfigError: as `load_key`.
+    """
+    keys = [load_key(configured, data_dir)]
+    keys += (_decode(text, "previous_secret_keys") for text in previous)
+    keys += _former_keys(data_dir)
+    return list(dict.fromkeys(keys))
+
+
+def replace_key(data_dir: Path) -> None:
+    """Give the data folder a new key; the one that it has is kept for opening.
+
+    At each point of a crash the folder has a key, and all that were ever in use are readable.
+
+    Raises:
+        ConfigError: as `load_key`.
+    """
+    current = load_key("", data_dir)
+    former = [current.hex(), *(key.hex() for key in _former_keys(data_dir) if key != current)]
+    try:
+        _write(data_dir / FORMER_FILE, "\n".join(former) + "\n")
+        _write(data_dir / KEY_FILE, secrets.token_hex(_KEY_BYTES))
+    except OSError as error:
+        raise _unusable(data_dir / KEY_FILE, error) from error
+
+
+def _former_keys(data_dir: Path) -> list[bytes]:
+    path = data_dir / FORMER_FILE
+    try:
+        lines = path.read_text(errors="replace").split()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return [_decode(line, str(path)) for line in lines]
+
+
+def _write(path: Path, text: str) -> None:
+    """Durable and whole once it has its name."""
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with os.fdopen(files.open_file(fresh, os.O_WRONLY | os.O_TRUNC), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    files.sync_folder(path.parent)
 
 
 def find_key(configured: str, data_dir: Path) -> bytes | None:

@@ -62,6 +62,11 @@ COMMANDS: Final[Mapping[str, _Source]] = {
     "calls": _Source("data:calls", "What became of the calls."),
     "agents": _Source("data:agents", "The agents that answer."),
     "numbers": _Source("data:numbers", "The numbers and where they lead."),
+    "accounts": _Source(
+        "accounts:accounts", "Accounts: who owns agents and numbers, and how much of them."
+    ),
+    "tokens": _Source("tokens:tokens", "Bearer tokens of the control API."),
+    "audit": _Source("accounts:trail", "Who changed what, newest first."),
 }
 
 

@@ -3,11 +3,13 @@
 Times are µs since the epoch, ids UUIDs as text, numbers E.164 with `+`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from router.errors import Invalid
 from router.routing.spec import AgentStatus
 
 T = TypeVar("T")
@@ -19,11 +21,53 @@ Scope = Literal[
 """`…:write` implies `…:read`; `admin` implies all, and reaches every account."""
 
 DocumentKind = Literal["prompt", "action", "voice", "webhook", "vector_database"]
-NumberState = Literal["active", "deleting", "corrupted"]
+NumberState = Literal["active", "deleting", "corrupted", "released"]
+"""`released` is an answer's alone: such a number is gone."""
 NumberMode = Literal["webhook", "trunk"]
 Origin = Literal["file", "voiceai", "vocode", "resemble", "native"]
 
 COMMAND_LINE: Final = "command line"
+LABEL_LIMIT: Final = 200  # characters of what a person calls a thing
+
+_UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def uuid_of(text: str) -> str | None:
+    """An id as the tables have it; None: no row can have it, nor may a database be asked for it."""
+    return text.lower() if _UUID.fullmatch(text) else None
+
+
+def can_be_asked_for(text: str) -> bool:
+    """Whether a database takes it as a value; what it does not take, no row has."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
+def checked_label(where: tuple[str | int, ...], text: str, limit: int = LABEL_LIMIT) -> str:
+    """One line of text from outside, its ends trimmed; a database must be able to keep it.
+
+    Raises:
+        Invalid: it is too long, or has a character that can't be seen (NUL, a line's end, half of
+            a surrogate pair).
+    """
+    text = text.strip()
+    if len(text) > limit:
+        raise Invalid((where, f"has {len(text)} characters, and {limit} are the most"))
+    if not text.isprintable():
+        raise Invalid((where, "has a character that can't be seen, such as a line break"))
+    return text
+
+
+def checked_json(where: tuple[str | int, ...], document: Mapping[str, Any]) -> str:
+    """A document as its column has it. Invalid: JSON in UTF-8 can't have it, or it is too deep."""
+    try:
+        return msgspec.json.encode(document).decode()
+    except UnicodeEncodeError:
+        raise Invalid((where, "has half of a surrogate pair in a text")) from None
+    except RecursionError:
+        raise Invalid((where, "is nested too deeply")) from None
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

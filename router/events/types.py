@@ -83,6 +83,7 @@ class EventType(StrEnum):
 CALLS_TOPIC: Final = "telephony.calls"
 NUMBERS_TOPIC: Final = "telephony.numbers"
 ROUTES_TOPIC: Final = "telephony.routes"
+CONNECTIONS_TOPIC: Final = "telephony.connections"
 HEALTH_TOPIC: Final = "telephony.health"
 DEAD_SUFFIX: Final = ".dead"
 

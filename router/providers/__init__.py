@@ -1,13 +1,21 @@
 """The providers, found by their folders: one folder each, which exports `PROVIDER`."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cache
 
 from config.settings import Settings
 from router import registry
 from router.clock import Clock
-from router.provider import Carrier, Provider, ProviderContext, SipTarget
+from router.errors import ConfigError
+from router.provider import (
+    Carrier,
+    Credentials,
+    NumberInventory,
+    Provider,
+    ProviderContext,
+    SipTarget,
+)
 from router.secrets import SipCredentials
 
 
@@ -56,3 +64,23 @@ async def open_carriers(context: ProviderContext) -> AsyncIterator[Mapping[str, 
             for provider in configured(context.settings)
             if provider.carrier is not None
         }
+
+
+def open_inventory(
+    context: ProviderContext, name: str, credentials: Credentials | None
+) -> AbstractAsyncContextManager[NumberInventory]:
+    """The numbers of an account at a carrier: of these credentials, or (None) the operator's.
+
+    Raises:
+        ConfigError: there is no such carrier, or the settings name no account there.
+    """
+    provider = _load(name)
+    if provider.inventory is None:
+        raise ConfigError(f"numbers can't be bought at {name}")
+    if credentials is None and not provider.is_configured(context.settings):
+        raise ConfigError(
+            f"the settings name no account at {name}: set providers.{name}, or make a connection "
+            "with credentials of your own",
+            key=f"providers.{name}",
+        )
+    return provider.inventory(context, credentials)

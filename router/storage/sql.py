@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ClauseElement, Dialect, Table
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    ColumnElement,
+    Dialect,
+    Select,
+    Table,
+    case,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
@@ -17,6 +27,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 MICROS = 1_000_000
 """Microseconds in a second."""
+
+_LARGEST = 2**63 - 1  # number that a database takes
 
 
 class now_micros(FunctionElement[int]):  # noqa: N801 - reads as the SQL function that it is
@@ -39,6 +51,21 @@ def _sqlite_now(_element: now_micros, _compiler: SQLCompiler, **_options: Any) -
 @compiles(now_micros, "postgresql")
 def _postgresql_now(_element: now_micros, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+
+def now_after(column: ColumnElement[int], *rows: ColumnElement[bool]) -> ColumnElement[int]:
+    """`now_micros`, but later than `column` in all of these rows: its order is that of creation.
+
+    SQLite's clock does not move between two statements of one millisecond. An index must have
+    `column` behind what `rows` asks for.
+    """
+    next_one = select(func.coalesce(func.max(column), 0) + 1).where(*rows).scalar_subquery()
+    return case((now_micros() > next_one, now_micros()), else_=next_one)
+
+
+def paged(query: Select[Any], offset: int, limit: int) -> Select[Any]:
+    """A part of a list, whatever numbers a client asked for."""
+    return query.offset(max(0, min(offset, _LARGEST))).limit(max(0, min(limit, _LARGEST)))
 
 
 def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
