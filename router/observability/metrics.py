@@ -123,6 +123,9 @@ ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", regist
 ROUTES_VERSION: Final = Gauge(
     "switchboard_routes_version", "Newest change that the route table has seen", registry=REGISTRY
 )
+CONNECTIONS: Final = Gauge(
+    "switchboard_connections", "Tenants' connections that this process knows", registry=REGISTRY
+)
 RELAY_LAG: Final = Gauge(
     "switchboard_relay_lag_events", "Journal events that Kafka has not taken", registry=REGISTRY
 )
