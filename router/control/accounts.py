@@ -17,7 +17,7 @@ from router.control.model import Account, Actor, Page, Plan, checked_label, uuid
 from router.errors import Conflict, Forbidden, Invalid, LimitReached, NotFound
 from router.events.ids import DEFAULT_ACCOUNT
 from router.storage.schema import accounts, numbers, orders
-from router.storage.sql import now_micros
+from router.storage.sql import now_micros, paged
 
 NUMBER_LIMIT_REACHED: Final = "phone_number_limit_reached"
 """`code` of the LimitReached of `require_slot`."""
@@ -76,7 +76,7 @@ async def list_(
 ) -> Page[Account]:
     """All accounts, by name. For scope `admin` alone."""
     _require_admin(actor)
-    page = select(accounts).order_by(accounts.c.name).offset(offset).limit(limit)
+    page = paged(select(accounts).order_by(accounts.c.name), offset, limit)
     async with control.database.read() as connection:
         rows = (await connection.execute(page)).mappings().all()
         total = await connection.execute(select(func.count()).select_from(accounts))

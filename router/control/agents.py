@@ -1,11 +1,47 @@
-"""Agents: what answers. What its numbers must be told of a change is in their routes at once."""
+"""Agents: what answers. What its numbers must be told of a change is in their routes at once.
 
-from collections.abc import Mapping
-from typing import Any
+An agent has two documents. `config` is the dialect's own, kept as it was sent, its secrets sealed.
+`metadata` is what its jobs get. Where the dialect does not say what that is, it is made from the
+config: `{"config": …, "documents": {id: {"kind": …, …}}}`, without secrets, with the body of every
+document of the account (prompt, action, voice, webhook, vector database) whose id stands anywhere
+in the config, so that a job need not ask for it. Then it follows the config, and `refresh`, which
+`router.control.documents` calls in the transaction that changes a document. Metadata that a dialect
+gave itself are changed by `update(metadata=…)` alone.
+"""
 
+import re
+import secrets
+import unicodedata
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import RowMapping, func, select
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import update as update_rows
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from router.control import audit, number_rows
 from router.control.context import Control
-from router.control.model import Actor, Agent, Number, Origin, Page
-from router.routing.spec import AgentStatus
+from router.control.model import Actor, Agent, Number, Origin, Page, checked_label, uuid_of
+from router.errors import Conflict, Invalid, NotFound
+from router.routing.spec import METADATA_LIMIT, AgentStatus, metadata_size, too_large
+from router.storage import mapping
+from router.storage.schema import accounts, agents, documents, numbers
+from router.storage.sql import insert as upsert
+from router.storage.sql import now_micros
+from router.vault import conceal, is_secret_key, masked, reveal
+
+_LONGEST_NAME: Final = 60  # characters, before what makes it unique
+_SUFFIXES: Final = 20  # -2 to -20; behind that chance makes a name unique
+_TRIES: Final = 5
+_NAMED: Final = 10  # numbers that an error names
+_AT_ONCE: Final = 500  # numbers whose routes change in the agent's own transaction
+_IDS: Final = 100  # documents that one agent may refer to
+
+_UUID: Final = re.compile("[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 async def create(
@@ -25,22 +61,75 @@ async def create(
     Its name is made from `label`, unique in the account (`-2`, `-3` … behind it); with `exact_name`
     a name that is taken is a Conflict. Without `livekit_agent_name` the account's worker serves it,
     else a worker of the agent's own name. `config` is kept as it is, its secrets sealed;
-    `metadata` (default: `{"config": config}`, without secrets) is given to its jobs.
+    `metadata` is given to its jobs (without it: see the module), as it is, so no secrets in it.
 
     Raises:
         Invalid: too large for a job (METADATA_LIMIT), or a name can't be made.
+        Conflict: the exact name is taken (`agent_name_taken`).
     """
-    raise NotImplementedError
+    label = checked_label(("body", "name"), label)
+    if exact_name and not label:
+        raise Invalid((("body", "name"), "must not be empty"))
+    worker = checked_label(("body", "livekit_agent_name"), livekit_agent_name)
+    agent_id = str(uuid.uuid4())
+    stored = conceal(control.vault, agent_id, config)
+
+    async def work(connection: AsyncConnection) -> Agent:
+        default = worker or await _worker(connection, actor)
+        given = metadata
+        if given is None:
+            given = await _made(connection, actor, stored)
+        row = {
+            "id": agent_id,
+            "account_id": actor.account_id,
+            "label": label,
+            "metadata": _json(_checked(given)),
+            "status": status,
+            "origin": origin,
+            "config": _json(stored),
+            "rev": 0,  # nobody leads to it
+            "created_at": now_micros(),
+            "updated_at": now_micros(),
+        }
+        names = [label] if exact_name else await _names(connection, actor, label)
+        for name in names:
+            new = {**row, "name": name, "livekit_agent_name": default or name}
+            statement = upsert(connection.dialect.name, agents).values(new)
+            made = await connection.execute(
+                statement.on_conflict_do_nothing(
+                    index_elements=[agents.c.account_id, agents.c.name]
+                ).returning(agents)
+            )
+            if (found := made.mappings().one_or_none()) is not None:
+                await audit.record(connection, actor, "agent.created", agent_id, after=_told(found))
+                return _agent(found)
+        raise Conflict(
+            f"the account has an agent {label!r} already: choose another name",
+            code="agent_name_taken",
+        )
+
+    return await control.database.transact(work)
 
 
 async def get(control: Control, actor: Actor, agent_id: str, *, secrets: bool = False) -> Agent:
     """By id. NotFound. `secrets`: with the real secrets in `config`, for who merges an update."""
-    raise NotImplementedError
+    async with control.database.read() as connection:
+        row = await _row(connection, actor, agent_id)
+    agent = _agent(row)
+    if not secrets:
+        return agent
+    config = reveal(control.vault, agent.id, _decoder.decode(row["config"]))
+    return msgspec.structs.replace(agent, config=config)
 
 
 async def find(control: Control, actor: Actor, name: str) -> Agent:
     """By name. NotFound."""
-    raise NotImplementedError
+    query = select(agents).where(agents.c.account_id == actor.account_id, agents.c.name == name)
+    async with control.database.read() as connection:
+        row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise _missing()
+    return _agent(row)
 
 
 async def list_(
@@ -52,8 +141,21 @@ async def list_(
     statuses: tuple[AgentStatus, ...] = ("deployed", "paused"),
     newest_first: bool = False,
 ) -> Page[Agent]:
-    """The account's."""
-    raise NotImplementedError
+    """The account's, oldest first."""
+    wanted = (agents.c.account_id == actor.account_id, agents.c.status.in_(statuses))
+    order = [agents.c.created_at, agents.c.id]
+    page = (
+        select(agents)
+        .where(*wanted)
+        .order_by(*(column.desc() if newest_first else column for column in order))
+        .offset(offset)
+        .limit(limit)
+    )
+    total = select(func.count()).select_from(agents).where(*wanted)
+    async with control.database.read() as connection:
+        rows = (await connection.execute(page)).mappings().all()
+        count = (await connection.execute(total)).scalar_one()
+    return Page([_agent(row) for row in rows], count)
 
 
 async def update(
@@ -67,15 +169,284 @@ async def update(
     livekit_agent_name: str | None = None,
     status: AgentStatus | None = None,
 ) -> Agent:
-    """Change what is given; a masked secret in `config` keeps the stored one. NotFound, Invalid."""
-    raise NotImplementedError
+    """Change what is given; a masked secret in `config` keeps the stored one.
+
+    `config` is the whole one (the caller has merged). `livekit_agent_name` "": the account's
+    worker, else the agent's own name. The name stays, whatever the label becomes.
+
+    Raises:
+        NotFound, Invalid.
+    """
+    changes: dict[str, Any] = {}
+    if label is not None:
+        changes["label"] = checked_label(("body", "name"), label)
+    if status is not None:
+        changes["status"] = status
+    worker = None
+    if livekit_agent_name is not None:
+        worker = checked_label(("body", "livekit_agent_name"), livekit_agent_name)
+
+    async def work(connection: AsyncConnection) -> tuple[Agent, bool]:
+        row = await _row(connection, actor, agent_id, lock=True)
+        new = dict(changes)
+        if worker is not None:
+            new["livekit_agent_name"] = worker or await _worker(connection, actor) or row["name"]
+        before = _decoder.decode(row["config"])
+        after = before
+        if config is not None:
+            after = conceal(control.vault, row["id"], config, before)
+            new["config"] = _json(after)
+        if metadata is not None:
+            new["metadata"] = _json(_checked(metadata))
+        elif config is not None and _is_made(_decoder.decode(row["metadata"]), before):
+            new["metadata"] = _json(_checked(await _made(connection, actor, after)))
+        return await _change(connection, actor, "agent.updated", row, new)
+
+    agent, is_whole = await control.database.transact(work)
+    if not is_whole:
+        await mapping.tell(control.database, actor.account_id, [agent.name])
+    return agent
 
 
 async def delete(control: Control, actor: Actor, agent_id: str) -> None:
-    """Remove it. Conflict: it has numbers; the message names them."""
-    raise NotImplementedError
+    """Remove it. NotFound. Conflict: it has numbers; the message names them (`agent_in_use`)."""
+
+    async def work(connection: AsyncConnection) -> None:
+        row = await _row(connection, actor, agent_id, lock=True)
+        query = select(numbers.c.number).where(numbers.c.agent_id == row["id"])
+        query = query.order_by(numbers.c.short_id).limit(_NAMED + 1)
+        used = (await connection.execute(query)).scalars().all()
+        if used:
+            more = " and more" if len(used) > _NAMED else ""
+            raise Conflict(
+                f"the agent has the phone numbers {', '.join(used[:_NAMED])}{more}: unlink or "
+                "release them first",
+                code="agent_in_use",
+            )
+        await connection.execute(delete_rows(agents).where(agents.c.id == row["id"]))
+        await audit.record(connection, actor, "agent.deleted", row["id"], before=_told(row))
+
+    await control.database.transact(work)
 
 
 async def numbers_of(control: Control, actor: Actor, agent_id: str) -> list[Number]:
-    """The numbers that lead to it."""
-    raise NotImplementedError
+    """The numbers that lead to it, oldest first; none where there is no such agent."""
+    identifier = uuid_of(agent_id)
+    query = number_rows.SHOWN.where(
+        numbers.c.account_id == actor.account_id, numbers.c.agent_id == identifier
+    )
+    async with control.database.read() as connection:
+        rows = (await connection.execute(query.order_by(numbers.c.short_id))).mappings()
+        return [number_rows.shown(row) for row in rows]
+
+
+async def refresh(control: Control, actor: Actor, document_id: str) -> None:
+    """Let the jobs of the account's agents have a document as it is now (or without it).
+
+    Of agents whose metadata are made from their config (see the module); again does no harm.
+
+    Raises:
+        Invalid: with the document, an agent has more than a job can take.
+    """
+
+    async def work(connection: AsyncConnection) -> list[str]:
+        return await refresh_within(connection, actor, document_id)
+
+    await finish_refresh(control, actor, await control.database.transact(work))
+
+
+async def finish_refresh(control: Control, actor: Actor, names: Collection[str]) -> None:
+    """Tell the numbers that were too many for the transaction of `refresh_within`."""
+    if names:
+        await mapping.tell(control.database, actor.account_id, names)
+
+
+async def refresh_within(connection: AsyncConnection, actor: Actor, document_id: str) -> list[str]:
+    """The same in the transaction that changes the document; `finish_refresh` is for what returns.
+
+    Raises:
+        Invalid: as `refresh`.
+    """
+    query = (
+        select(agents)
+        .where(agents.c.account_id == actor.account_id, agents.c.config.contains(document_id))
+        .order_by(agents.c.name)
+        .with_for_update()
+    )
+    left = []
+    for row in (await connection.execute(query)).mappings().all():
+        config = _decoder.decode(row["config"])
+        if not _is_made(_decoder.decode(row["metadata"]), config):
+            continue
+        new = {"metadata": _json(_checked(await _made(connection, actor, config)))}
+        agent, is_whole = await _change(connection, actor, "agent.refreshed", row, new)
+        left += [] if is_whole else [agent.name]
+    return left
+
+
+async def _change(
+    connection: AsyncConnection, actor: Actor, action: str, row: RowMapping, new: dict[str, Any]
+) -> tuple[Agent, bool]:
+    """Write what differs, and tell of it: the agent, and whether all its numbers were told."""
+    new = {name: value for name, value in new.items() if value != row[name]}
+    if not new:
+        return _agent(row), True
+    this = agents.c.id == row["id"]
+    await connection.execute(update_rows(agents).where(this).values(**new, updated_at=now_micros()))
+    after = (await connection.execute(select(agents).where(this))).mappings().one()
+    await audit.record(connection, actor, action, row["id"], before=_told(row), after=_told(after))
+    if _leads(row) == _leads(after):
+        return _agent(after), True
+    query = (
+        select(numbers.c.number)
+        .where(numbers.c.agent_id == row["id"])
+        .order_by(numbers.c.number)
+        .limit(_AT_ONCE + 1)
+        .with_for_update()
+    )
+    theirs = (await connection.execute(query)).scalars().all()
+    if not theirs:
+        return _agent(after), True
+    rev = await mapping.publish(connection, actor.account_id, theirs[:_AT_ONCE])
+    await connection.execute(update_rows(agents).where(this).values(rev=rev))
+    return _agent(after), len(theirs) <= _AT_ONCE
+
+
+def _leads(row: RowMapping) -> object:
+    """What of an agent is in the routes of its numbers; None: it gets no calls."""
+    if row["status"] != "deployed":
+        return None
+    return row["livekit_agent_name"], row["metadata"]
+
+
+# --- names
+
+
+def _slug(label: str) -> str:
+    """`Dr. Müller's Büro` → `dr-mullers-buro`; `agent` where nothing is left."""
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
+    slug = re.sub("[^a-z0-9]+", "-", plain.replace("'", "")).strip("-")
+    return slug[:_LONGEST_NAME].strip("-") or "agent"
+
+
+def _numbered(slug: str) -> list[str]:
+    return [slug, *(f"{slug}-{count}" for count in range(2, _SUFFIXES + 1))]
+
+
+async def _names(connection: AsyncConnection, actor: Actor, label: str) -> list[str]:
+    """Names to try, one after the other: somebody else may take one at the same moment."""
+    slug = _slug(label)
+    numbered = _numbered(slug)
+    query = select(agents.c.name).where(
+        agents.c.account_id == actor.account_id, agents.c.name.in_(numbered)
+    )
+    taken = set((await connection.execute(query)).scalars())
+    free = [name for name in numbered if name not in taken]
+    return free[:_TRIES] + [f"{slug}-{secrets.token_hex(4)}" for _ in range(_TRIES)]
+
+
+async def _worker(connection: AsyncConnection, actor: Actor) -> str:
+    query = select(accounts.c.worker).where(accounts.c.id == actor.account_id)
+    return str((await connection.execute(query)).scalar_one_or_none() or "")
+
+
+# --- metadata
+
+
+def for_job(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document, sealed or not, without its secrets: what a job may have of it."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {
+                key: walk(each)
+                for key, each in value.items()
+                if key != "credentials" and not is_secret_key(key)
+            }
+        if isinstance(value, list | tuple):
+            return [walk(each) for each in value]
+        return value
+
+    return dict(walk(document))
+
+
+def _is_made(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether metadata were made from this config, and not given."""
+    return metadata.keys() <= {"config", "documents"} and metadata.get("config") == for_job(config)
+
+
+async def _made(
+    connection: AsyncConnection, actor: Actor, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The metadata that follow from a config. Raises Invalid: it refers to too much."""
+    made: dict[str, Any] = {"config": for_job(config)}
+    ids = sorted({found.lower() for found in _UUID.findall(_json(made["config"]))})
+    if len(ids) > _IDS:
+        raise Invalid((("body", "config"), f"holds {len(ids)} ids, and {_IDS} are the most"))
+    if not ids:
+        return made
+    query = select(documents.c.id, documents.c.kind, documents.c.body).where(
+        documents.c.account_id == actor.account_id, documents.c.id.in_(ids)
+    )
+    # Locked: who changes one waits, and then finds this agent to be told.
+    query = query.order_by(documents.c.id).with_for_update(read=True)
+    rows = (await connection.execute(query)).all()
+    if rows:
+        made["documents"] = {
+            row.id: {**for_job(_decoder.decode(row.body)), "kind": row.kind} for row in rows
+        }
+    return made
+
+
+def _checked(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises Invalid: a job can't have it."""
+    size = metadata_size(metadata)
+    if size > METADATA_LIMIT:
+        raise Invalid((("body", "config"), too_large(size)))
+    return metadata
+
+
+# --- rows
+
+
+async def _row(
+    connection: AsyncConnection, actor: Actor, agent_id: str, *, lock: bool = False
+) -> RowMapping:
+    identifier = uuid_of(agent_id)
+    if identifier is None:
+        raise _missing()
+    mine = (agents.c.account_id == actor.account_id, agents.c.id == identifier)
+    query = select(agents).where(*mine)
+    if lock:
+        query = query.with_for_update()
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise _missing()
+    return row
+
+
+def _missing() -> NotFound:
+    return NotFound("the account has no such agent", code="agent_not_found")
+
+
+def _agent(row: RowMapping) -> Agent:
+    values = {field: row[field] for field in Agent.__struct_fields__}
+    values["metadata"] = _decoder.decode(row["metadata"])
+    values["config"] = masked(_decoder.decode(row["config"]))
+    return Agent(**values)
+
+
+def _told(row: RowMapping) -> dict[str, Any]:
+    """What the audit says of an agent."""
+    agent = _agent(row)
+    return {
+        "name": agent.name,
+        "label": agent.label,
+        "livekit_agent_name": agent.livekit_agent_name,
+        "status": agent.status,
+        "config": agent.config,
+    }
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(document).decode()

@@ -12,10 +12,10 @@ from sqlalchemy import RowMapping, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.control.context import Control
-from router.control.model import Actor, AuditRow, Page
+from router.control.model import Actor, AuditRow, Page, can_be_asked_for
 from router.errors import Forbidden
 from router.storage.schema import audit
-from router.storage.sql import now_micros
+from router.storage.sql import now_micros, paged
 from router.vault import hidden
 
 
@@ -59,13 +59,15 @@ async def list_(
     """Newest first; `everybody` for scope `admin` alone. Raises Forbidden."""
     if everybody and "admin" not in actor.scopes:
         raise Forbidden("the changes of every account are for tokens with the scope admin")
+    if not can_be_asked_for(object_id):
+        return Page([], 0)
     conditions = [] if everybody else [audit.c.account_id == actor.account_id]
     if object_id:
         conditions.append(audit.c.object_id == object_id)
     page = select(audit).where(*conditions).order_by(audit.c.id.desc())
     count = select(func.count()).select_from(audit).where(*conditions)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page.offset(offset).limit(limit))).mappings()
+        rows = (await connection.execute(paged(page, offset, limit))).mappings()
         return Page([_row(row) for row in rows], (await connection.execute(count)).scalar_one())
 
 

@@ -1,22 +1,29 @@
 """What became of an account's calls: history, one call, usage."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import msgspec
+from sqlalchemy import ColumnElement, and_, func, or_, select
 
+from router.control.accounts import numbers_held
 from router.control.context import Control
-from router.control.model import Actor, Page
+from router.control.model import Actor, Page, can_be_asked_for
+from router.errors import NotFound
 from router.events.call import CallRecord
 from router.events.model import Event
+from router.storage import calls as call_records
+from router.storage.schema import accounts, agents, calls
+from router.storage.sql import MICROS, paged
 
 
 class CallQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which calls; times in µs, None: any."""
 
-    since: int | None = None
-    until: int | None = None
+    since: int | None = None  # when they began, this moment too
+    until: int | None = None  # before this moment
     agent_ids: tuple[str, ...] = ()
-    agent_name: str = ""  # part of it
+    agent_name: str = ""  # part of it, in capitals or not
     with_agent: bool = False  # only calls that an agent was meant for
     newest_first: bool = True
     offset: int = 0
@@ -26,28 +33,96 @@ class CallQuery(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What an account used in the present calendar month (UTC)."""
 
-    minutes: float
+    minutes: float  # of answered calls that are over, by the month in which they began
     minutes_limit: int | None
-    calls: int
-    numbers: int
+    calls: int  # that came in or went out
+    numbers: int  # that it holds now, or is buying
     numbers_limit: int | None
 
 
 async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRecord]:
     """The account's calls."""
-    raise NotImplementedError
+    if not can_be_asked_for("".join((query.agent_name, *query.agent_ids))):
+        return Page([], 0)
+    wanted = [calls.c.account_id == actor.account_id, *_conditions(actor, query)]
+    order = [calls.c.initiated_at, calls.c.call_id]
+    if query.newest_first:
+        order = [each.desc() for each in order]
+    page = paged(select(calls).where(*wanted).order_by(*order), query.offset, query.limit)
+    count = select(func.count()).select_from(calls).where(*wanted)
+    async with control.database.read() as connection:
+        rows = (await connection.execute(page)).mappings().all()
+        total = (await connection.execute(count)).scalar_one()
+    return Page([call_records.record_of(row) for row in rows], total)
 
 
 async def get(control: Control, actor: Actor, call_id: str) -> CallRecord:
-    """NotFound."""
-    raise NotImplementedError
+    """NotFound: the account has no such call."""
+    if can_be_asked_for(call_id):
+        query = select(calls).where(
+            calls.c.call_id == call_id, calls.c.account_id == actor.account_id
+        )
+        async with control.database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is not None:
+            return call_records.record_of(row)
+    raise NotFound("the account has no call with this id", code="call_not_found")
 
 
 async def events(control: Control, actor: Actor, call_id: str) -> Sequence[Event]:
     """Of one call, in their order. NotFound."""
-    raise NotImplementedError
+    await get(control, actor, call_id)
+    return await call_records.events(control.database, call_id)
 
 
 async def usage(control: Control, actor: Actor) -> Usage:
     """See `Usage`."""
-    raise NotImplementedError
+    month = select(func.count(), func.coalesce(func.sum(calls.c.duration), 0.0)).where(
+        calls.c.account_id == actor.account_id,
+        calls.c.initiated_at >= _month_began(control.clock.now()),
+    )
+    limits = select(accounts.c.minutes_limit, accounts.c.numbers_limit).where(
+        accounts.c.id == actor.account_id
+    )
+    async with control.database.read() as connection:
+        count, seconds = (await connection.execute(month)).one()
+        minutes_limit, numbers_limit = (await connection.execute(limits)).one()
+        held = await numbers_held(connection, actor.account_id)
+    return Usage(
+        minutes=round(seconds / 60, 3),
+        minutes_limit=minutes_limit,
+        calls=count,
+        numbers=held,
+        numbers_limit=numbers_limit,
+    )
+
+
+def _conditions(actor: Actor, query: CallQuery) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if query.since is not None:
+        found.append(calls.c.initiated_at >= _of_64_bits(query.since))
+    if query.until is not None:
+        found.append(calls.c.initiated_at < _of_64_bits(query.until))
+    if query.agent_ids:
+        # Calls of before accounts have their agent's name alone.
+        names = select(agents.c.name).where(
+            agents.c.account_id == actor.account_id, agents.c.id.in_(query.agent_ids)
+        )
+        before = and_(calls.c.agent_id == "", calls.c.agent.in_(names))
+        found.append(or_(calls.c.agent_id.in_(query.agent_ids), before))
+    if query.agent_name:
+        found.append(calls.c.agent.icontains(query.agent_name, autoescape=True))
+    if query.with_agent:
+        found.append(calls.c.agent != "")
+    return found
+
+
+def _of_64_bits(micros: int) -> int:
+    return max(-(2**63), min(micros, 2**63 - 1))
+
+
+def _month_began(now: int) -> int:
+    """The first moment of the calendar month (UTC) that `now` is in; both in µs."""
+    moment = datetime.fromtimestamp(now / MICROS, UTC)
+    first = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return int(first.timestamp()) * MICROS

@@ -21,7 +21,8 @@ Scope = Literal[
 """`…:write` implies `…:read`; `admin` implies all, and reaches every account."""
 
 DocumentKind = Literal["prompt", "action", "voice", "webhook", "vector_database"]
-NumberState = Literal["active", "deleting", "corrupted"]
+NumberState = Literal["active", "deleting", "corrupted", "released"]
+"""`released` is an answer's alone: such a number is gone."""
 NumberMode = Literal["webhook", "trunk"]
 Origin = Literal["file", "voiceai", "vocode", "resemble", "native"]
 
@@ -34,6 +35,14 @@ _UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 def uuid_of(text: str) -> str | None:
     """An id as the tables have it; None: no row can have it, nor may a database be asked for it."""
     return text.lower() if _UUID.fullmatch(text) else None
+
+
+def can_be_asked_for(text: str) -> bool:
+    """Whether a database takes it as a value; what it does not take, no row has."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def checked_label(where: tuple[str | int, ...], text: str, limit: int = LABEL_LIMIT) -> str:

@@ -1,16 +1,40 @@
 """Numbers: search, buy, adopt, link, release. One number leads to one agent at most.
 
+The link is the number's: `agent_id` of its row, nothing else. So a dialect whose agents say which
+number is theirs (voice.ai's `config.phone_number`) computes that from `agents.numbers_of` when it
+answers, and calls `link` when it is given: then a number that was released or linked elsewhere is
+nowhere left behind.
+
 A purchase is an order first: a row that is written before the carrier is asked, whose id is the tag
-that the purchase bears. So whatever happens between buying and storing, `recover` finds the number
-and finishes, or finds that it was not bought and forgets the order.
+that the purchase bears (`router.control.orders`). So whatever happens between buying and storing,
+`recover` finds the number and finishes, or finds that it was not bought and forgets the order.
+
+What a carrier still works at (a number that Telnyx has sold and not yet delivered) is not in the
+list and routes nowhere, but has its slot; it is in the list as soon as it works.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+import msgspec
+from sqlalchemy import RowMapping, delete, func, select
+from sqlalchemy import update as update_rows
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from router.control import accounts, audit, connections, number_rows, orders
 from router.control.context import Control
-from router.control.model import Actor, Number, NumberMode, Page
-from router.provider import AvailableNumber, NumberQuery
+from router.control.model import Actor, Number, NumberMode, Page, checked_label
+from router.control.number_rows import HELD, NOT_AVAILABLE, SHOWN, shown
+from router.errors import Conflict, Invalid, NotFound, Permanent
+from router.provider import AvailableNumber, NumberInventory, NumberQuery
+from router.storage import mapping
+from router.storage.schema import agents, numbers
+from router.storage.sql import now_micros
+from router.vault import conceal
+
+_OFFERS: Final = 5  # numbers that are tried, one after the other, where any will do
+_CHAIN: Final = 20  # fallbacks of fallbacks that are looked at
 
 
 async def search(
@@ -25,9 +49,21 @@ async def search(
 
     Raises:
         Invalid: the carrier refuses the query; it says why.
+        NotFound, Forbidden: as `connections.resolve`.
         Transient, Ambiguous: the carrier is away.
     """
-    raise NotImplementedError
+    credentials = await connections.resolve(
+        control, actor, provider=provider, connection_id=connection_id
+    )
+    async with orders.inventory(control, provider, credentials) as carrier:
+        return await _offers(carrier, query)
+
+
+async def _offers(carrier: NumberInventory, query: NumberQuery) -> Sequence[AvailableNumber]:
+    try:
+        return await carrier.search(query)
+    except Permanent as error:
+        raise Invalid((("body",), str(error)), code=orders.REFUSED) from error
 
 
 async def buy(
@@ -42,16 +78,50 @@ async def buy(
     label: str = "",
     details: Mapping[str, Any] | None = None,
 ) -> Number:
-    """Buy this number, or the first one that answers `query`.
+    """Buy this number, or the first one that answers `query` and can be had.
 
     Raises:
         LimitReached: the plan's numbers are used up.
         NotFound: nobody sells it (or it is another account's, which looks the same), or there is
             no such agent or connection.
-        Conflict: the account holds it already.
-        Transient, Ambiguous: the carrier is away; if it was bought after all, it is there soon.
+        Conflict: the account holds it, or is buying it, already (`number_held`); the carrier
+            refuses to sell it (`carrier_refused`; it says why).
+        Invalid: it is no phone number.
+        Transient: the carrier is away, nothing was bought.
+        Ambiguous: nobody knows yet, or the carrier is still at it. If it was bought after all, it
+            is in the list soon; until that is known it has its slot.
     """
-    raise NotImplementedError
+    wanted = None if number is None else number_rows.checked_number(number)
+    label = checked_label(("body", "label"), label)
+    credentials = await connections.resolve(
+        control, actor, provider=provider, connection_id=connection_id
+    )
+    if agent_id is not None:
+        async with control.database.read() as connection:
+            agent_id = (await _agent(connection, actor, agent_id, lock=False))["id"]
+    if wanted is not None:
+        candidates = [wanted]
+    else:
+        asked = (query or NumberQuery())._replace(limit=_OFFERS)
+        async with orders.inventory(control, provider, credentials) as carrier:
+            candidates = [offer.number for offer in await _offers(carrier, asked)]
+    for candidate in candidates:
+        try:
+            order = await orders.place(
+                control,
+                actor,
+                number=candidate,
+                provider=provider,
+                connection_id=credentials.connection_id if credentials is not None else None,
+                agent_id=agent_id,
+                label=label,
+                details=details or {},
+            )
+            return await orders.purchase(control, order)
+        except (NotFound, Conflict) as error:
+            if wanted is not None or error.code not in (NOT_AVAILABLE, HELD):
+                raise
+    raise NotFound("no such phone number is available: search elsewhere", code=NOT_AVAILABLE)
 
 
 async def adopt(
@@ -68,18 +138,69 @@ async def adopt(
 ) -> Number:
     """Take a number that is at that connection already: set its webhooks, hold it. Takes a slot.
 
-    It is not given back on release: it was not bought by us.
+    It is not given back on release: it was not bought by us. In mode `trunk` its webhooks stay as
+    they are.
 
     Raises:
-        NotFound: the connection does not hold it.
-        LimitReached, Conflict: as `buy`.
+        NotFound: the connection does not hold it, or another account does.
+        LimitReached, Conflict, Invalid, Transient, Ambiguous: as `buy`; it may be asked again.
     """
-    raise NotImplementedError
+    wanted = number_rows.checked_number(number)
+    label = checked_label(("body", "label"), label)
+    credentials = await connections.resolve(
+        control, actor, provider=provider, connection_id=connection_id
+    )
+    through = None if credentials is None else credentials.connection_id
+    number_id = str(uuid.uuid4())
+    kept = msgspec.json.encode(conceal(control.vault, number_id, details or {})).decode()
+
+    async def may_have(connection: AsyncConnection) -> str | None:
+        agent = None if agent_id is None else await _agent(connection, actor, agent_id)
+        await number_rows.require_connection(connection, actor, through)
+        await accounts.require_slot(connection, actor.account_id)
+        await number_rows.require_free(connection, actor, wanted)
+        return None if agent is None else str(agent["id"])
+
+    # First, so that nothing is changed at the carrier for somebody who can't have it.
+    await control.database.transact(may_have)
+    async with orders.inventory(control, provider, credentials) as carrier:
+        try:
+            owned = await carrier.find(wanted)
+            if owned is not None and mode == "webhook":
+                owned = await carrier.configure(owned)
+        except Permanent as error:
+            raise orders.refused(error) from error
+    if owned is None:
+        raise NotFound(
+            f"that account at {provider} has no such phone number", code="number_not_found"
+        )
+    at_carrier = owned.provider_number_id
+
+    async def work(connection: AsyncConnection) -> Number:
+        linked = await may_have(connection)
+        return await number_rows.insert(
+            connection,
+            actor,
+            "number.adopted",
+            id=number_id,
+            number=wanted,
+            provider=provider,
+            connection_id=through,
+            agent_id=linked,
+            label=label,
+            mode=mode,
+            details=kept,
+            provider_number_id=at_carrier,
+            bought=False,
+        )
+
+    return await control.database.transact(work)
 
 
 async def get(control: Control, actor: Actor, number: str) -> Number:
-    """By E.164 number (with or without `+`), UUID, or short id. NotFound."""
-    raise NotImplementedError
+    """By E.164 number (with or without `+`), UUID, or short id, in any state. NotFound."""
+    async with control.database.read() as connection:
+        return shown(await number_rows.found(connection, actor, number))
 
 
 async def list_(
@@ -93,8 +214,26 @@ async def list_(
     deleting: bool = False,
     newest_first: bool = False,
 ) -> Page[Number]:
-    """The account's, oldest first; `deleting`: those that are being released too."""
-    raise NotImplementedError
+    """The account's, oldest first; `deleting`: those that are being released too.
+
+    `agent_id`: those that lead to it; `unlinked`: those that lead to nobody.
+    """
+    wanted = [numbers.c.account_id == actor.account_id]
+    if agent_id is not None:
+        wanted.append(numbers.c.agent_id == agent_id)
+    if unlinked:
+        wanted.append(numbers.c.agent_id.is_(None))
+    if not deleting:
+        wanted.append(numbers.c.state != "deleting")
+    order = numbers.c.short_id.desc() if newest_first else numbers.c.short_id
+    # The rows before the page are only counted, by the index, and never looked at.
+    page = select(numbers.c.short_id).where(*wanted).order_by(order).offset(offset).limit(limit)
+    items = SHOWN.where(numbers.c.short_id.in_(page)).order_by(order)
+    total = select(func.count()).select_from(numbers).where(*wanted)
+    async with control.database.read() as connection:
+        rows = (await connection.execute(items)).mappings().all()
+        count = (await connection.execute(total)).scalar_one()
+    return Page([shown(row) for row in rows], count)
 
 
 async def link(
@@ -104,9 +243,25 @@ async def link(
 
     Raises:
         NotFound: no such number or agent.
-        Conflict: it leads elsewhere, and `move` is False.
+        Conflict: it leads elsewhere, and `move` is False (`number_linked`); it is being released.
     """
-    raise NotImplementedError
+
+    async def work(connection: AsyncConnection) -> Number:
+        agent = None if agent_id is None else await _agent(connection, actor, agent_id)
+        target = None if agent is None else agent["id"]
+        row = await number_rows.found(connection, actor, number, lock=True)
+        number_rows.require_active(row)
+        if row["agent_id"] == target:
+            return shown(row)
+        if row["agent_id"] is not None and target is not None and not move:
+            raise Conflict(
+                f"the phone number leads to agent {row['agent_name']!r} already: unlink it first",
+                code="number_linked",
+            )
+        action = "number.unlinked" if target is None else "number.linked"
+        return await _change(connection, actor, action, row, agent_id=target)
+
+    return await control.database.transact(work)
 
 
 async def update(
@@ -118,8 +273,76 @@ async def update(
     fallback: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Number:
-    """Change what is given; `details` are merged key by key, a value None removes its key."""
-    raise NotImplementedError
+    """Change what is given; `details` are merged key by key, a value None removes its key.
+
+    `fallback`: who is called when no agent comes, "" for nobody.
+
+    Raises:
+        NotFound: no such number.
+        Conflict: it is being released.
+        Invalid: a label, a fallback, or a secret in `details` can't be right.
+    """
+    changes: dict[str, Any] = {}
+    if label is not None:
+        changes["label"] = checked_label(("body", "label"), label)
+    if fallback is not None:
+        where = ("body", "fallback")
+        changes["fallback"] = number_rows.checked_number(fallback, where) if fallback else ""
+
+    async def work(connection: AsyncConnection) -> Number:
+        row = await number_rows.found(connection, actor, number, lock=True)
+        number_rows.require_active(row)
+        new = dict(changes)
+        if details is not None:
+            stored = number_rows.stored_details(row)  # what was not given stays sealed as it is
+            kept = {name: value for name, value in stored.items() if name not in details}
+            given = {name: value for name, value in details.items() if value is not None}
+            sealed = conceal(control.vault, row["id"], given, stored)
+            new["details"] = msgspec.json.encode(kept | sealed).decode()
+        if new.get("fallback"):
+            await _require_no_loop(connection, actor, row["number"], new["fallback"])
+        new = {name: value for name, value in new.items() if value != row[name]}
+        return await _change(connection, actor, "number.updated", row, **new)
+
+    return await control.database.transact(work)
+
+
+async def _change(
+    connection: AsyncConnection, actor: Actor, action: str, row: RowMapping, **values: Any
+) -> Number:
+    """Write, tell the ingress where that changes the route, and leave a row of the audit."""
+    if not values:
+        return shown(row)
+    this = numbers.c.id == row["id"]
+    await connection.execute(
+        update_rows(numbers).where(this).values(**values, updated_at=now_micros())
+    )
+    if not values.keys().isdisjoint(("agent_id", "fallback")):
+        await mapping.publish(connection, actor.account_id, [row["number"]])
+    after = (await connection.execute(SHOWN.where(this))).mappings().one()
+    before_told, after_told = number_rows.told(row), number_rows.told(after)
+    await audit.record(connection, actor, action, row["id"], before=before_told, after=after_told)
+    return shown(after)
+
+
+async def _require_no_loop(
+    connection: AsyncConnection, actor: Actor, number: str, fallback: str
+) -> None:
+    """Raises Invalid: the account's fallbacks would lead back to the number."""
+    step = fallback
+    for _ in range(_CHAIN):
+        if step == number:
+            raise Invalid(
+                (("body", "fallback"), "leads back to the number: callers would go round")
+            )
+        query = select(numbers.c.fallback).where(
+            numbers.c.account_id == actor.account_id,
+            numbers.c.number == step,
+            numbers.c.state == "active",
+        )
+        step = (await connection.execute(query)).scalar_one_or_none() or ""
+        if not step:
+            return
 
 
 async def release(
@@ -127,26 +350,97 @@ async def release(
 ) -> Number:
     """Route it nowhere and free its slot at once; give it back at the carrier if we bought it.
 
-    Where the carrier is away its release goes on in the background (`recover`): the answer has
-    `state` `deleting`. Where the carrier refuses for good: `corrupted`.
+    The answer's `state` is `released`. Where the carrier is away its release goes on in the
+    background (`recover`): `deleting`. Where the carrier refuses for good: `corrupted`; that may be
+    released again when the reason is gone. The other fields are as before, without the agent.
 
     Raises:
         NotFound.
-        Conflict: its agent is deployed, and `from_deployed` is False: pause the agent first.
+        Conflict: its agent is deployed, and `from_deployed` is False: pause the agent first
+            (`agent_deployed`).
     """
-    raise NotImplementedError
+
+    async def begin(connection: AsyncConnection) -> tuple[Number, orders.Order | None]:
+        row = await number_rows.found(connection, actor, number, lock=True)
+        if row["state"] == "deleting":
+            return shown(row), None
+        if not from_deployed and await _is_deployed(connection, row["agent_id"]):
+            raise Conflict(
+                f"the phone number leads to agent {row['agent_name']!r}, which is deployed: pause "
+                "the agent first",
+                code="agent_deployed",
+            )
+        before, this = number_rows.told(row), numbers.c.id == row["id"]
+        order = None
+        if row["bought"]:
+            leaving = {"state": "deleting", "agent_id": None, "updated_at": now_micros()}
+            await connection.execute(update_rows(numbers).where(this).values(leaving))
+            order = await orders.begin_release(connection, actor, row)
+            action = "number.releasing"
+        else:
+            await connection.execute(delete(numbers).where(this))
+            action = "number.released"
+        if row["state"] == "active":
+            await mapping.publish(connection, actor.account_id, [row["number"]])
+        await audit.record(connection, actor, action, row["id"], before=before)
+        state = "released" if order is None else "deleting"
+        return shown({**row, "agent_id": None, "agent_name": None, "state": state}), order
+
+    leaving, order = await control.database.transact(begin)
+    if order is None:
+        return leaving
+    return msgspec.structs.replace(leaving, state=await orders.give_back(control, order))
 
 
 async def force_delete(control: Control, actor: Actor, number: str) -> None:
-    """Forget a corrupted number. Conflict: it is not corrupted."""
-    raise NotImplementedError
+    """Forget a corrupted number; at its carrier it stays as it is.
+
+    Raises:
+        NotFound.
+        Conflict: it is not corrupted (`number_not_corrupted`).
+    """
+
+    async def work(connection: AsyncConnection) -> None:
+        row = await number_rows.found(connection, actor, number, lock=True)
+        if row["state"] != "corrupted":
+            raise Conflict(
+                "only a corrupted phone number is deleted by force: release it instead",
+                code="number_not_corrupted",
+            )
+        await connection.execute(delete(numbers).where(numbers.c.id == row["id"]))
+        await audit.record(
+            connection, actor, "number.forgotten", row["id"], before=number_rows.told(row)
+        )
+
+    await control.database.transact(work)
 
 
 async def recover(control: Control) -> int:
-    """Finish the orders that nobody works on any more; how many that were."""
-    raise NotImplementedError
+    """Finish the orders that nobody works on any more; how many were finished.
+
+    To be called every few seconds (`orders.recover_loop`), by as many processes as wanted.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    return await orders.recover(control)
 
 
 async def held(control: Control, actor: Actor) -> int:
     """How many of its plan's numbers the account uses: those that it holds, and is buying."""
-    raise NotImplementedError
+    async with control.database.read() as connection:
+        return await accounts.numbers_held(connection, actor.account_id)
+
+
+async def _agent(
+    connection: AsyncConnection, actor: Actor, agent_id: str, *, lock: bool = True
+) -> RowMapping:
+    agent = await number_rows.agent_row(connection, actor.account_id, agent_id, lock=lock)
+    if agent is None:
+        raise NotFound("the account has no such agent", code="agent_not_found")
+    return agent
+
+
+async def _is_deployed(connection: AsyncConnection, agent_id: str | None) -> bool:
+    query = select(agents.c.id).where(agents.c.id == agent_id, agents.c.status == "deployed")
+    return (await connection.execute(query)).first() is not None

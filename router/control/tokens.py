@@ -24,7 +24,7 @@ from router.control.context import Control
 from router.control.model import Actor, Page, Scope, Token, checked_label, uuid_of
 from router.errors import Forbidden, Invalid, NotFound, Unauthorized
 from router.storage.schema import tokens
-from router.storage.sql import micros, now_after, now_micros
+from router.storage.sql import micros, now_after, now_micros, paged
 
 PREFIX: Final = "sb_"
 PATTERN: Final = PREFIX + "[0-9A-Za-z]{49}"
@@ -199,7 +199,7 @@ async def list_(
         conditions.append(tokens.c.account_id == owner.id)
     elif "admin" not in actor.scopes:
         conditions.append(tokens.c.account_id == actor.account_id)
-    page = select(tokens).where(*conditions).offset(offset).limit(limit)
+    page = paged(select(tokens).where(*conditions), offset, limit)
     count = select(func.count()).select_from(tokens).where(*conditions)
     order = (tokens.c.created_at.desc(), tokens.c.id)
     async with control.database.read() as connection:

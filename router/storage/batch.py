@@ -148,8 +148,8 @@ async def store(
         for change in route_changes(before, after, Version(epoch, rev))
     )
     await _put(connection, changed_agents, changed_routes, after, origin, (rev, now, now))
-    drafts = _drafts(after.account_id, changed_routes, Version(epoch, rev), now)
-    await outbox.add(connection, drafts, now=now)
+    at = Version(epoch, rev)
+    await outbox.add(connection, drafts(after.account_id, changed_routes, at, now), now=now)
     return MappingResult(rev, changed_agents + changed_routes)
 
 
@@ -331,9 +331,10 @@ async def _put(
     await _delete(connection, agents.c.id, gone)
 
 
-def _drafts(
+def drafts(
     account_id: str, changes: Sequence[RouteChange], at: Version, now: int
 ) -> Iterator[outbox.Draft]:
+    """What the log is told of changes of routes."""
     for change in changes:
         for topic, headers, value in change_records(
             change.number, change.after, account_id=account_id, version=at, time=now

@@ -159,7 +159,7 @@ async def events(db: Database, call_id: str) -> Sequence[Event]:
 
 async def _fetch(db: Database, query: Select[Any]) -> Sequence[CallRecord]:
     async with db.read() as connection:
-        return [_record(row) for row in (await connection.execute(query)).mappings()]
+        return [record_of(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def _events(
@@ -229,7 +229,8 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _record(row: RowMapping) -> CallRecord:
+def record_of(row: RowMapping) -> CallRecord:
+    """A row of `calls` as the record that it is."""
     values = {**row, "legs": _legs_decoder.decode(row["legs"])}
     values["provider_account"] = values.pop("account")
     return CallRecord(**values)

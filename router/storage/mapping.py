@@ -40,6 +40,7 @@ from router.routing.spec import (
     MappingResult,
     MappingSpec,
     NumberSpec,
+    RouteChange,
     route_of,
 )
 from router.routing.table import NEVER, Route, Version
@@ -169,8 +170,23 @@ async def change(
 
     done = await db.transact(work)
     if left:
-        await _tell(db, account_id, left)
+        await tell(db, account_id, left)
     return done
+
+
+async def publish(connection: AsyncConnection, account_id: str, keys: Sequence[str]) -> int:
+    """Tell every ingress where these numbers lead by what this transaction has written; the rev.
+
+    For who writes rows itself, with the numbers and the agents that they lead to locked. Numbers
+    whose row is gone or not active lead nowhere. It comes last: it takes the revision.
+    """
+    epoch, rev, now = (await connection.execute(batch.NEXT)).one()
+    version, these = Version(epoch, rev), numbers.c.number.in_(keys)
+    await connection.execute(update(numbers).where(these).values(rev=rev))
+    routes = {route.number: route for route in await _routes(connection, these, limit=len(keys))}
+    changes = [RouteChange(key, None, routes.get(key)) for key in sorted(set(keys))]
+    await outbox.add(connection, batch.drafts(account_id, changes, version, now), now=now)
+    return version.rev
 
 
 async def tell_outdated(db: Database) -> int:
@@ -190,11 +206,11 @@ async def tell_outdated(db: Database) -> int:
     names: dict[str, set[str]] = {}
     for account_id, name in rows:
         names.setdefault(account_id, set()).add(name)
-    return sum([await _tell(db, account_id, these) for account_id, these in names.items()])
+    return sum([await tell(db, account_id, these) for account_id, these in names.items()])
 
 
-async def _tell(db: Database, account_id: str, names: Collection[str]) -> int:
-    """Tell the numbers of these agents what they were not told; how many that were."""
+async def tell(db: Database, account_id: str, names: Collection[str]) -> int:
+    """Tell the numbers of these agents what they were not told of them; how many that were."""
     async with db.read(limit=_READ) as connection:
         keys = await batch.numbers_of(connection, account_id, names, outdated=True)
         before = await batch.state(connection, account_id, (), keys)

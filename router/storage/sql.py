@@ -13,6 +13,7 @@ from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Dialect,
+    Select,
     Table,
     case,
     func,
@@ -26,6 +27,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 MICROS = 1_000_000
 """Microseconds in a second."""
+
+_LARGEST = 2**63 - 1  # number that a database takes
 
 
 class now_micros(FunctionElement[int]):  # noqa: N801 - reads as the SQL function that it is
@@ -58,6 +61,11 @@ def now_after(column: ColumnElement[int], *rows: ColumnElement[bool]) -> ColumnE
     """
     next_one = select(func.coalesce(func.max(column), 0) + 1).where(*rows).scalar_subquery()
     return case((now_micros() > next_one, now_micros()), else_=next_one)
+
+
+def paged(query: Select[Any], offset: int, limit: int) -> Select[Any]:
+    """A part of a list, whatever numbers a client asked for."""
+    return query.offset(max(0, min(offset, _LARGEST))).limit(max(0, min(limit, _LARGEST)))
 
 
 def insert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:

@@ -391,6 +391,10 @@ class TestAudit:
         assert page.total == 6
         assert (await audit.list_(control, rival, object_id="4")).total == 1
         assert (await audit.list_(control, OPERATOR, everybody=True, object_id="4")).total == 2
+        for odd in ("a\0", "\ud800"):
+            assert (await audit.list_(control, acme, object_id=odd)).total == 0
+        beyond = await audit.list_(control, acme, offset=2**70, limit=2**70)
+        assert (beyond.items, beyond.total) == ([], 6)
         with pytest.raises(Forbidden):
             await audit.list_(control, acme, everybody=True)
 

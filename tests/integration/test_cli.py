@@ -46,6 +46,17 @@ COMMANDS = [
     ["numbers"],
     ["numbers", "list"],
     ["numbers", "remove"],
+    ["accounts"],
+    ["accounts", "create"],
+    ["accounts", "list"],
+    ["accounts", "show"],
+    ["accounts", "update"],
+    ["tokens"],
+    ["tokens", "create"],
+    ["tokens", "list"],
+    ["tokens", "show"],
+    ["tokens", "revoke"],
+    ["audit"],
 ]
 
 
