@@ -11,6 +11,7 @@ Status policy, for all providers (a provider retries what it understands as our 
 |-----------------------------------------------------|--------|
 | taken: the event is durable                         | the provider's reply |
 | not signed by the provider                          | 403    |
+| signed by a tenant, about a number of somebody else | 403    |
 | signed, but unreadable or impossible to store       | 400    |
 | larger than its kind ever is, or http.max_body_bytes | 413   |
 | compressed                                          | 415    |
@@ -50,9 +51,10 @@ from router.events.types import EventType, topic_of
 from router.ingress.limits import Bodies, Full, Gate, TooSlow
 from router.ingress.protocol import TRY_AGAIN, continues
 from router.observability import log
-from router.observability.metrics import ALERTS, DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
+from router.observability.metrics import ALERTS, DECISIONS, FOREIGN, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide, mapping_behind
+from router.routing.scope import is_foreign, scoped
 from router.routing.table import RouteTable
 
 logger = log.get(__name__)
@@ -116,6 +118,7 @@ class Webhooks:
         for status in (400, 403, 413, 503):  # alerts need them at 0 (metrics.py)
             answered(status)
         ALERTS.labels(source.name)
+        FOREIGN.labels(source.name)
 
         async def handle(request: web.Request) -> web.Response:
             if request.headers.get("Content-Encoding"):
@@ -170,7 +173,7 @@ class Webhooks:
         verified = self._verified(source, request)
         checked = perf_counter()
         stalled = self._stalled()
-        parsed = [plain(event) for event in source.parse(verified)]
+        parsed = self._speaking_of_own(source, verified)
         events = [decide(event, self._routes, stalled=stalled) for event in parsed]
         decided = perf_counter()
         if not events:
@@ -199,6 +202,23 @@ class Webhooks:
         if self._hints:
             self._hints.pop((source.name, request.kind), None)
         return verified
+
+    def _speaking_of_own(self, source: WebhookSource, verified: Verified) -> Sequence[Event]:
+        """The events, as whoever signed them may tell them; before anything follows from them.
+
+        Raises:
+            BadSignature: one is about a number that the signer's connection does not carry.
+        """
+        events, proof = [plain(event) for event in source.parse(verified)], verified.proof
+        if proof is None:
+            return events
+        if any(is_foreign(event, proof, self._routes) for event in events):
+            FOREIGN.labels(source.name).inc()
+            raise BadSignature(
+                "it is about a number that is not held through the connection whose key signed it: "
+                "map the number at that connection, or give the carrier the right one's URL"
+            )
+        return [scoped(event, proof, self._routes) for event in events]
 
     def _log_refusal(self, provider: str, kind: str, status: int, why: str) -> None:
         left_out = self._lines.spend((provider, kind, status))

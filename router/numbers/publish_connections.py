@@ -12,7 +12,7 @@ import msgspec
 from router.clock import Clock
 from router.eventlog.base import EventLog
 from router.events.types import CONNECTIONS_TOPIC
-from router.providers import numbers_at
+from router.providers import carriers
 from router.routing.table import NEVER, Version
 from router.storage import mapping, outbox
 from router.storage.connections import SealedConnection, connection_draft, published
@@ -88,7 +88,7 @@ def note(topic: dict[str, Said], entry: outbox.Entry) -> None:
 
 
 def _stored(database: Database) -> AsyncIterator[SealedConnection]:
-    return published(database, frozenset(numbers_at()))
+    return published(database, frozenset(carriers()))
 
 
 async def _topic(events: EventLog) -> dict[str, Said]:
