@@ -4,6 +4,7 @@
 docs/ADDING_A_PROVIDER.md shows how.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -227,6 +228,11 @@ class NumberQuery(NamedTuple):
     contains: str = ""  # digits, `*` for any one
     type: NumberType = "local"
     limit: int = 20
+
+    def matches(self, number: str) -> bool:
+        """Whether `contains` is in an E.164 number: not every carrier's own filter can tell."""
+        pattern = "".join("[0-9]" if each == "*" else re.escape(each) for each in self.contains)
+        return re.search(pattern, number) is not None
 
 
 class AvailableNumber(NamedTuple):

@@ -6,25 +6,31 @@
 | time-out (408), connection lost, 5xx, no JSON | `Ambiguous` |
 | any other status but 2xx and 404              | `Permanent` |
 
-Nothing is tried again here: whether that is right depends on what was asked. Redirects are not
-followed: they would carry our credentials to wherever they point.
+`Rest` tries nothing again: whether that is right depends on what was asked (`tried`). Redirects are
+not followed: they would carry our credentials to wherever they point.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
+from router.backoff import backoff, jitter
+from router.clock import Clock
 from router.errors import Ambiguous, EffectError, Permanent, Transient
 
 _TIMED_OUT: Final = 408
 _TOO_MANY: Final = 429
 _MAX_BODY: Final = 8 * 1024 * 1024
+_TRIES: Final = 3
+_PATIENCE: Final = 5.0  # seconds; whoever asks for a longer pause is told no more now
+
+T = TypeVar("T")
 
 
 def reason(error: aiohttp.ClientError) -> str:
@@ -48,6 +54,73 @@ def reason(error: aiohttp.ClientError) -> str:
             return "what answered is no HTTP"
         case _:
             return "closed before an answer"
+
+
+async def tried(clock: Clock, ask: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
+    """What `ask` returns, asked again up to twice where that is safe, after a pause with jitter.
+
+    What did not happen (Transient: no connection, 429) always is; what may have happened
+    (Ambiguous) where it is `repeatable`: a question, or what is the same when done twice. A pause
+    that the carrier asks for is kept, up to five seconds.
+
+    Raises:
+        EffectError: of the last try.
+    """
+    for attempt in range(1, _TRIES):
+        try:
+            return await ask()
+        except Transient as error:
+            pause = max(backoff(attempt), error.retry_after or 0.0)
+            if pause > _PATIENCE:
+                raise
+        except Ambiguous:
+            if not repeatable:
+                raise
+            pause = backoff(attempt)
+        await clock.sleep(pause + jitter(backoff(attempt)))
+    return await ask()
+
+
+def refusal(
+    name: str, status: int, *, code: str = "", headers: Mapping[str, str], advice: str = ""
+) -> EffectError:
+    """What an answer of 400 or more means; `headers` are case-insensitive.
+
+    The carrier's own words are not repeated: they may hold a phone number. Its code does not;
+    `advice` says what the code asks for.
+    """
+    text = f"{name} answered {status}" + (f", code {code}" if code else "")
+    text += f": {advice}" if advice else ""
+    if status == _TOO_MANY:
+        after = headers.get("Retry-After", "") or headers.get("x-ratelimit-reset", "")
+        return Transient(text, retry_after=float(after) if after.isdecimal() else None)
+    if status >= 500 or status == _TIMED_OUT:
+        return Ambiguous(text)
+    return Permanent(text, code=code)
+
+
+async def body_of(answer: aiohttp.ClientResponse, name: str) -> bytes:
+    """An answer's whole body. Raises Ambiguous where it is larger than any that is right."""
+    body = bytearray()  # StreamReader.read(n) returns what has arrived, which may be less
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_BODY:
+            raise Ambiguous(f"{name} answered more than {_MAX_BODY} bytes")
+    return bytes(body)
+
+
+@asynccontextmanager
+async def bounded(where: str, timeout: float) -> AsyncIterator[None]:
+    """One aiohttp request, in at most `timeout` seconds. Raises Transient, Ambiguous."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Transient(f"{where} can't be reached: {reason(error)}") from error
+    except TimeoutError as error:
+        raise Ambiguous(f"{where} did not answer within {timeout:g} s") from error
+    except aiohttp.ClientError as error:
+        raise Ambiguous(f"the connection to {where} broke: {reason(error)}") from error
 
 
 class Rest:
@@ -85,28 +158,11 @@ class Rest:
         return await self._request("POST", path, **body)
 
     async def _request(self, method: str, path: str, **how: Any) -> Any:
-        try:
-            async with (
-                asyncio.timeout(self._timeout),
-                self._session.request(
-                    method, self._url + path, allow_redirects=False, **how
-                ) as answer,
-            ):
-                return self._read(answer, await self._body(answer))
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Transient(f"{self._where} can't be reached: {reason(error)}") from error
-        except TimeoutError as error:
-            raise Ambiguous(f"{self._where} did not answer within {self._timeout:g} s") from error
-        except aiohttp.ClientError as error:
-            raise Ambiguous(f"the connection to {self._where} broke: {reason(error)}") from error
-
-    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()  # StreamReader.read(n) returns what has arrived, which may be less
-        async for chunk in answer.content.iter_any():
-            body += chunk
-            if len(body) > _MAX_BODY:
-                raise Ambiguous(f"{self._name} answered more than {_MAX_BODY} bytes")
-        return bytes(body)
+        async with (
+            bounded(self._where, self._timeout),
+            self._session.request(method, self._url + path, allow_redirects=False, **how) as answer,
+        ):
+            return self._read(answer, await body_of(answer, self._name))
 
     def _read(self, answer: aiohttp.ClientResponse, body: bytes) -> Any:
         is_done = 200 <= answer.status < 300  # aiohttp's `ok` would have redirects done as well
@@ -120,18 +176,7 @@ class Rest:
             return found
         if answer.status == 404:
             return None
-        raise self._error(answer, found)
-
-    def _error(self, answer: aiohttp.ClientResponse, found: Any) -> EffectError:
-        # The carrier's own words may hold a phone number; its code does not.
-        code = self._code_of(found)
-        text = f"{self._name} answered {answer.status}" + (f", code {code}" if code else "")
-        if answer.status == _TOO_MANY:
-            after = answer.headers.get("Retry-After", "")
-            return Transient(text, retry_after=float(after) if after.isdecimal() else None)
-        if answer.status >= 500 or answer.status == _TIMED_OUT:
-            return Ambiguous(text)
-        return Permanent(text, code=code)
+        raise refusal(self._name, answer.status, code=self._code_of(found), headers=answer.headers)
 
 
 @asynccontextmanager

@@ -47,6 +47,19 @@ WEBHOOK_SECONDS: Final = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+API_REQUESTS: Final = Counter(
+    "switchboard_api_requests_total",
+    "Requests of the control API by dialect, operation and HTTP status answered",
+    ("dialect", "operation", "status"),
+    registry=REGISTRY,
+)
+API_SECONDS: Final = Histogram(
+    "switchboard_api_request_seconds",
+    "From the request's head to its answer",
+    ("dialect", "operation"),
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 SHED: Final = Counter(
     "switchboard_shed_total",
     "Requests and connections refused because this process was full",

@@ -9,7 +9,9 @@ from router import registry
 from router.clock import Clock
 from router.errors import ConfigError
 from router.provider import (
+    NO_CONNECTIONS,
     Carrier,
+    ConnectionBook,
     Credentials,
     NumberInventory,
     Provider,
