@@ -18,8 +18,8 @@ from router.cli.context import environment_fingerprint, installation_named
 from router.cli.instance import StandIns, sandbox_folder
 from router.events.ids import DEFAULT_ACCOUNT
 from router.files import make_data_folder
+from router.node import Node
 from router.numbers.file import read_mapping
-from router.runtime import Node
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.telnyx.standin import TelnyxStandIn
