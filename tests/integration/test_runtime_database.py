@@ -14,7 +14,7 @@ import pytest
 
 from config import Settings
 from router.cli.waiting import wait_until_held
-from router.runtime import Node
+from router.node import Node
 from router.storage.engine import open_database
 from tests.integration.test_runtime import NOWHERE, call
 from tests.support.cli import Shell
