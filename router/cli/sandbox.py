@@ -11,6 +11,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from sqlalchemy import select
+
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
 from router.cli.accounts import opened_control
@@ -28,6 +30,7 @@ from router.sandbox.livekit.workers import Behaviour
 from router.sandbox.telnyx.standin import TelnyxStandIn
 from router.sandbox.twilio.standin import TwilioStandIn
 from router.storage.mapping import apply_mapping, fingerprint
+from router.storage.schema import numbers
 
 _PATIENCE: Final = 10.0  # seconds until the node must be ready
 _LOOK: Final = 0.02
@@ -193,19 +196,25 @@ async def open_sandbox(
         }
         own = load(config, overrides)
         check(own)
-        routes, tenant = await _fill(own)
+        routes, tenant = await _fill(own, twilio, telnyx)
         carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
         stand_ins = StandIns(overrides, carriers, control, environment_fingerprint())
         yield Sandbox(own, stand_ins, routes, tuple(installation_named(config)), tenant)
 
 
-async def _fill(settings: Settings) -> tuple[int, Tenant]:
-    """The example mapping and the tenant, in the sandbox's database; its routes' fingerprint."""
+async def _fill(
+    settings: Settings, twilio: TwilioStandIn, telnyx: TelnyxStandIn
+) -> tuple[int, Tenant]:
+    """The example mapping and the tenant, in the sandbox's database; its routes' fingerprint.
+
+    The stand-ins then have every number that the database has.
+    """
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)
     async with opened_control(settings, changes=True) as control:
         await apply_mapping(control.database, DEFAULT_ACCOUNT, mapping)
         tenant = await _tenant(control)
+        await _hold(control, twilio, telnyx)
         return await fingerprint(control.database), tenant
 
 
@@ -231,6 +240,22 @@ async def _tenant(control: Control) -> Tenant:
             control, actor, label=_TENANTS_AGENT, origin="native", config={}, exact_name=True
         )
     return Tenant(account.name, token, agent.id)
+
+
+async def _hold(control: Control, twilio: TwilioStandIn, telnyx: TelnyxStandIn) -> None:
+    columns = (numbers.c.number, numbers.c.provider, numbers.c.connection_id)
+    query = select(*columns, numbers.c.provider_number_id)
+    carriers: dict[str, TwilioStandIn | TelnyxStandIn] = {"twilio": twilio, "telnyx": telnyx}
+    async with control.database.read() as connection:
+        held = (await connection.execute(query)).all()
+    for number, provider, connection_id, number_id in held:
+        carrier = carriers.get(provider)
+        if carrier is None:
+            continue
+        if connection_id is None:
+            carrier.hold(number, number_id=number_id)
+        else:  # of a tenant's account, which ended with the sandbox: it is not sold again
+            carrier.pool.taken.add(number)
 
 
 def _free_port() -> int:
