@@ -13,7 +13,7 @@ from router.control.model import Actor
 from router.events.model import EventData
 from router.events.types import EventType
 from router.storage import mapping
-from tests.support.api import Client, RunningApi, running_api
+from tests.support.api import Client, running_api
 from tests.support.api_calls import BEGAN, called
 from tests.support.api_schemas import check
 
@@ -194,7 +194,7 @@ async def test_deploy_pause_disable(acme: Client) -> None:
 
 
 async def test_lists_show_deployed_and_paused_unless_asked(acme: Client) -> None:
-    anna, bob, eve = [await made(acme, name) for name in ("Anna", "Bob", "Eve")]
+    anna, _bob, eve = [await made(acme, name) for name in ("Anna", "Bob", "Eve")]
     await acme.post(f"{AGENT}{anna['agent_id']}/deploy")
     await acme.post(f"{AGENT}{eve['agent_id']}/disable")
 
