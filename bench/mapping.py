@@ -15,6 +15,7 @@ from config import Settings, load
 from router import runtime
 from router.clock import SystemClock
 from router.eventlog.open import open_log
+from router.events.ids import DEFAULT_ACCOUNT
 from router.ingress.routes import RouteFollower
 from router.numbers import publish
 from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
@@ -110,9 +111,9 @@ async def _apply(folder: str, stop: asyncio.Event) -> None:
     async with open_database(_settings(folder)) as database:
         desired = wanted(_COUNT)
         began = time.time()
-        await mapping.apply_mapping(database, desired)
+        await mapping.apply_mapping(database, DEFAULT_ACCOUNT, desired)
         stored = time.time()
-        await mapping.apply_mapping(database, desired)
+        await mapping.apply_mapping(database, DEFAULT_ACCOUNT, desired)
         again = time.time() - stored
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     say({"began": began, "seconds": stored - began, "again": again, "memory": memory})

@@ -138,7 +138,7 @@ async def _draft(database: Database, event: Event) -> outbox.Draft:
     if event.data.stage:
         table = RouteTable()
         for number in (event.data.to_number, event.data.from_number):
-            route = await mapping.get_route(database, number)
+            route = await mapping.find_route(database, number)
             if route is not None:
                 table.put(route)
         event = decide(event, table)

@@ -115,9 +115,10 @@ class CallRef(NamedTuple):
 
     call_id: str
     provider_call_id: str
-    account: str = ""
+    provider_account: str = ""
     control_id: str = ""
     room: str = ""  # LiveKit's, "" where it is the call_id
+    connection_id: str = ""  # "": the operator's own credentials
 
 
 class Standing(NamedTuple):

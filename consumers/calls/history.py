@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from router.events.call import CallState, Leg
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Decision, Disposition, Event, EventData
 from router.events.types import EventType
 
@@ -106,6 +107,11 @@ class History:
     def decided(self, get: Callable[[Decision], str]) -> str:
         """A fact of the decision where the call goes."""
         return self.fact(lambda data: get(data.decision) if data.decision else "") or ""
+
+    def owner(self) -> str:
+        """Whose call it is: the account of the number that it was routed by, as far as one says."""
+        decided = self.fact(lambda data: data.account_id if data.decision else "")
+        return decided or self.fact(lambda data: data.account_id) or DEFAULT_ACCOUNT
 
     def initiated_at(self) -> int:
         """When it began, as far as anybody says."""

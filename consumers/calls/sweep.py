@@ -220,9 +220,10 @@ def _reference(record: CallRecord, told: Sequence[Event]) -> CallRef:
     return CallRef(
         call_id=record.call_id,
         provider_call_id=record.provider_call_id,
-        account=record.account,
+        provider_account=record.provider_account,
         control_id=next((data.control_id for data in (*began, *theirs) if data.control_id), ""),
         room=next((event.data.room for event in told if event.data.room), ""),
+        connection_id=record.connection_id,
     )
 
 
@@ -251,6 +252,8 @@ def _ended(record: CallRecord, time: int, data: EventData) -> Event:
             data,
             call_id=record.call_id,
             provider_call_id=record.provider_call_id,
-            account=record.account,
+            provider_account=record.provider_account,
+            account_id=record.account_id,
+            connection_id=record.connection_id,
         ),
     )

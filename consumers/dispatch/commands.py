@@ -73,7 +73,13 @@ class Commands:
             return False  # it went on from there; what that asks for is told in its turn
         if carrier.standing is not None:
             standing = await carrier.standing(
-                CallRef(event.call_id, data.provider_call_id, data.account, data.control_id)
+                CallRef(
+                    event.call_id,
+                    data.provider_call_id,
+                    data.provider_account,
+                    data.control_id,
+                    connection_id=data.connection_id,
+                )
             )
             if standing is None or standing.over:
                 return False

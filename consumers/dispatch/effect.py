@@ -25,7 +25,7 @@ from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.errors import EffectError, LogUnavailable, Permanent
 from router.eventlog.base import EventLog
-from router.events.codec import encode
+from router.events.codec import encode, stored_event
 from router.events.model import Decision, Event
 from router.events.types import CALLS_TOPIC, EventType
 from router.observability import log as logs
@@ -207,7 +207,7 @@ class Effects:
         Raises:
             Transient, Ambiguous: only if `insist`: the carrier gave no answer, to be done again.
         """
-        initiated = msgspec.json.decode(claim.initiated, type=Event)
+        initiated = stored_event(claim.initiated)
         decision = put_through(initiated)
         answered = [caller for caller in seen.waiting if not caller.is_ringing]
         told = await self._redirect(initiated, decision, insist=insist)

@@ -147,7 +147,9 @@ class Dispatcher(Consumer):
             data=EventData(
                 call_id=event.call_id,
                 provider_call_id=event.data.provider_call_id,
-                account=event.data.account,
+                provider_account=event.data.provider_account,
+                account_id=event.data.account_id,
+                connection_id=event.data.connection_id,
                 reason="read after the ring window; nothing was started",
             ),
         )

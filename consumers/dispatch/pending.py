@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-import msgspec
-
 from config.settings import DispatchSettings
 from consumers.dispatch.effect import Effects
 from consumers.dispatch.plan import (
@@ -35,6 +33,7 @@ from router.backoff import backoff, jitter
 from router.clock import Clock
 from router.dispatch_health import LIVEKIT_API, DispatchHealth
 from router.errors import Ambiguous, EffectError, Permanent, StorageUnavailable, Transient
+from router.events.codec import stored_event
 from router.events.model import Event
 from router.events.phone import mask_in
 from router.events.types import EventType
@@ -95,7 +94,7 @@ class PendingCall:
     ) -> None:
         self._context = context
         self._hopeless = hopeless
-        self._initiated = msgspec.json.decode(claim.initiated, type=Event)
+        self._initiated = stored_event(claim.initiated)
         # What a former owner did is not known. Nor is it certain that its deadline is ahead.
         self._certain = fresh or hopeless
         self._began = self._deadline = self._poll_at = context.clock.monotonic()

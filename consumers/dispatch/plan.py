@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from router.events.codec import stored_event
 from router.events.ids import event_id
 from router.events.model import Decision, Event, EventData
 from router.events.types import EventType
@@ -283,7 +284,7 @@ def next_step(facts: Facts) -> Step:
 def is_carried(claim: "Claim") -> bool:
     """Whether the provider carries the caller's audio itself: then no SIP leg is the caller's."""
     try:
-        initiated = msgspec.json.decode(claim.initiated, type=Event)
+        initiated = stored_event(claim.initiated)
     except msgspec.MsgspecError:  # of a newer version, or none was kept
         return False
     return initiated.data.media == "provider"
@@ -309,7 +310,10 @@ def own_event(
         data=EventData(
             call_id=claim.call_id,
             provider_call_id=initiated.data.provider_call_id,
-            account=initiated.data.account,
+            provider_account=initiated.data.provider_account,
+            account_id=initiated.data.account_id,
+            connection_id=initiated.data.connection_id,
+            agent_id=initiated.data.agent_id,
             agent=claim.livekit_agent_name,
             reason=reason,
             decision=decision,

@@ -22,8 +22,10 @@ from typing_extensions import override
 from config import Settings
 from router.cli.changes import plan_lines, print_result
 from router.cli.context import (
+    DEFAULT_NAME,
     NO,
     WRONG,
+    AccountOption,
     ConfigOption,
     JsonOption,
     e164,
@@ -66,6 +68,8 @@ class ApplyCommand(TyperCommand):
 class _Plan:
     """What a command would change. Once agreed to, the changes are dropped: they may be large."""
 
+    account: str  # its name
+    account_id: str
     result: MappingResult  # nothing of it is done; `version` is the present one
     before: mapping.Counts
     carry_out: Callable[[Database, mapping.Progress | None], Awaitable[MappingResult]]
@@ -86,13 +90,14 @@ def apply(
         bool, typer.Option("--dry-run", help="Only show what would change; exit code 2 if any.")
     ] = False,
     wait: WaitOption = True,
+    account: AccountOption = DEFAULT_NAME,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make the mapping as FILE says; works beside a running instance."""
     with reported(), _one_shot():
         settings = settings_of(config)
-        plan = run(_planned(settings, file, prune=prune is not None, dry_run=dry_run))
+        plan = run(_planned(settings, account, file, prune=prune is not None, dry_run=dry_run))
         refusal = prune_refusal(plan.result, plan.before) if prune == "some" else ""
         _settle(settings, plan, refusal, yes=yes, dry_run=dry_run, wait=wait, json=json)
 
@@ -101,19 +106,21 @@ def remove(
     numbers: Annotated[list[str], typer.Argument(metavar="NUMBER...", help="Numbers of ours.")],
     yes: YesOption = False,
     wait: WaitOption = True,
+    account: AccountOption = DEFAULT_NAME,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Remove numbers from the mapping; nothing is released at the carrier."""
     with reported():
         settings = settings_of(config)
-        plan = run(_planned_removal(settings, numbers))
+        plan = run(_planned_removal(settings, account, numbers))
         _settle(settings, plan, "", yes=yes, dry_run=False, wait=wait, json=json)
 
 
 def export(
     file: Annotated[Path | None, typer.Argument(help="Where to; without it, to stdout.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    account: AccountOption = DEFAULT_NAME,
     config: ConfigOption = None,
 ) -> None:
     """Write the present mapping as a file that apply takes: applying it changes nothing."""
@@ -121,7 +128,18 @@ def export(
         settings = settings_of(config)
         if file is not None and file.exists() and not force:
             raise ConfigError(f"{file} is there already: name another file, or say --force")
-        run(_export(settings, file))
+        run(_export(settings, account, file))
+
+
+async def account_of(database: Database, name: str) -> str:
+    """The id of the account that is called so. Raises ConfigError, StorageUnavailable."""
+    found = await mapping.account_named(database, name)
+    if found is None:
+        raise ConfigError(
+            f"--account: there is no account {name!r}; those that there are:"
+            "  switchboard accounts list"
+        )
+    return found
 
 
 def prune_refusal(result: MappingResult, before: mapping.Counts) -> str:
@@ -138,13 +156,17 @@ def prune_refusal(result: MappingResult, before: mapping.Counts) -> str:
     return f"Nothing was changed: --prune removes up to a tenth, not {what}; --prune=all does."
 
 
-async def _planned(settings: Settings, file: Path, *, prune: bool, dry_run: bool) -> _Plan:
+async def _planned(
+    settings: Settings, account: str, file: Path, *, prune: bool, dry_run: bool
+) -> _Plan:
     text = MappingFile(file)
     try:
         async with _prepared(settings, dry_run=dry_run) as prepared:
-            wanted = text.spec(Existing() if prune else await _existing(prepared, text.outside()))
-            result = await mapping.plan_mapping(prepared, wanted, prune=prune)
-            before = await mapping.counts(prepared)
+            owner = await account_of(prepared, account)
+            existing = Existing() if prune else await _existing(prepared, owner, text.outside())
+            wanted = text.spec(existing)
+            result = await mapping.plan_mapping(prepared, owner, wanted, prune=prune)
+            before = await mapping.counts(prepared, owner)
     except StorageError:
         text.spec()  # its own mistakes show without a database
         raise
@@ -152,9 +174,9 @@ async def _planned(settings: Settings, file: Path, *, prune: bool, dry_run: bool
     def carry_out(
         database: Database, progress: mapping.Progress | None
     ) -> Awaitable[MappingResult]:
-        return mapping.apply_mapping(database, wanted, prune=prune, progress=progress)
+        return mapping.apply_mapping(database, owner, wanted, prune=prune, progress=progress)
 
-    return _Plan(result, before, carry_out)
+    return _Plan(account, owner, result, before, carry_out)
 
 
 @asynccontextmanager
@@ -177,40 +199,41 @@ async def _prepared(settings: Settings, *, dry_run: bool) -> AsyncIterator[Datab
             yield database
 
 
-async def _existing(database: Database, leads_to: Collection[str]) -> Existing:
+async def _existing(database: Database, owner: str, leads_to: Collection[str]) -> Existing:
     """The agents that there are, and where the fallbacks of the numbers `leads_to` lead."""
     chains: dict[str, str] = {}
     ahead = set(leads_to)
     while ahead:
-        found = await mapping.fallbacks(database, ahead)
+        found = await mapping.fallbacks(database, owner, ahead)
         chains |= found
         ahead = set(found.values()) - chains.keys()
-    agents = {agent.name for agent in await mapping.list_agents(database)}
+    agents = {agent.name for agent in await mapping.list_agents(database, owner)}
     return Existing(agents, chains)
 
 
-async def _planned_removal(settings: Settings, numbers: Sequence[str]) -> _Plan:
+async def _planned_removal(settings: Settings, account: str, numbers: Sequence[str]) -> _Plan:
     await migrate.check(settings)
     async with open_database(settings) as database:
-        found = {written: await _mapped(database, written) for written in numbers}
+        owner = await account_of(database, account)
+        found = {written: await _mapped(database, owner, written) for written in numbers}
         unknown = [written for written, route in found.items() if route is None]
         if unknown:
             raise fail(f"not mapped: {', '.join(unknown)}; nothing was changed", NO)
         routes = {route.number: route for route in found.values() if route is not None}
         changes = tuple(RouteChange(number, route, None) for number, route in routes.items())
         result = MappingResult(await mapping.version(database), changes)
-        before = await mapping.counts(database)
+        before = await mapping.counts(database, owner)
 
     def carry_out(database: Database, _: mapping.Progress | None) -> Awaitable[MappingResult]:
-        return mapping.delete_numbers(database, list(routes))
+        return mapping.delete_numbers(database, owner, list(routes))
 
-    return _Plan(result, before, carry_out)
+    return _Plan(account, owner, result, before, carry_out)
 
 
-async def _mapped(database: Database, written: str) -> Route | None:
+async def _mapped(database: Database, owner: str, written: str) -> Route | None:
     """The route of a number, also of one that is mapped in a form that is no longer taken."""
-    as_it_is = await mapping.get_route(database, written)
-    return as_it_is or await mapping.get_route(database, e164(written))
+    as_it_is = await mapping.get_route(database, owner, written)
+    return as_it_is or await mapping.get_route(database, owner, e164(written))
 
 
 def _settle(
@@ -243,7 +266,9 @@ def _settle(
         for each in closing(settings, result, held):
             console.print(plain(each))
     if undo is not None and plan.before != (0, 0):
-        console.print(plain(f"As it was before: switchboard apply {quote(str(undo))} --prune=all"))
+        whose = "" if plan.account == DEFAULT_NAME else f" --account {quote(plan.account)}"
+        undoing = f"switchboard apply {quote(str(undo))} --prune=all{whose}"
+        console.print(plain(f"As it was before: {undoing}"))
     return None
 
 
@@ -283,31 +308,32 @@ async def _change(
     async with open_database(settings) as database:
         if await mapping.version(database) != plan.result.version:
             raise fail("the mapping was changed meanwhile; look at the plan again", NO)
-        undo = await _keep(settings, database, plan.result.version)
+        undo = await _keep(settings, database, plan)
         with _bar("Storing", total, quiet=quiet) as show:
             result = await plan.carry_out(database, lambda done, of: show(done / of))
     return result, undo
 
 
-async def _keep(settings: Settings, database: Database, version: int) -> Path:
+async def _keep(settings: Settings, database: Database, plan: _Plan) -> Path:
     """Save the mapping as it is, so that a change can be undone; the newest few are kept."""
     folder = settings.data_dir / "history"
     make_folder(folder)
-    file = folder / f"mapping-{version:08d}.yaml"
-    await write(file, database)
+    file = folder / f"mapping-{plan.result.version:08d}.yaml"
+    await write(file, database, plan.account_id)
     for old in sorted(folder.glob("mapping-*.yaml"))[:-_KEPT]:
         old.unlink(missing_ok=True)
     return file
 
 
-async def _export(settings: Settings, file: Path | None) -> None:
+async def _export(settings: Settings, account: str, file: Path | None) -> None:
     await migrate.check(settings)
     async with open_database(settings) as database:
+        owner = await account_of(database, account)
         before = await mapping.version(database)
         if file is not None:
-            await write(file, database)
+            await write(file, database, owner)
         else:
-            async for piece in exported(database):
+            async for piece in exported(database, owner):
                 sys.stdout.write(piece)
         if await mapping.version(database) != before:
             raise fail("the mapping changed while it was written: export it again", NO)

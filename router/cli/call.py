@@ -32,7 +32,7 @@ from router.eventlog.base import Follower
 from router.eventlog.tail import open_tail
 from router.events.model import Decision, Event
 from router.events.types import CALLS_TOPIC, EventType
-from router.storage.mapping import get_route
+from router.storage.mapping import find_route
 
 _SETTLE: Final = 200_000  # µs that a line waits for earlier ones: they come on several ways
 _LINGER: Final = 1.5  # seconds after the carrier is done: the room's end comes last
@@ -84,7 +84,7 @@ async def _provider_of(settings: Settings, number: str) -> str:
     """Where a number is mapped; Twilio, too, for those that are mapped nowhere."""
     try:
         async with opened(settings) as database:
-            route = await get_route(database, number)
+            route = await find_route(database, number)
     except StorageError:  # the call will show whether an instance runs at all
         route = None
     return route.provider if route is not None else "twilio"

@@ -49,6 +49,11 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Settings file (TOML); also SWITCHBOARD_CONFIG."),
 ]
+AccountOption = Annotated[
+    str, typer.Option("--account", metavar="NAME", help="Whose; see `switchboard accounts list`.")
+]
+DEFAULT_NAME: Final = "default"
+"""Of the account that is there from the first migration on."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

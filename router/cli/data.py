@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.table import Table
 
 from config import Settings
-from router.cli.apply import remove
+from router.cli.apply import account_of, remove
 from router.cli.context import (
+    DEFAULT_NAME,
     NO,
+    AccountOption,
     ConfigOption,
     JsonOption,
     e164,
@@ -26,7 +28,6 @@ from router.events.call import CallRecord
 from router.events.model import Event
 from router.routing.explain import Explanation
 from router.routing.explain import explain as explain_call
-from router.routing.spec import AgentSpec, NumberSpec
 from router.routing.table import RouteTable
 from router.storage import calls as call_store
 from router.storage import mapping, migrate
@@ -38,36 +39,40 @@ calls = typer.Typer(no_args_is_help=True, help="What became of the calls.")
 
 
 @agents.command("list")
-def list_agents(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_agents(
+    account: AccountOption = DEFAULT_NAME, config: ConfigOption = None, json: JsonOption = False
+) -> None:
     """All agents."""
     with reported():
-        found = run(_agents(settings_of(config)))
+        found = run(_agents(settings_of(config), account))
         if json:
             return print_json(found)
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("agent", "LiveKit agent_name", "status", "metadata"):
             table.add_column(name)
         for agent in found:
-            metadata = msgspec.json.encode(agent.metadata).decode()
-            cells = (agent.name, agent.livekit_agent_name, agent.status, metadata)
+            metadata = msgspec.json.encode(agent["metadata"]).decode()
+            cells = (agent["name"], agent["livekit_agent_name"], agent["status"], metadata)
             table.add_row(*map(plain, cells))
         console.print(table)
         return None
 
 
 @numbers.command("list")
-def list_numbers(config: ConfigOption = None, json: JsonOption = False) -> None:
+def list_numbers(
+    account: AccountOption = DEFAULT_NAME, config: ConfigOption = None, json: JsonOption = False
+) -> None:
     """All numbers."""
     with reported():
-        found = run(_numbers(settings_of(config)))
+        found = run(_numbers(settings_of(config), account))
         if json:
             return print_json(found)
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("number", "provider", "agent", "fallback"):
             table.add_column(name)
         for number in found:
-            cells = (number.number, number.provider, number.agent or "-", number.fallback or "-")
-            table.add_row(*map(plain, cells))
+            cells = (number["number"], number["provider"], number["agent"], number["fallback"])
+            table.add_row(*(plain(cell or "-") for cell in cells))
         console.print(table)
         return None
 
@@ -77,25 +82,27 @@ numbers.command("remove")(remove)
 
 @calls.command("list")
 def list_calls(
+    account: AccountOption = DEFAULT_NAME,
     config: ConfigOption = None,
     json: JsonOption = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
 ) -> None:
     """The newest calls."""
     with reported():
-        found = run(_calls(settings_of(config), limit))
+        found = run(_calls(settings_of(config), account, limit))
         return print_json(found) if json else console.print(call_table(found))
 
 
 @calls.command("show")
 def show_call(
     call: Annotated[str, typer.Argument(help="The call's id, its beginning, or the carrier's.")],
+    account: AccountOption = DEFAULT_NAME,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """One call with its legs' ends and its timeline."""
     with reported():
-        record, events = run(_call(settings_of(config), call))
+        record, events = run(_call(settings_of(config), account, call))
         if json:
             return print_json({"call": record, "events": events})
         console.print(facts(_record_facts(record)))
@@ -117,13 +124,13 @@ def explain(
     """Why a call would go where it goes: the very function that decides real calls."""
     with reported():
         number = e164(to)
-        told = run(_explain(settings_of(config), number, provider))
+        told, owner = run(_explain(settings_of(config), number, provider))
         if json:
             return print_json(
-                {"to": number, "from": from_, "decision": told.decision, "route": told.route,
-                 "ruled_out": told.ruled_out}
+                {"to": number, "from": from_, "account": owner, "decision": told.decision,
+                 "route": told.route, "ruled_out": told.ruled_out}
             )  # fmt: skip
-        console.print(facts(_explanation_facts(number, from_, told)))
+        console.print(facts(_explanation_facts(number, from_, told, owner)))
         return None
 
 
@@ -141,10 +148,13 @@ def _record_facts(call: CallRecord) -> list[tuple[str, object]]:
     ]
 
 
-def _explanation_facts(number: str, from_: str, told: Explanation) -> list[tuple[str, object]]:
+def _explanation_facts(
+    number: str, from_: str, told: Explanation, owner: str
+) -> list[tuple[str, object]]:
     decision, route = told.decision, told.route
     pairs: list[tuple[str, object]] = [
         ("call", f"{from_ or 'anybody'} → {number}"),
+        ("account", "" if owner == DEFAULT_NAME else owner),
         ("decision", f"{decision.action} {decision.agent}"),
         ("why", decision.reason),
         ("LiveKit agent", decision.livekit_agent_name),
@@ -163,39 +173,60 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
-async def _agents(settings: Settings) -> list[AgentSpec]:
+async def _agents(settings: Settings, account: str) -> list[dict[str, Any]]:
     async with opened(settings) as database:
-        return list(await mapping.list_agents(database))
+        owner = await account_of(database, account)
+        found = await mapping.list_agents(database, owner)
+        ids = await mapping.agent_ids(database, owner)
+    # Between the two looks one may have been removed.
+    return [{"id": ids.get(each.name), **msgspec.structs.asdict(each)} for each in found]
 
 
-async def _numbers(settings: Settings) -> list[NumberSpec]:
-    found: list[NumberSpec] = []
+async def _numbers(settings: Settings, account: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     async with opened(settings) as database:
-        while page := await mapping.list_numbers(database, after=found[-1].number if found else ""):
-            found += page
+        owner = await account_of(database, account)
+        agents = await mapping.agent_ids(database, owner)
+        last = ""
+        while page := await mapping.list_numbers(database, owner, after=last):
+            last = page[-1].number
+            ids = await mapping.number_ids(database, owner, [each.number for each in page])
+            found += [
+                {
+                    "id": ids.get(each.number),
+                    **msgspec.structs.asdict(each),
+                    "agent_id": agents.get(each.agent or ""),
+                }
+                for each in page
+            ]
     return found
 
 
-async def _calls(settings: Settings, limit: int) -> list[CallRecord]:
+async def _calls(settings: Settings, account: str, limit: int) -> list[CallRecord]:
     async with opened(settings) as database:
-        return list(await call_store.list_calls(database, limit=limit))
+        owner = await account_of(database, account)
+        return list(await call_store.list_calls(database, owner, limit=limit))
 
 
-async def _call(settings: Settings, wanted: str) -> tuple[CallRecord, list[Event]]:
+async def _call(settings: Settings, account: str, wanted: str) -> tuple[CallRecord, list[Event]]:
     async with opened(settings) as database:
-        record = await call_store.find(database, wanted)
+        record = await call_store.find(database, await account_of(database, account), wanted)
         if record is None:
             raise fail(f"there is no call {wanted}; the last ones: switchboard calls list", NO)
         return record, list(await call_store.events(database, record.call_id))
 
 
-async def _explain(settings: Settings, number: str, provider: str) -> Explanation:
+async def _explain(settings: Settings, number: str, provider: str) -> tuple[Explanation, str]:
+    """And the name of the account that the number is of."""
     table = RouteTable()
+    owner = ""
     async with opened(settings) as database:
-        route = await mapping.get_route(database, number)
+        route = await mapping.find_route(database, number)
         newest = await mapping.position(database)
+        if route is not None:
+            owner = await mapping.account_name(database, route.account_id)
     if route is not None:
         table.put(route)
     table.newest = newest
     at_home = route.provider if route is not None else "twilio"
-    return explain_call(number, provider or at_home, table)
+    return explain_call(number, provider or at_home, table), owner

@@ -23,8 +23,11 @@ import aiohttp
 import msgspec
 
 from config import ConfigProblem, Settings, UnreadableSettings, check
+from router.cli.apply import account_of
 from router.cli.context import (
+    DEFAULT_NAME,
     NO,
+    AccountOption,
     ConfigOption,
     JsonOption,
     fail,
@@ -90,10 +93,12 @@ class Finding:
     words: str
 
 
-def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
+def doctor(
+    account: AccountOption = DEFAULT_NAME, config: ConfigOption = None, json: JsonOption = False
+) -> None:
     """Check settings, data folder, clock, database, Kafka, LiveKit and the public URL."""
     with reported(), _quiet():
-        findings = _findings(config)
+        findings = _findings(config, account)
         if json:
             print_json(findings)
         else:
@@ -124,7 +129,7 @@ def _print(findings: list[Finding]) -> None:
             console.print(f"{'':17} {plain(line)}")
 
 
-def _findings(config: Path | None) -> list[Finding]:
+def _findings(config: Path | None, account: str) -> list[Finding]:
     try:
         target = target_of(config)
     except UnreadableSettings:  # there is nothing to look at
@@ -135,11 +140,16 @@ def _findings(config: Path | None) -> list[Finding]:
             Finding("settings", "problem", str(problem)),
             Finding("all else", "warning", rest),
         ]
-    return run(examine(target.settings, name=target.words))
+    return run(examine(target.settings, name=target.words, account=account))
 
 
-async def examine(settings: Settings, *, name: str = "the node") -> list[Finding]:
-    """All checks at once, in their order; `name` is that of the instance that they are about."""
+async def examine(
+    settings: Settings, *, name: str = "the node", account: str = DEFAULT_NAME
+) -> list[Finding]:
+    """All checks at once, in their order; `name` is that of the instance that they are about.
+
+    `account`: the name of the one whose numbers are looked at.
+    """
     checks: list[tuple[str, Check]] = [
         ("instance", partial(_instance, name)),
         ("settings", _settings),
@@ -151,7 +161,7 @@ async def examine(settings: Settings, *, name: str = "the node") -> list[Finding
         ("public URL", _public_url),
         ("routes", _routes),
         ("webhooks", _webhooks),
-        ("transfers", _transfers),
+        ("transfers", partial(_transfers, account)),
     ]
     return await asyncio.gather(*(_bounded(what, one, settings) for what, one in checks))
 
@@ -346,14 +356,14 @@ async def _webhooks(settings: Settings) -> Finding:
     return Finding("webhooks", "ok", "none refused that a setting would let in")
 
 
-async def _transfers(settings: Settings) -> Finding:
+async def _transfers(account: str, settings: Settings) -> Finding:
     """Whether agents can send callers elsewhere: see `TwilioSource.reply`, of /refer."""
     if not settings.providers.twilio.account_sid:
         return Finding("transfers", "ok", "no account of Twilio's is set")
     try:
         await migrate.check(settings)
         async with open_database(settings) as database:
-            refused, more = await _without_fallback(database)
+            refused, more = await _without_fallback(database, await account_of(database, account))
     except StorageError:  # the check of the database says it
         return Finding("transfers", "ok", "looked at once the database can be used")
     if not refused:
@@ -366,11 +376,11 @@ async def _transfers(settings: Settings) -> Finding:
     return Finding("transfers", "ok", words)  # it may be meant so
 
 
-async def _without_fallback(database: Database) -> tuple[list[str], bool]:
-    """Some of Twilio's numbers that have an agent and no fallback, and whether there are more."""
+async def _without_fallback(database: Database, account_id: str) -> tuple[list[str], bool]:
+    """Some of its numbers at Twilio that have an agent and no fallback; whether there are more."""
     found: list[str] = []
     after = ""
-    while page := await mapping.list_numbers(database, after=after):
+    while page := await mapping.list_numbers(database, account_id, after=after):
         found += [
             each.number
             for each in page

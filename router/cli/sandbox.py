@@ -14,6 +14,7 @@ from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
 from router.cli.context import environment_fingerprint, installation_named
 from router.cli.instance import StandIns, sandbox_folder
+from router.events.ids import DEFAULT_ACCOUNT
 from router.files import make_data_folder
 from router.node import Node
 from router.numbers.file import read_mapping
@@ -171,7 +172,7 @@ async def _apply_example(settings: Settings) -> int:
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)
     async with open_database(settings) as database:
-        await apply_mapping(database, mapping)
+        await apply_mapping(database, DEFAULT_ACCOUNT, mapping)
         return await fingerprint(database)
 
 

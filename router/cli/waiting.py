@@ -89,7 +89,7 @@ async def wait_until_held(
 
 
 async def _stuck(database: Database, ready: _Ready | None) -> Held:
-    numbers, left = (await mapping.counts(database)).numbers, await mapping.unpublished(database)
+    numbers, left = await mapping.size(database), await mapping.unpublished(database)
     if ready is None:
         return Held(None, left, of=numbers)
     refused = ready.routes.restored if ready.routes.comparing else ""

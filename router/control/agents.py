@@ -91,9 +91,7 @@ async def create(
             "created_at": now_micros(),
             "updated_at": now_micros(),
         }
-        names = (
-            iter((label,)) if exact_name else _names(await _taken(connection, actor, label), label)
-        )
+        names = [label] if exact_name else await _names(connection, actor, label)
         for name in names:
             new = {**row, "name": name, "livekit_agent_name": default or name}
             statement = upsert(connection.dialect.name, agents).values(new)
@@ -321,7 +319,9 @@ async def _change(
         .with_for_update()
     )
     theirs = (await connection.execute(query)).scalars().all()
-    rev = await mapping.publish(connection, theirs[:_AT_ONCE])
+    if not theirs:
+        return _agent(after), True
+    rev = await mapping.publish(connection, actor.account_id, theirs[:_AT_ONCE])
     await connection.execute(update_rows(agents).where(this).values(rev=rev))
     return _agent(after), len(theirs) <= _AT_ONCE
 

@@ -1,4 +1,8 @@
-"""Prompts, actions, voices, webhooks, vector databases: typed documents that Vocode names by id."""
+"""Prompts, actions, voices, webhooks, vector databases: typed documents that Vocode names by id.
+
+Agents refer to them by id, and their jobs get the bodies: so a change is told to those agents'
+routes in its own transaction (`agents.refresh_within`).
+"""
 
 import uuid
 from collections.abc import Mapping
@@ -10,7 +14,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.control import audit
+from router.control import agents, audit
 from router.control.context import Control
 from router.control.model import Actor, Document, DocumentKind, Page, checked_json, uuid_of
 from router.errors import NotFound
@@ -94,16 +98,17 @@ async def update(
 
     Raises:
         NotFound: as `get`.
-        Invalid: a masked secret stands where none is stored.
+        Invalid: a masked secret stands where none is stored; or with the document, an agent that
+            refers to it has more than a job can take.
     """
     checked_json(_BODY, body)
 
-    async def work(connection: AsyncConnection) -> Document:
+    async def work(connection: AsyncConnection) -> tuple[Document, list[str]]:
         before = await _read(connection, actor, kind, document_id, locked=True)
         stored = _decoder.decode(before["body"])
         fresh = conceal(control.vault, before["id"], body, stored)
         if fresh == stored:
-            return _document(before)
+            return _document(before), []
         changing = update_rows(documents).where(documents.c.id == before["id"])
         values = {"body": checked_json(_BODY, fresh), "updated_at": now_micros()}
         await connection.execute(changing.values(values))
@@ -116,20 +121,23 @@ async def update(
             before=masked(stored),
             after=_body(after),
         )
-        return _document(after)
+        return _document(after), await agents.refresh_within(connection, actor, before["id"])
 
-    return await control.database.transact(work)
+    document, untold = await control.database.transact(work)
+    await agents.finish_refresh(control, actor, untold)
+    return document
 
 
 async def delete(control: Control, actor: Actor, kind: DocumentKind, document_id: str) -> None:
-    """Forget it. NotFound."""
+    """Forget it; jobs of agents that refer to it go without. NotFound."""
 
-    async def work(connection: AsyncConnection) -> None:
+    async def work(connection: AsyncConnection) -> list[str]:
         before = await _read(connection, actor, kind, document_id, locked=True)
         await connection.execute(delete_rows(documents).where(documents.c.id == before["id"]))
         await audit.record(connection, actor, f"{kind}.deleted", before["id"], before=_body(before))
+        return await agents.refresh_within(connection, actor, before["id"])
 
-    await control.database.transact(work)
+    await agents.finish_refresh(control, actor, await control.database.transact(work))
 
 
 async def _read(

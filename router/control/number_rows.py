@@ -18,7 +18,7 @@ from router.control.model import Actor, Number, uuid_of
 from router.errors import Conflict, Invalid, NotFound
 from router.events.phone import normalise
 from router.storage import mapping
-from router.storage.schema import agents, numbers, orders
+from router.storage.schema import agents, connections, numbers, orders
 from router.storage.sql import insert as upsert
 from router.storage.sql import now_micros
 from router.vault import masked
@@ -145,6 +145,20 @@ def not_available() -> NotFound:
     )
 
 
+async def require_connection(
+    connection: AsyncConnection, actor: Actor, connection_id: str | None
+) -> None:
+    """Make sure that a connection stays until the transaction ends. Raises NotFound: it is gone."""
+    if connection_id is None:
+        return
+    query = select(connections.c.id).where(
+        connections.c.account_id == actor.account_id, connections.c.id == connection_id
+    )
+    query = query.with_for_update(read=True, key_share=True)
+    if (await connection.execute(query)).first() is None:
+        raise NotFound("the account has no such connection", code="connection_not_found")
+
+
 async def agent_row(
     connection: AsyncConnection, account_id: str, agent_id: str, *, lock: bool
 ) -> RowMapping | None:
@@ -202,6 +216,6 @@ async def insert(
         raise not_available()
     if stored["id"] != row["id"]:
         raise taken(actor, stored["account_id"], stored["state"])
-    await mapping.publish(connection, [row["number"]])
+    await mapping.publish(connection, actor.account_id, [row["number"]])
     await audit.record(connection, actor, action, row["id"], after=told(stored))
     return shown(stored)

@@ -150,11 +150,13 @@ async def adopt(
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
+    through = None if credentials is None else credentials.connection_id
     number_id = str(uuid.uuid4())
     kept = msgspec.json.encode(conceal(control.vault, number_id, details or {})).decode()
 
     async def may_have(connection: AsyncConnection) -> str | None:
         agent = None if agent_id is None else await _agent(connection, actor, agent_id)
+        await number_rows.require_connection(connection, actor, through)
         await accounts.require_slot(connection, actor.account_id)
         await number_rows.require_free(connection, actor, wanted)
         return None if agent is None else str(agent["id"])
@@ -183,7 +185,7 @@ async def adopt(
             id=number_id,
             number=wanted,
             provider=provider,
-            connection_id=credentials.connection_id if credentials is not None else None,
+            connection_id=through,
             agent_id=linked,
             label=label,
             mode=mode,
@@ -316,7 +318,7 @@ async def _change(
         update_rows(numbers).where(this).values(**values, updated_at=now_micros())
     )
     if not values.keys().isdisjoint(("agent_id", "fallback")):
-        await mapping.publish(connection, [row["number"]])
+        await mapping.publish(connection, actor.account_id, [row["number"]])
     after = (await connection.execute(SHOWN.where(this))).mappings().one()
     before_told, after_told = number_rows.told(row), number_rows.told(after)
     await audit.record(connection, actor, action, row["id"], before=before_told, after=after_told)
@@ -379,7 +381,7 @@ async def release(
             await connection.execute(delete(numbers).where(this))
             action = "number.released"
         if row["state"] == "active":
-            await mapping.publish(connection, [row["number"]])
+            await mapping.publish(connection, actor.account_id, [row["number"]])
         await audit.record(connection, actor, action, row["id"], before=before)
         state = "released" if order is None else "deleting"
         return shown(

@@ -178,6 +178,7 @@ async def place(
 
     async def work(connection: AsyncConnection) -> Order:
         await number_rows.require_free(connection, actor, number)
+        await number_rows.require_connection(connection, actor, connection_id)
         await accounts.require_slot(connection, actor.account_id)
         return await _insert(
             connection, actor, order_id, "buy", number, provider, connection_id, request

@@ -27,13 +27,16 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str
     provider: str
     provider_call_id: str
-    account: str
+    provider_account: str  # the provider's own id of the account: an AccountSid
+    account_id: str  # ours, whose call it is
+    connection_id: str  # of the account at the provider; "": the operator's own, in settings
     direction: Direction | None
     from_number: str
     to_number: str
     state: CallState
     disposition: Disposition | None  # how it ended, None before
     agent: str  # our name of the agent that the call was routed to
+    agent_id: str  # our id of it
     agent_ready: bool  # its audio was in the room
     reason: str  # why it was routed so, or why it failed
     initiated_at: int

@@ -19,7 +19,8 @@ from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.events.upcast import STEPS, upcast
 
-SCHEMA: Final = "switchboard/event/2"
+SCHEMA: Final = "switchboard/event/3"
+_LAST_STORED: Final = "switchboard/event/2"  # see `stored_data`
 CONTENT_TYPE: Final = "application/json"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -27,6 +28,7 @@ _TYPES: Final[Mapping[str, EventType]] = {kind.value: kind for kind in EventType
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(EventData)
+_event_decoder = msgspec.json.Decoder(Event)
 _json_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -98,6 +100,34 @@ def decode(key: str, headers: Mapping[str, str], value: bytes | None) -> Event:
         raise BadPayload(f"record lacks the header {error.args[0]}") from error
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BadPayload(f"record is unreadable: {type(error).__name__}") from error
+
+
+def stored_data(value: bytes) -> EventData:
+    """Data as a row of the database keeps it, whichever version wrote it: a row does not say.
+
+    Raises:
+        ValueError: it is none.
+    """
+    data = _decoder.decode(value)
+    if b'"account":' not in value:  # no version since 3 writes it, but a payload may
+        return data
+    fields = _json_decoder.decode(value)
+    return _older(_LAST_STORED, "", value) if "account" in fields else data
+
+
+def stored_event(value: bytes) -> Event:
+    """An event as a row of the database keeps it, whichever version wrote it. Raises ValueError."""
+    event = _event_decoder.decode(value)
+    if b'"account":' not in value:
+        return event
+    return msgspec.structs.replace(event, data=stored_data(_part_decoder.decode(value).data))
+
+
+class _Part(msgspec.Struct):
+    data: msgspec.Raw
+
+
+_part_decoder = msgspec.json.Decoder(_Part)
 
 
 def _in_binary_mode(value: bytes | None) -> tuple[dict[str, str], bytes | None]:

@@ -22,7 +22,7 @@ _ROOM: Final = call_id("twilio", _ACCOUNT, _CALL)
 _OF_CARRIER: Final = EventData(
     call_id=_ROOM,
     provider_call_id=_CALL,
-    account=_ACCOUNT,
+    provider_account=_ACCOUNT,
     direction="inbound",
     from_number=_CALLER,
     to_number=_NUMBER,
@@ -42,7 +42,9 @@ _OF_VOCODE: Final = EventData(
     from_number=_CALLER,
     to_number=_NUMBER,
 )
-_OF_US: Final = EventData(call_id=_ROOM, provider_call_id=_CALL, account=_ACCOUNT, agent="anna-v2")
+_OF_US: Final = EventData(
+    call_id=_ROOM, provider_call_id=_CALL, provider_account=_ACCOUNT, agent="anna-v2"
+)
 _OF_NUMBER: Final = EventData(number=_NUMBER)
 
 _TO_AGENT: Final = Decision(
@@ -207,12 +209,12 @@ _ROWS: Final[Mapping[EventType, tuple[str, EventData, Mapping[str, Any]]]] = {
     EventType.PORTOUT_COMPLETED: ("telnyx", _OF_NUMBER, {"order_id": "d7e9", "status": "ported"}),
     EventType.BUNDLE_CHANGED: (
         "twilio",
-        EventData(account=_ACCOUNT),
+        EventData(provider_account=_ACCOUNT),
         {"order_id": "BU" + "d4" * 16, "status": "twilio-approved"},
     ),
     EventType.PROVIDER_ALERTED: (
         "twilio",
-        EventData(account=_ACCOUNT),
+        EventData(provider_account=_ACCOUNT),
         {"error_code": "11200", "reason": "HTTP retrieval failure"},
     ),
     EventType.PROVIDER_UNKNOWN: (
@@ -230,7 +232,7 @@ def _example(kind: EventType, source: str, facts: EventData, more: Mapping[str, 
         type=kind,
         source=source,
         time=_TIME,
-        key=data.call_id or data.number or data.order_id or data.account,
+        key=data.call_id or data.number or data.order_id or data.provider_account,
         data=data,
     )
 

@@ -5,10 +5,11 @@ collapses into the event that is already there.
 """
 
 from hashlib import sha1
+from sys import intern
 from typing import Final
 from uuid import UUID
 
-DEFAULT_ACCOUNT: Final = "5b1d0f6e-6a51-5f0b-9c39-0d8a3c6f7a10"
+DEFAULT_ACCOUNT: Final = intern("5b1d0f6e-6a51-5f0b-9c39-0d8a3c6f7a10")
 """The account that every installation has from its first migration on: `default`."""
 
 _CALLS: Final = UUID("6f0d2f8c-5f5d-5a63-9d5f-3c2f0c1e7a11").bytes

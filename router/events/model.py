@@ -25,6 +25,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reason: str  # for people: "number is mapped to agent anna"
     table_version: int  # the route table that decided
     agent: str = ""  # our name of the agent
+    agent_id: str = ""  # our id of it
     livekit_agent_name: str = ""
     metadata: Mapping[str, Any] = {}  # the agent's own, given to its job
     fallback: str = ""  # E.164 number for when no agent comes
@@ -35,7 +36,9 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     call_id: str = ""
     provider_call_id: str = ""
-    account: str = ""  # the provider's account id
+    provider_account: str = ""  # the provider's own id of the account
+    account_id: str = ""  # ours, whose call or number it is; of a call, "": as its decision says
+    connection_id: str = ""  # of the account at the provider; "": the operator's own, in settings
     direction: Direction | None = None
     from_number: str = ""  # E.164 wherever the carrier names a number, else as it was sent
     to_number: str = ""
@@ -50,6 +53,7 @@ class EventData(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stage: Stage = ""
     media: Literal["sip", "provider"] = "sip"  # who brings the caller's audio into the room
     agent: str = ""  # LiveKit agent_name
+    agent_id: str = ""  # our id of the agent
     status: str = ""  # the provider's own word for the state
     disposition: Disposition | None = None
     answered_by: Literal["", "human", "machine", "fax", "unknown"] = ""

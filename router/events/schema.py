@@ -19,7 +19,10 @@ _MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "EventData": {
         "call_id": "Switchboard's id of the call, a UUID; empty in events that are about none",
         "provider_call_id": "the provider's id of the call: CallSid, call_control_id, …",
-        "account": "the provider's id of the account",
+        "provider_account": "the provider's own id of the account: an AccountSid",
+        "account_id": "id of the account that the call or number is of, a UUID; of a call, absent "
+        "in events that know it by its call alone: its `call.initiated` says it",
+        "connection_id": "the account's connection at the provider; absent: the operator's own",
         "direction": "as seen from the provider",
         "from_number": "E.164 where the carrier names a number, else as it was sent: `anonymous`",
         "to_number": "E.164 where the carrier names a number, else as it was sent: a SIP URI",
@@ -34,6 +37,7 @@ _MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "stage": "what the carrier asked: where the call goes (route), or what comes after a dial",
         "media": "who brings the caller's audio into the room: a SIP leg, or the provider itself",
         "agent": "the agent's name at LiveKit",
+        "agent_id": "Switchboard's id of the agent, a UUID",
         "status": "the provider's own word for the state",
         "disposition": "how a call or leg ended",
         "answered_by": "who took the call, as the provider heard it",
@@ -57,6 +61,7 @@ _MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "reason": "why, for people",
         "table_version": "version of the route table that decided",
         "agent": "Switchboard's name of the agent",
+        "agent_id": "Switchboard's id of the agent, a UUID",
         "livekit_agent_name": "the agent's name at LiveKit",
         "metadata": "the agent's own, given to its job",
         "fallback": "E.164 number for when no agent comes",

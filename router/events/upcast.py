@@ -8,6 +8,8 @@ new version is needed only where that meaning would be wrong, or where a closed 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from router.events.ids import DEFAULT_ACCOUNT
+
 Step = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 """The event's `type` and its data as JSON → data of the next version. Pure; refuses nothing."""
 
@@ -25,8 +27,19 @@ def _from_1(kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     return data
 
 
+def _from_2(_kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Version 3 has accounts of ours beside the providers' own.
+
+    `account` was the provider's, now it is `provider_account`. What is older than accounts is the
+    account `default`'s.
+    """
+    renamed = {"provider_account" if name == "account" else name: data[name] for name in data}
+    return {"account_id": DEFAULT_ACCOUNT, **renamed}
+
+
 STEPS: Final[Mapping[str, Step]] = {
     "switchboard/event/1": _from_1,
+    "switchboard/event/2": _from_2,
 }  # oldest first, the current version has none
 
 

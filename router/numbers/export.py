@@ -18,23 +18,23 @@ _PAGE: Final = 2000  # numbers; a command reads them, which keeps nobody waiting
 _ESCAPED: Final = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
-async def exported(database: Database) -> AsyncIterator[str]:
-    """The file's text, page by page; changes made meanwhile may or may not be in it.
+async def exported(database: Database, account_id: str) -> AsyncIterator[str]:
+    """The file's text of an account, page by page; changes made meanwhile may or may not be in it.
 
     Raises:
         StorageUnavailable: the rest can't be read.
     """
-    for piece in written_agents(await mapping.list_agents(database)):
+    for piece in written_agents(await mapping.list_agents(database, account_id)):
         yield piece
-    page = await mapping.list_numbers(database, limit=_PAGE)
+    page = await mapping.list_numbers(database, account_id, limit=_PAGE)
     yield "numbers:\n" if page else "numbers: []\n"
     while page:
         yield written_numbers(page)
-        page = await mapping.list_numbers(database, after=page[-1].number, limit=_PAGE)
+        page = await mapping.list_numbers(database, account_id, after=page[-1].number, limit=_PAGE)
 
 
-async def write(file: Path, database: Database) -> None:
-    """Put the mapping into `file` (0600), whole or not at all.
+async def write(file: Path, database: Database, account_id: str) -> None:
+    """Put the account's mapping into `file` (0600), whole or not at all.
 
     Raises:
         OSError: it can't be written.
@@ -45,7 +45,7 @@ async def write(file: Path, database: Database) -> None:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
             os.fchmod(descriptor, 0o600)
-            async for piece in exported(database):
+            async for piece in exported(database, account_id):
                 out.write(piece)
             out.flush()
             os.fsync(descriptor)

@@ -188,7 +188,10 @@ def _contradicts(route: Route, said: Said | None) -> bool:
     """Whether somebody was told of this number what the database can't have told."""
     if said is None or said.version < route.version:
         return False
-    return said.version > route.version or said.content != _content(route)
+    if said.version > route.version:
+        return True
+    # A route that was told before agents had ids names none, and holds all the same.
+    return said.content not in (_content(route), _content(_without_ids(route)))
 
 
 async def _any_contradiction(
@@ -196,10 +199,8 @@ async def _any_contradiction(
 ) -> bool:
     """Look once more: a change of an agent is in the database before its numbers are told."""
     for start in range(0, len(suspects), _BATCH):
-        state = await mapping.state_of(database, suspects[start : start + _BATCH])
-        for number in state.numbers.keys() - set(state.outdated):
-            route = state.route(number, NEVER)
-            if route is not None and _contradicts(route, known.get(number)):
+        for route in await mapping.told_routes(database, suspects[start : start + _BATCH]):
+            if _contradicts(route, known.get(route.number)):
                 return True
     return False
 
@@ -240,6 +241,11 @@ def _said(record: Record) -> Said:
 
 def _content(route: Route) -> int:
     return hash(_encoder.encode(msgspec.structs.replace(route, rev=0, epoch=FIRST_EPOCH)))
+
+
+def _without_ids(route: Route) -> Route:
+    targets = tuple(msgspec.structs.replace(target, agent_id="") for target in route.targets)
+    return msgspec.structs.replace(route, targets=targets)
 
 
 async def republish(database: Database, events: EventLog, clock: Clock) -> int:

@@ -4,10 +4,12 @@
 """
 
 from collections.abc import Iterator, Mapping
+from sys import intern
 from typing import Any, Final, Literal
 
 import msgspec
 
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.phone import is_e164, mask
 from router.routing.table import Route, Target, Version
 
@@ -21,7 +23,7 @@ METADATA_LIMIT: Final = JOB_LIMIT - FACTS_LIMIT  # of it, what an agent's own me
 class AgentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A voice agent. Only a deployed one gets calls."""
 
-    name: str  # ours, unique
+    name: str  # ours, unique in its account
     livekit_agent_name: str  # what its workers register with
     metadata: Mapping[str, Any] = {}  # given to its job
     status: AgentStatus = "deployed"
@@ -40,6 +42,8 @@ class NumberSpec(msgspec.Struct, frozen=True, kw_only=True):
     provider: str  # whose number it is: twilio, telnyx
     agent: str | None = None  # AgentSpec.name
     fallback: str = ""  # E.164
+    connection: str | None = None
+    """The account's connection that carries it. None: as it is; of a new number, the operator's."""
 
     def __post_init__(self) -> None:
         if not is_e164(self.number):
@@ -51,7 +55,7 @@ class NumberSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MappingSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A wanted mapping, whole or in part.
+    """A wanted mapping of one account, whole or in part.
 
     No agent and no number may be in it twice, no fallback may lead back to where it began, and no
     metadata may be so large that a job could not have it.
@@ -129,7 +133,7 @@ def fallback_loops(fallbacks: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
             yield tuple(members[members.index(number) :])
 
 
-def targets_of(agent: AgentSpec | None) -> tuple[Target, ...]:
+def targets_of(agent: AgentSpec | None, agent_id: str = "") -> tuple[Target, ...]:
     """Who takes the calls of a number that is linked to `agent`: nobody unless it is deployed."""
     if agent is None or agent.status != "deployed":
         return ()
@@ -138,17 +142,27 @@ def targets_of(agent: AgentSpec | None) -> tuple[Target, ...]:
             agent=agent.name,
             livekit_agent_name=agent.livekit_agent_name,
             metadata=agent.metadata,
+            agent_id=agent_id,
         ),
     )
 
 
-def route_of(number: NumberSpec, agent: AgentSpec | None, version: Version) -> Route:
+def route_of(
+    number: NumberSpec,
+    agent: AgentSpec | None,
+    version: Version,
+    *,
+    account_id: str = DEFAULT_ACCOUNT,
+    agent_id: str = "",
+) -> Route:
     """Where `number` leads; nowhere but its fallback unless its agent is deployed."""
     return Route(
         number=number.number,
         provider=number.provider,
         rev=version.rev,
-        targets=targets_of(agent),
+        targets=targets_of(agent, agent_id),
         fallback=number.fallback,
         epoch=version.epoch,
+        account_id=intern(account_id),  # a default is left out of JSON where it is that very object
+        connection_id=number.connection or "",
     )

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from router.events.ids import DEFAULT_ACCOUNT
+
 _SHARED_LIMIT: Final = 1024
 
 FIRST_EPOCH: Final = 1
@@ -35,9 +37,10 @@ NEVER: Final = Version(0, 0)
 class Target(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What answers: a LiveKit agent with the metadata for its job."""
 
-    agent: str  # our name
+    agent: str  # our name, unique in its account
     livekit_agent_name: str
     metadata: Mapping[str, Any] = {}
+    agent_id: str = ""  # UUID; "" in routes that are older than agents' ids
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -49,6 +52,8 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     targets: tuple[Target, ...] = ()
     fallback: str = ""
     epoch: int = FIRST_EPOCH
+    account_id: str = DEFAULT_ACCOUNT  # whose number it is
+    connection_id: str = ""  # of the account at the provider; "": the operator's own, in settings
 
     @property
     def version(self) -> Version:
@@ -103,7 +108,13 @@ class RouteTable:
         if len(self._shared) > _SHARED_LIMIT + len(self._routes):
             self._shared.clear()
         targets = self._shared.setdefault(msgspec.json.encode(route.targets), route.targets)
-        return msgspec.structs.replace(route, targets=targets, provider=intern(route.provider))
+        return msgspec.structs.replace(
+            route,
+            targets=targets,
+            provider=intern(route.provider),
+            account_id=intern(route.account_id),
+            connection_id=intern(route.connection_id),
+        )
 
     def remove(self, number: str, version: Version) -> bool:
         """Forget a number; False when the table already knows a newer change."""

@@ -25,7 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.events.call import CallRecord, CallState, Leg
-from router.events.model import Event, EventData
+from router.events.codec import stored_data
+from router.events.model import Event
 from router.events.types import EventType
 from router.storage.engine import Database
 from router.storage.schema import call_events, calls
@@ -53,7 +54,6 @@ _TELLING_OF_CALLS: Final = _OF_CALLS.where(
 # The index of unended calls has this very condition; with a parameter in it, no planner takes it.
 _UNENDED: Final = calls.c.state != literal("ended", literal_execute=True)
 _TYPES: Final[Mapping[str, EventType]] = {kind.value: kind for kind in EventType}
-_decoder: Final = msgspec.json.Decoder(EventData)
 _legs_decoder: Final = msgspec.json.Decoder(tuple[Leg, ...])
 
 
@@ -89,31 +89,40 @@ async def record(
     await db.transact(work, yields=True)
 
 
-async def get(db: Database, call_id: str) -> CallRecord | None:
-    """The record of one call."""
-    found = await _fetch(db, select(calls).where(calls.c.call_id == call_id))
+async def get(db: Database, account_id: str, call_id: str) -> CallRecord | None:
+    """The record of one call of the account."""
+    query = select(calls).where(calls.c.call_id == call_id, calls.c.account_id == account_id)
+    found = await _fetch(db, query)
     return found[0] if found else None
 
 
-async def find(db: Database, text: str) -> CallRecord | None:
-    """The newest call whose id begins with `text`, or whose provider calls it exactly that."""
+async def find(db: Database, account_id: str, text: str) -> CallRecord | None:
+    """The account's newest call whose id begins so, or whose provider calls it exactly so."""
     if not text:
         return None
     # Ids are ASCII and sorted bytewise, so "~" is above every way that `text` can go on.
     begins = and_(calls.c.call_id >= text, calls.c.call_id <= text + "~")
     query = select(calls).where(or_(begins, calls.c.provider_call_id == text))
+    # As an expression: the index of the account's calls would be read from end to end.
+    query = query.where(calls.c.account_id + "" == account_id)
     found = await _fetch(db, query.order_by(calls.c.initiated_at.desc()).limit(1))
     return found[0] if found else None
 
 
 async def list_calls(
-    db: Database, *, limit: int, before: str | None = None, state: CallState | None = None
+    db: Database,
+    account_id: str,
+    *,
+    limit: int,
+    before: str | None = None,
+    state: CallState | None = None,
 ) -> Sequence[CallRecord]:
-    """Up to `limit` calls, newest first, that come after the call with the id `before`."""
+    """Up to `limit` of the account's calls, newest first, after its call with the id `before`."""
     place = tuple_(calls.c.initiated_at, calls.c.call_id)
-    query = select(calls)
+    query = select(calls).where(calls.c.account_id == account_id)
     if before is not None:
-        last = select(calls.c.initiated_at, calls.c.call_id).where(calls.c.call_id == before)
+        last = select(calls.c.initiated_at, calls.c.call_id)
+        last = last.where(calls.c.call_id == before, calls.c.account_id == account_id)
         query = query.where(place < last.scalar_subquery())
     if state is not None:
         query = query.where(calls.c.state == state)
@@ -126,6 +135,7 @@ async def unended(
 ) -> Sequence[CallRecord]:
     """Up to `limit` calls that are not over and began before then (µs), the oldest first.
 
+    They are of all accounts.
     `after` is (initiated_at, call_id) of the last one of the page before. What is read is as much
     as there are such calls, however many there were in the past.
     """
@@ -142,7 +152,7 @@ async def unended(
 
 
 async def events(db: Database, call_id: str) -> Sequence[Event]:
-    """All events of a call, by time."""
+    """All events of a call, by time. Whose call it is says its record alone."""
     async with db.read() as connection:
         return (await _events(connection, [call_id]))[call_id]
 
@@ -173,7 +183,7 @@ async def _events(
                 source=row.source,
                 time=row.time,
                 key=row.call_id,
-                data=_decoder.decode(row.data),
+                data=stored_data(row.data),
             )
         )
     return told
@@ -205,7 +215,9 @@ def _event_values(event: Event) -> dict[str, Any]:
 
 
 def _record_values(record: CallRecord) -> dict[str, Any]:
-    return {name: _storable(value) for name, value in msgspec.structs.asdict(record).items()}
+    values = {name: _storable(value) for name, value in msgspec.structs.asdict(record).items()}
+    values["account"] = values.pop("provider_account")  # as the column has been called for long
+    return values
 
 
 def _storable(value: Any) -> Any:
@@ -219,4 +231,6 @@ def _storable(value: Any) -> Any:
 
 def record_of(row: RowMapping) -> CallRecord:
     """A row of `calls` as the record that it is."""
-    return CallRecord(**{**row, "legs": _legs_decoder.decode(row["legs"])})
+    values = {**row, "legs": _legs_decoder.decode(row["legs"])}
+    values["provider_account"] = values.pop("account")
+    return CallRecord(**values)

@@ -1,4 +1,8 @@
-"""Agents and numbers: the mapping that every ingress follows.
+"""Agents and numbers: the mapping that every ingress follows, of each account its own.
+
+A number is one account's alone, names of agents are unique in their account. What is about all
+routes (`all_routes`, `fingerprint`, `told_routes`, …) goes over all accounts; everything else takes
+the account's id and reaches no other's rows.
 
 A change is written in batches, each one transaction: rows, a revision, and for every number whose
 route changed two outbox rows, what happened (`telephony.numbers`) and what holds now
@@ -13,12 +17,22 @@ that changed is ahead of its numbers' revs until each has been told.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from router.errors import ConfigError, Conflict
 from router.events.types import ROUTES_TOPIC
 from router.routing.spec import (
     AgentChange,
@@ -26,6 +40,7 @@ from router.routing.spec import (
     MappingResult,
     MappingSpec,
     NumberSpec,
+    RouteChange,
     route_of,
 )
 from router.routing.table import NEVER, Route, Version
@@ -33,7 +48,7 @@ from router.routing.table import fingerprint as route_fingerprint
 from router.storage import batch, outbox
 from router.storage.changes import State, agent_changes, leads_elsewhere, route_changes, wanted
 from router.storage.engine import Database
-from router.storage.schema import agents, numbers, revision
+from router.storage.schema import accounts, agents, numbers, revision
 from router.storage.schema import outbox as outbox_rows
 
 _READ: Final = 120.0  # seconds: all numbers of a large account
@@ -49,6 +64,9 @@ _HELD: Final = 0.03
 Progress = Callable[[int, int], None]
 """Told after each batch of changes: (done, total)."""
 
+Then = Callable[[AsyncConnection], Awaitable[None]]
+"""Writes more in a change's own transaction."""
+
 
 class Counts(NamedTuple):
     """How large the mapping is."""
@@ -57,43 +75,117 @@ class Counts(NamedTuple):
     numbers: int
 
 
-async def plan_mapping(db: Database, desired: MappingSpec, *, prune: bool = False) -> MappingResult:
+async def plan_mapping(
+    db: Database, account_id: str, desired: MappingSpec, *, prune: bool = False
+) -> MappingResult:
     """What `apply_mapping` would change now. Nothing is written; `version` is the present one.
 
     Raises:
-        ConfigError: a number leads to an agent that would not exist.
+        ConfigError: a number leads to an agent that would not exist, is another account's, or is
+            being released.
         StorageUnavailable: try again.
     """
-    return await _plan(db, desired, (), prune=prune)
+    with _as_config_error():
+        return await _plan(db, account_id, desired, (), prune=prune)
 
 
 async def apply_mapping(
     db: Database,
+    account_id: str,
     desired: MappingSpec,
     *,
     prune: bool = False,
     progress: Progress | None = None,
 ) -> MappingResult:
-    """Make the mapping as `desired`; with `prune`, remove every agent and number not in it.
+    """Make the account's mapping as `desired`; with `prune`, remove what of it is not in there.
 
     Raises:
-        ConfigError: a number leads to an agent that would not exist; nothing was changed, unless
-            that agent was removed by somebody else meanwhile.
+        ConfigError: as `plan_mapping`; nothing was changed, unless somebody else removed the agent,
+            or took the number, meanwhile.
         StorageUnavailable: try again, part of it may be written: applying twice is the same as
             once.
     """
-    plan = await _plan(db, desired, (), prune=prune)
-    return await _carry_out(db, plan, desired, progress)
+    with _as_config_error():
+        plan = await _plan(db, account_id, desired, (), prune=prune)
+        return await _carry_out(db, account_id, plan, desired, progress)
 
 
-async def delete_numbers(db: Database, numbers: Sequence[str]) -> MappingResult:
-    """Remove E.164 numbers; those that aren't there are no change.
+async def delete_numbers(db: Database, account_id: str, numbers: Sequence[str]) -> MappingResult:
+    """Remove E.164 numbers; those that the account does not have are no change.
 
     Raises:
         StorageUnavailable: try again, part of it may be done.
     """
-    plan = await _plan(db, MappingSpec(), numbers, prune=False)
-    return await _carry_out(db, plan, MappingSpec(), None)
+    plan = await _plan(db, account_id, MappingSpec(), numbers, prune=False)
+    return await _carry_out(db, account_id, plan, MappingSpec(), None)
+
+
+async def change(
+    db: Database,
+    account_id: str,
+    desired: MappingSpec,
+    *,
+    removed: Collection[str] = (),
+    dropped: Collection[str] = (),
+    then: Then | None = None,
+) -> MappingResult:
+    """Lay `desired` over the account's mapping, in one transaction with what `then` writes.
+
+    `removed` numbers and `dropped` agents go; those that the account does not have are no change.
+    `then` runs when the rows are written, also where none had to be. What it raises takes all
+    back; where PostgreSQL chose the transaction as a conflict's loser, it runs again.
+
+    Of an agent with more than some hundred numbers, those beyond are told of its change in
+    transactions that follow at once (a crash between is mended by `tell_outdated`).
+
+    Raises:
+        ConfigError: a number leads to an agent that would not exist.
+        Conflict: another account holds a number (`number_taken`), it is being released
+            (`number_leaving`), or a number leads to a dropped agent (`agent_in_use`).
+        StorageUnavailable: try again.
+    """
+    names = batch.names_of(desired.agents, desired.numbers) | set(dropped)
+    keys = _by_number(desired).keys() | set(removed)
+    left: set[str] = set()  # agents of which not all numbers were told
+
+    async def work(connection: AsyncConnection) -> MappingResult:
+        left.clear()
+        there = await batch.state(connection, account_id, names, (), lock=True)
+        moved = _led_elsewhere(there, desired)
+        theirs = sorted(await batch.numbers_of(connection, account_id, moved))
+        if len(theirs) > _LARGEST:
+            left.update(moved)
+        touched = keys.union(theirs[:_LARGEST])
+        before = await batch.state(connection, account_id, names, touched, lock=True)
+        if used := await batch.in_use(connection, before, dropped, removed):
+            raise Conflict(
+                f"agent {min(used)!r} has numbers: link them elsewhere first", code="agent_in_use"
+            )
+        after = wanted(before, desired, prune=False, removed=removed, dropped=dropped)
+        written = await batch.store(connection, before, after, origin="native")
+        if then is not None:
+            await then(connection)
+        return written if written.changes else MappingResult(before.position.rev)
+
+    done = await db.transact(work)
+    if left:
+        await tell(db, account_id, left)
+    return done
+
+
+async def publish(connection: AsyncConnection, account_id: str, keys: Sequence[str]) -> int:
+    """Tell every ingress where these numbers lead by what this transaction has written; the rev.
+
+    For who writes rows itself, with the numbers and the agents that they lead to locked. Numbers
+    whose row is gone or not active lead nowhere. It comes last: it takes the revision.
+    """
+    epoch, rev, now = (await connection.execute(batch.NEXT)).one()
+    version, these = Version(epoch, rev), numbers.c.number.in_(keys)
+    await connection.execute(update(numbers).where(these).values(rev=rev))
+    routes = {route.number: route for route in await _routes(connection, these, limit=len(keys))}
+    changes = [RouteChange(key, None, routes.get(key)) for key in sorted(set(keys))]
+    await outbox.add(connection, batch.drafts(account_id, changes, version, now), now=now)
+    return version.rev
 
 
 async def tell_outdated(db: Database) -> int:
@@ -102,12 +194,27 @@ async def tell_outdated(db: Database) -> int:
     Raises:
         StorageUnavailable: try again.
     """
-    query = select(numbers.c.number).join(agents).where(numbers.c.rev < agents.c.rev)
+    query = (
+        select(agents.c.account_id, agents.c.name)
+        .distinct()
+        .join(numbers)
+        .where(numbers.c.rev < agents.c.rev, batch.ACTIVE)
+    )
     async with db.read() as connection:
-        keys = (await connection.execute(query)).scalars().all()
-        before = await batch.state(connection, (), keys)
+        rows = (await connection.execute(query)).all()
+    names: dict[str, set[str]] = {}
+    for account_id, name in rows:
+        names.setdefault(account_id, set()).add(name)
+    return sum([await tell(db, account_id, these) for account_id, these in names.items()])
+
+
+async def tell(db: Database, account_id: str, names: Collection[str]) -> int:
+    """Tell the numbers of these agents what they were not told of them; how many that were."""
+    async with db.read(limit=_READ) as connection:
+        keys = await batch.numbers_of(connection, account_id, names, outdated=True)
+        before = await batch.state(connection, account_id, (), keys)
     changes = tuple(route_changes(before, before, NEVER))
-    done = await _carry_out(db, MappingResult(0, changes), MappingSpec(), None)
+    done = await _carry_out(db, account_id, MappingResult(0, changes), MappingSpec(), None)
     return len(done.changes)
 
 
@@ -150,7 +257,8 @@ async def fingerprint(db: Database) -> int:
     """Of the routes that hold (`router.routing.table.fingerprint`): who has it has them all."""
     async with db.read() as connection:
         epoch, _ = (await connection.execute(batch.POSITION)).one()
-        rows = (await connection.execute(select(numbers.c.number, numbers.c.rev))).all()
+        query = select(numbers.c.number, numbers.c.rev).where(batch.ACTIVE)
+        rows = (await connection.execute(query)).all()
     return route_fingerprint((number, Version(epoch, rev)) for number, rev in rows)
 
 
@@ -164,57 +272,118 @@ async def at_most_unpublished(db: Database) -> int:
     return await outbox.span(db)
 
 
-async def counts(db: Database) -> Counts:
-    """How many agents and numbers there are."""
+async def account_named(db: Database, name: str) -> str | None:
+    """The id of the account with this name."""
     async with db.read() as connection:
-        found = [
-            (await connection.execute(select(func.count()).select_from(table))).scalar_one()
-            for table in (agents, numbers)
-        ]
-    return Counts(*found)
+        found = await connection.execute(select(accounts.c.id).where(accounts.c.name == name))
+        return found.scalar_one_or_none()
 
 
-async def state_of(db: Database, keys: Collection[str]) -> State:
-    """These numbers with their agents, as they are at one moment."""
+async def account_name(db: Database, account_id: str) -> str:
+    """The name of an account, "" of none."""
     async with db.read() as connection:
-        return await batch.state(connection, (), keys)
+        found = await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))
+        return found.scalar_one_or_none() or ""
+
+
+async def counts(db: Database, account_id: str) -> Counts:
+    """How many agents and numbers the account's mapping has."""
+    query = select(
+        select(func.count()).where(agents.c.account_id == account_id).scalar_subquery(),
+        select(func.count())
+        .where(numbers.c.account_id == account_id, batch.ACTIVE)
+        .scalar_subquery(),
+    )
+    async with db.read() as connection:
+        return Counts(*(await connection.execute(query)).one())
+
+
+async def size(db: Database) -> int:
+    """How many numbers have a route, of all accounts."""
+    query = select(func.count()).select_from(numbers).where(batch.ACTIVE)
+    async with db.read() as connection:
+        return int((await connection.execute(query)).scalar_one())
 
 
 async def missing(db: Database, among: Collection[str]) -> set[str]:
-    """Those of the numbers `among` that the mapping does not have."""
+    """Those of the numbers `among` that no account's mapping has."""
+    query = select(numbers.c.number).where(batch.ACTIVE)
     async with db.read() as connection:
-        found = await batch.where_in(connection, numbers.c.number, among)
+        found = await batch.where_in(connection, query, numbers.c.number, among)
     return set(among) - {row.number for row in found}
 
 
-async def list_agents(db: Database) -> Sequence[AgentSpec]:
-    """All agents, by name."""
+async def list_agents(db: Database, account_id: str) -> Sequence[AgentSpec]:
+    """The account's agents, by name."""
+    query = select(agents).where(agents.c.account_id == account_id).order_by(agents.c.name)
     async with db.read() as connection:
-        rows = await connection.execute(select(agents).order_by(agents.c.name))
-        return [batch.agent_of(row) for row in rows]
+        return [batch.agent_of(row) for row in await connection.execute(query)]
+
+
+async def agent_ids(db: Database, account_id: str) -> dict[str, str]:
+    """The id of each of the account's agents, by name."""
+    query = select(agents.c.name, agents.c.id).where(agents.c.account_id == account_id)
+    async with db.read() as connection:
+        return {row.name: row.id for row in await connection.execute(query)}
+
+
+async def number_ids(db: Database, account_id: str, among: Collection[str]) -> dict[str, str]:
+    """The id of each of these numbers that the account's mapping has."""
+    query = select(numbers.c.number, numbers.c.id)
+    query = query.where(numbers.c.account_id == account_id, batch.ACTIVE)
+    async with db.read() as connection:
+        rows = await batch.where_in(connection, query, numbers.c.number, among)
+    return {row.number: row.id for row in rows}
 
 
 async def list_numbers(
-    db: Database, *, after: str = "", limit: int = _PAGE
+    db: Database, account_id: str, *, after: str = "", limit: int = _PAGE
 ) -> Sequence[NumberSpec]:
-    """Up to `limit` numbers that come after the number `after`."""
-    query = select(numbers).where(numbers.c.number > after).order_by(numbers.c.number)
+    """Up to `limit` of the account's numbers that come after the number `after`."""
+    query = (
+        select(numbers, agents.c.name.label("agent"))
+        .select_from(numbers.outerjoin(agents))
+        .where(numbers.c.account_id == account_id, numbers.c.number > after, batch.ACTIVE)
+        .order_by(numbers.c.number)
+        .limit(limit)
+    )
     async with db.read() as connection:
-        return [batch.number_of(row) for row in await connection.execute(query.limit(limit))]
+        return [batch.number_of(row) for row in await connection.execute(query)]
 
 
-async def fallbacks(db: Database, among: Collection[str]) -> dict[str, str]:
+async def fallbacks(db: Database, account_id: str, among: Collection[str]) -> dict[str, str]:
     """The fallback of each of these numbers that has one."""
+    query = select(numbers.c.number, numbers.c.fallback)
+    query = query.where(numbers.c.account_id == account_id, batch.ACTIVE)
     async with db.read() as connection:
-        rows = await batch.where_in(connection, numbers.c.number, among)
+        rows = await batch.where_in(connection, query, numbers.c.number, among)
     return {row.number: row.fallback for row in rows if row.fallback}
 
 
-async def get_route(db: Database, number: str) -> Route | None:
-    """Where an E.164 number leads, None when it isn't in the mapping."""
+async def get_route(db: Database, account_id: str, number: str) -> Route | None:
+    """Where an E.164 number leads, None when it isn't in the account's mapping."""
+    one = and_(numbers.c.account_id == account_id, numbers.c.number == number)
+    async with db.read() as connection:
+        routes = await _routes(connection, one, limit=1)
+    return routes[0] if routes else None
+
+
+async def find_route(db: Database, number: str) -> Route | None:
+    """Where an E.164 number leads, whichever account holds it; None when none does."""
     async with db.read() as connection:
         routes = await _routes(connection, numbers.c.number == number, limit=1)
     return routes[0] if routes else None
+
+
+async def told_routes(db: Database, among: Collection[str]) -> Sequence[Route]:
+    """The routes of these numbers, at one moment, without those that an agent is ahead of.
+
+    A change of an agent is in the database before its numbers are told.
+    """
+    told = or_(numbers.c.agent_id.is_(None), numbers.c.rev >= agents.c.rev)
+    these = and_(numbers.c.number.in_(among), told)
+    async with db.read() as connection:
+        return await _routes(connection, these, limit=len(among))
 
 
 async def all_routes(db: Database) -> AsyncIterator[Route]:
@@ -235,34 +404,56 @@ async def all_routes(db: Database) -> AsyncIterator[Route]:
 
 
 async def _plan(
-    db: Database, desired: MappingSpec, removed: Collection[str], *, prune: bool
+    db: Database,
+    account_id: str,
+    desired: MappingSpec,
+    removed: Collection[str],
+    *,
+    prune: bool,
 ) -> MappingResult:
     async with db.read(limit=_READ) as connection:
-        at = Version(*(await connection.execute(batch.POSITION)).one())
         if prune:
-            before = await batch.state(connection, None, None, known=_by_number(desired))
+            known = _by_number(desired)
+            before = await batch.state(connection, account_id, None, None, known=known)
         else:
-            before = await _touched(connection, desired, removed)
+            before = await _touched(connection, account_id, desired, removed)
     after = wanted(before, desired, prune=prune, removed=removed)
+    epoch, rev = before.position
     changes: tuple[batch.Change, ...] = (
         *agent_changes(before, after),
-        *route_changes(before, after, Version(at.epoch, at.rev + 1)),
+        *route_changes(before, after, Version(epoch, rev + 1)),
     )
-    return MappingResult(at.rev, changes)
+    return MappingResult(rev, changes)
 
 
 async def _touched(
-    connection: AsyncConnection, desired: MappingSpec, removed: Collection[str]
+    connection: AsyncConnection, account_id: str, desired: MappingSpec, removed: Collection[str]
 ) -> State:
     """What the change can touch: not the whole mapping."""
     names = batch.names_of(desired.agents, desired.numbers)
     known = _by_number(desired)
     keys = known.keys() | set(removed)
-    there = (await batch.state(connection, names, ())).agents
-    changed = [spec.name for spec in desired.agents if leads_elsewhere(there.get(spec.name), spec)]
-    keys.update(await batch.numbers_of(connection, changed))
-    keys.update(await batch.numbers_of(connection, there, outdated=True))
-    return await batch.state(connection, names, keys, known=known)
+    there = await batch.state(connection, account_id, names, ())
+    moved = _led_elsewhere(there, desired)
+    keys.update(await batch.numbers_of(connection, account_id, moved))
+    keys.update(await batch.numbers_of(connection, account_id, there.agents, outdated=True))
+    return await batch.state(connection, account_id, names, keys, known=known)
+
+
+def _led_elsewhere(there: State, desired: MappingSpec) -> list[str]:
+    """The agents whose numbers' routes change with them."""
+    return [
+        spec.name for spec in desired.agents if leads_elsewhere(there.agents.get(spec.name), spec)
+    ]
+
+
+@contextmanager
+def _as_config_error() -> Iterator[None]:
+    """What a file says that can't be: for who wrote the file."""
+    try:
+        yield
+    except Conflict as error:
+        raise ConfigError(str(error), key="numbers") from error
 
 
 def _by_number(desired: MappingSpec) -> dict[str, NumberSpec]:
@@ -270,7 +461,11 @@ def _by_number(desired: MappingSpec) -> dict[str, NumberSpec]:
 
 
 async def _carry_out(
-    db: Database, plan: MappingResult, desired: MappingSpec, progress: Progress | None
+    db: Database,
+    account_id: str,
+    plan: MappingResult,
+    desired: MappingSpec,
+    progress: Progress | None,
 ) -> MappingResult:
     """Write the plan, batch by batch; what somebody else did meanwhile is no change of ours."""
     specs = _by_number(desired)
@@ -279,7 +474,7 @@ async def _carry_out(
     done: list[batch.Change] = []
     while ahead:
         part, ahead = ahead[:size], ahead[size:]
-        written, seconds = await _write(db, part, specs)
+        written, seconds = await _write(db, account_id, part, specs)
         rev = max(rev, written.version)
         done += written.changes
         if progress is not None:
@@ -297,7 +492,10 @@ def _turn(change: batch.Change) -> int:
 
 
 async def _write(
-    db: Database, part: Sequence[batch.Change], specs: Mapping[str, NumberSpec]
+    db: Database,
+    account_id: str,
+    part: Sequence[batch.Change],
+    specs: Mapping[str, NumberSpec],
 ) -> tuple[MappingResult, float]:
     """Write a part of a plan in one transaction; and the seconds that it held the lock."""
     held = 0.0
@@ -306,7 +504,7 @@ async def _write(
         nonlocal held
         began = time.perf_counter()
         try:
-            return await batch.write(connection, part, specs)
+            return await batch.write(connection, account_id, part, specs)
         finally:
             held = time.perf_counter() - began
 
@@ -319,6 +517,7 @@ async def _routes(
     query = (
         select(
             numbers,
+            agents.c.name.label("agent"),
             agents.c.name,
             agents.c.livekit_agent_name,
             agents.c.metadata,
@@ -326,7 +525,7 @@ async def _routes(
             select(revision.c.epoch).scalar_subquery().label("epoch"),
         )
         .select_from(numbers.outerjoin(agents))
-        .where(condition)
+        .where(condition, batch.ACTIVE)
         .order_by(numbers.c.number)
         .limit(limit)
     )
@@ -335,4 +534,10 @@ async def _routes(
 
 def _route(row: Row[*tuple[Any, ...]]) -> Route:
     agent = None if row.agent is None else batch.agent_of(row)
-    return route_of(batch.number_of(row), agent, Version(row.epoch, row.rev))
+    return route_of(
+        batch.number_of(row),
+        agent,
+        Version(row.epoch, row.rev),
+        account_id=row.account_id,
+        agent_id=row.agent_id or "",
+    )

@@ -34,10 +34,14 @@ def route_record(
 
 
 def change_records(
-    number: str, route: Route | None, *, version: Version, time: int
+    number: str, route: Route | None, *, account_id: str, version: Version, time: int
 ) -> Iterator[tuple[str, dict[str, str], bytes | None]]:
-    """Topic, headers and value of what a change of the mapping says: what holds, what happened."""
-    headers, value = encode(number_event(number, route, version=version, time=time))
+    """Topic, headers and value of what a change of the mapping says: what holds, what happened.
+
+    `account_id`: whose number it is, or was.
+    """
+    event = number_event(number, route, account_id=account_id, version=version, time=time)
+    headers, value = encode(event)
     yield ROUTES_TOPIC, *_as_route(dict(headers), number, route, version, time)
     yield NUMBERS_TOPIC, headers, value
 
@@ -70,7 +74,9 @@ def _stamp(version: Version) -> Sequence[str]:
     return (str(rev),) if epoch == FIRST_EPOCH else (str(rev), str(epoch))
 
 
-def number_event(number: str, route: Route | None, *, version: Version, time: int) -> Event:
+def number_event(
+    number: str, route: Route | None, *, account_id: str = "", version: Version, time: int
+) -> Event:
     """The event for `telephony.numbers`: mapped when the number leads to an agent."""
     target = route.targets[0] if route is not None and route.targets else None
     if target is not None:
@@ -88,7 +94,10 @@ def number_event(number: str, route: Route | None, *, version: Version, time: in
         data=EventData(
             number=number,
             to_number=number,
+            account_id=account_id,
+            connection_id=route.connection_id if route is not None else "",
             agent=target.livekit_agent_name if target is not None else "",
+            agent_id=target.agent_id if target is not None else "",
             reason=reason,
         ),
     )

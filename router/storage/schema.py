@@ -232,7 +232,8 @@ claims: Final = Table(
 _OPEN = claims.c.state.in_(["claimed", "dispatching", "dispatched"])
 Index("ix_claims_open", claims.c.created_at, sqlite_where=_OPEN, postgresql_where=_OPEN)
 
-calls: Final = Table(  # one column for each field of router.events.call.CallRecord
+# One column for each field of router.events.call.CallRecord; `account` is its provider_account.
+calls: Final = Table(
     "calls",
     metadata,
     Column("call_id", Id, primary_key=True),

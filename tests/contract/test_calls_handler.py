@@ -10,6 +10,7 @@ from consumers.calls.plan import TELLING
 from consumers.calls.sweep import Sweeper
 from consumers.consumer import Done
 from router.clock import SystemClock
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.types import EventType as T
 from router.storage import calls
 from router.storage.engine import Database
@@ -51,4 +52,6 @@ async def test_calls_are_recorded_alike_in_whatever_pieces_two_processes_get_the
 
     await asyncio.gather(*(read(each, n) for n, each in enumerate((db, other, db, other))))
     for call in {each.call_id for each in told}:
-        assert await calls.get(db, call) == fold([each for each in told if each.call_id == call])
+        assert await calls.get(db, DEFAULT_ACCOUNT, call) == fold(
+            [each for each in told if each.call_id == call]
+        )

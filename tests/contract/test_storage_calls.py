@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_events
 
 from router.events.call import CallRecord, CallState, Leg
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.storage import calls
@@ -50,13 +51,16 @@ def fold(events: Sequence[Event]) -> CallRecord:
         call_id=events[0].call_id,
         provider="twilio",
         provider_call_id=events[0].data.provider_call_id,
-        account="AC1",
+        provider_account="AC1",
+        account_id=DEFAULT_ACCOUNT,
+        connection_id="",
         direction="inbound",
         from_number="anony\0mous\ud800",
         to_number="+14155550100",
         state="ended" if ended else "initiated",
         disposition="answered" if ended else None,
         agent="anna",
+        agent_id="",
         agent_ready=ended,
         reason=",".join(event.data.reason for event in events),
         initiated_at=events[0].time,
@@ -72,7 +76,7 @@ def fold(events: Sequence[Event]) -> CallRecord:
 async def kept(db: Database, event: Event) -> CallRecord:
     """Record one event; the record of its call afterwards."""
     await calls.record(db, [event], fold, telling=ALL)
-    record = await calls.get(db, event.call_id)
+    record = await calls.get(db, DEFAULT_ACCOUNT, event.call_id)
     assert record is not None
     return record
 
@@ -88,7 +92,7 @@ async def test_a_record_comes_back_as_it_was_folded(db: Database) -> None:
     told = [happened("a"), happened("b", at=9, kind="call.ended")]
     await calls.record(db, told, fold, telling=ALL)
     folded = fold(told)
-    found = await calls.get(db, CALL)
+    found = await calls.get(db, DEFAULT_ACCOUNT, CALL)
     assert found is not None
     assert isinstance(found.agent_ready, bool)
     # What PostgreSQL's text can't hold is gone; a caller may send it, and the call must be kept.
@@ -114,7 +118,7 @@ async def test_several_calls_are_recorded_at_once(db: Database) -> None:
     told = [happened(f"{n}", f"call-{n % 3}", at=n) for n in range(9)]
     await calls.record(db, told, fold, telling=ALL)
     for n in range(3):
-        record = await calls.get(db, f"call-{n}")
+        record = await calls.get(db, DEFAULT_ACCOUNT, f"call-{n}")
         assert record is not None
         assert record.reason == f"{n},{n + 3},{n + 6}"
 
@@ -134,7 +138,7 @@ async def test_events_are_folded_by_time_in_whatever_order_they_come(
         )
     )
     assert len(await calls.events(db, CALL)) == 24
-    record = await calls.get(db, CALL)
+    record = await calls.get(db, DEFAULT_ACCOUNT, CALL)
     assert record is not None
     assert record.reason == ",".join(f"{n:02}" for n in range(24))
 
@@ -154,14 +158,14 @@ async def test_a_fold_that_makes_no_record_keeps_the_events(db: Database) -> Non
         return None if len(events) < 2 else fold(events)
 
     await calls.record(db, [happened("a")], nobody_phones, telling=ALL)
-    assert await calls.get(db, CALL) is None
+    assert await calls.get(db, DEFAULT_ACCOUNT, CALL) is None
     assert len(await calls.events(db, CALL)) == 1
     both = [happened("b"), happened("c", "another", at=1)]
     await calls.record(db, both, nobody_phones, telling=ALL)
-    record = await calls.get(db, CALL)
+    record = await calls.get(db, DEFAULT_ACCOUNT, CALL)
     assert record is not None
     assert record.reason == "a,b"
-    assert await calls.get(db, "another") is None
+    assert await calls.get(db, DEFAULT_ACCOUNT, "another") is None
 
 
 async def test_only_telling_events_are_folded_and_only_for_a_telling_one(db: Database) -> None:
@@ -175,7 +179,7 @@ async def test_only_telling_events_are_folded_and_only_for_a_telling_one(db: Dat
     said = [happened(f"word {n}", at=n, kind="transcript.added") for n in range(3)]
     await calls.record(db, said, seen, telling=telling)
     assert folded == []
-    assert await calls.get(db, CALL) is None
+    assert await calls.get(db, DEFAULT_ACCOUNT, CALL) is None
     last = happened("word 9", at=9, kind="transcript.added")
     await calls.record(db, [happened("a", at=5), last], seen, telling=telling)
     assert folded == [["a"]]
@@ -230,7 +234,7 @@ async def test_a_call_is_found_by_a_prefix_or_by_its_providers_id(db: Database) 
         await kept(db, happened(call_id, call_id, at=n))
 
     async def find(text: str) -> str | None:
-        found = await calls.find(db, text)
+        found = await calls.find(db, DEFAULT_ACCOUNT, text)
         return None if found is None else found.call_id
 
     assert await find("5f5d") == ids[0]
@@ -249,7 +253,9 @@ async def test_calls_are_paged_newest_first_though_they_began_at_once(db: Databa
     for call_id in ids:
         await kept(db, happened(call_id, call_id))
     seen: list[str] = []
-    while page := await calls.list_calls(db, limit=3, before=seen[-1] if seen else None):
+    while page := await calls.list_calls(
+        db, DEFAULT_ACCOUNT, limit=3, before=seen[-1] if seen else None
+    ):
         seen += [record.call_id for record in page]
     assert seen == ids[::-1]
 
@@ -259,5 +265,5 @@ async def test_calls_are_listed_by_state(db: Database) -> None:
     await kept(db, happened("b", "two", kind="call.ended"))
     wanted: list[tuple[CallState, str]] = [("initiated", "one"), ("ended", "two")]
     for state, call_id in wanted:
-        found = await calls.list_calls(db, limit=9, state=state)
+        found = await calls.list_calls(db, DEFAULT_ACCOUNT, limit=9, state=state)
         assert [record.call_id for record in found] == [call_id]

@@ -15,6 +15,7 @@ from typing_extensions import override
 from config import Settings, load
 from router.clock import SystemClock
 from router.errors import StorageUnavailable
+from router.events.ids import DEFAULT_ACCOUNT
 from router.routing.spec import AgentSpec, MappingSpec
 from router.storage import leader as leader_module
 from router.storage import mapping
@@ -60,7 +61,7 @@ async def own(own_server: Postgres, tmp_path: Path) -> AsyncIterator[Database]:
 
 
 async def test_a_deadlock_is_run_again(db: Database, other: Database) -> None:
-    await mapping.apply_mapping(db, AGENTS)
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, AGENTS)
     both_hold_one = asyncio.Barrier(2)
     turns = 0
 
@@ -123,19 +124,21 @@ async def test_a_row_that_stays_locked_is_unavailability(db: Database, other: Da
     async with db.write() as connection:
         await connection.execute(update(revision).values(value=7))
         with pytest.raises(StorageUnavailable, match="LockNotAvailable, SQLSTATE 55P03"):
-            await mapping.apply_mapping(other, AGENTS)
+            await mapping.apply_mapping(other, DEFAULT_ACCOUNT, AGENTS)
 
 
 async def test_changes_that_share_no_agent_do_not_wait_for_each_other(
     db: Database, other: Database
 ) -> None:
-    await mapping.apply_mapping(db, AGENTS)
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, AGENTS)
     bob = select(agents.c.name).where(agents.c.name == "bob").with_for_update()
     anna = AgentSpec(name="anna", livekit_agent_name="other")
     async with db.write() as connection:
         await connection.execute(bob)
         async with asyncio.timeout(2.5):  # less than lock_timeout
-            assert (await mapping.apply_mapping(other, MappingSpec(agents=(anna,)))).version == 2
+            assert (
+                await mapping.apply_mapping(other, DEFAULT_ACCOUNT, MappingSpec(agents=(anna,)))
+            ).version == 2
 
 
 async def test_connections_that_were_cut_are_replaced(own: Database, own_server: Postgres) -> None:
@@ -151,7 +154,7 @@ async def test_connections_that_were_cut_are_replaced(own: Database, own_server:
 async def test_a_server_that_is_gone_is_unavailability_and_comes_back(
     own: Database, own_server: Postgres
 ) -> None:
-    await mapping.apply_mapping(own, AGENTS)
+    await mapping.apply_mapping(own, DEFAULT_ACCOUNT, AGENTS)
     own_server.stop()
     with pytest.raises(StorageUnavailable, match="can't be reached"):
         await mapping.version(own)

@@ -368,6 +368,6 @@ async def test_an_answered_caller_without_a_fallback_hears_the_apology_then_the_
 
 async def test_a_texml_call_whose_account_is_not_known_can_not_be_told(world: World) -> None:
     _, event = await world.calls()
-    texml = msgspec.structs.replace(event.data, control_id="", account="")
+    texml = msgspec.structs.replace(event.data, control_id="", provider_account="")
     with pytest.raises(Permanent, match="AccountSid"):
         await redirect(world.carrier, msgspec.structs.replace(event, data=texml), OTHER)

@@ -17,7 +17,7 @@ from livekit import api
 
 from config import Settings
 from router.events.call import CallRecord
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.events.types import EventType as T
 from router.sandbox.sip import Invite, Leg
@@ -71,7 +71,7 @@ async def record(settings: Settings, wanted: str, *, until: T) -> tuple[CallReco
     async with open_database(settings) as database:
         for _ in range(600):
             told = list(await call_store.events(database, wanted))
-            found = await call_store.get(database, wanted)
+            found = await call_store.get(database, DEFAULT_ACCOUNT, wanted)
             if found is not None and until in [event.type for event in told]:
                 return found, told
             await asyncio.sleep(0.05)

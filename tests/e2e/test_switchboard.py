@@ -23,7 +23,7 @@ from livekit import api
 
 from config import Settings
 from router.events.call import CallRecord
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.events.types import EventType
 from router.observability.metrics import SILENT_CALLERS
@@ -133,7 +133,7 @@ class Switchboard:
         told: list[str] = []
         for _ in range(400):
             events = list(await call_store.events(self._database, wanted))
-            record = await call_store.get(self._database, wanted)
+            record = await call_store.get(self._database, DEFAULT_ACCOUNT, wanted)
             told = [event.type.value for event in events]
             if record is not None and until in told:
                 return record, events

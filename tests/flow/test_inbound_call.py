@@ -13,7 +13,7 @@ from config import Settings
 from router.cli.waiting import wait_until_held
 from router.errors import Permanent
 from router.events.call import CallRecord
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.observability.metrics import SILENT_CALLERS
 from router.providers.livekit.client import open_livekit
@@ -51,7 +51,7 @@ class World:
 
             async def look() -> None:
                 events = list(await call_store.events(database, call_id_))
-                found[:] = [await call_store.get(database, call_id_), events]
+                found[:] = [await call_store.get(database, DEFAULT_ACCOUNT, call_id_), events]
 
             for _ in range(1500):
                 await look()

@@ -11,7 +11,7 @@ from random import Random
 from livekit import api
 
 from consumers.dispatch.cleanup import LEASE, RoomCleanup, Tell
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.events.types import EventType as T
 from router.provider import CallRef
@@ -160,7 +160,7 @@ async def test_a_call_over_a_trunk_has_its_record_from_livekits_webhooks(tmp_pat
             leg.hangup()
             record = None
             for _ in range(1000):
-                record = await call_store.get(database, CALL)
+                record = await call_store.get(database, DEFAULT_ACCOUNT, CALL)
                 if record is not None and record.state == "ended":
                     break
                 await asyncio.sleep(0.01)

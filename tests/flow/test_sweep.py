@@ -11,7 +11,7 @@ from typing_extensions import override
 from config import Settings
 from router.clock import SystemClock
 from router.events.call import CallRecord, CallState
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.events.types import EventType as T
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -85,7 +85,7 @@ class World:
         return call
 
     async def record(self, call: Call) -> CallRecord | None:
-        return await calls.get(self.database, _id(call))
+        return await calls.get(self.database, DEFAULT_ACCOUNT, _id(call))
 
     async def claim(self, call: Call) -> str:
         found = await claims.get(self.database, _id(call))

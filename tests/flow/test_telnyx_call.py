@@ -13,7 +13,7 @@ from typing_extensions import override
 from config import Settings
 from router.clock import Clock, SystemClock
 from router.events.call import CallRecord
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.events.types import EventType
 from router.sandbox.livekit.standin import LiveKitStandIn
@@ -65,7 +65,9 @@ class World:
         async with open_database(self.settings) as database:
             for _ in range(1500):
                 events = list(await call_store.events(database, key))
-                record = await call_store.get(database, key)  # it knows of all of these events
+                record = await call_store.get(
+                    database, DEFAULT_ACCOUNT, key
+                )  # it knows of all of these events
                 if record is not None and EventType.CALL_ENDED in [event.type for event in events]:
                     return record, events
                 await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from yarl import URL
 
 from config import Settings
 from router.events.call import CallRecord
-from router.events.ids import call_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.storage import calls as call_store
@@ -72,7 +72,9 @@ class World:
         async with open_database(self.settings) as database, asyncio.timeout(15):
             while True:
                 events = list(await call_store.events(database, CALL))
-                record = await call_store.get(database, CALL)  # folded of these, or of more
+                record = await call_store.get(
+                    database, DEFAULT_ACCOUNT, CALL
+                )  # folded of these, or of more
                 if record is not None and kind in [event.type for event in events]:
                     return record, events
                 await asyncio.sleep(0.01)

@@ -103,7 +103,7 @@ def _target(name: str, code_of: Callable[[Any], str], ask: Ask, bodies: Sequence
 
 
 async def _twilio_standing(rest: Rest) -> object:
-    return await twilio._standing({_REF.account: rest}, _REF)
+    return await twilio._standing({_REF.provider_account: rest}, _REF)
 
 
 def _command() -> Target:

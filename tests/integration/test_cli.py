@@ -22,6 +22,7 @@ from router import errors
 from router.cli import context, main, render
 from router.errors import ConfigError, PartitionLost, SwitchboardError
 from router.events.call import CallRecord
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.ingress.webhook import _refusal
@@ -45,6 +46,17 @@ COMMANDS = [
     ["numbers"],
     ["numbers", "list"],
     ["numbers", "remove"],
+    ["accounts"],
+    ["accounts", "create"],
+    ["accounts", "list"],
+    ["accounts", "show"],
+    ["accounts", "update"],
+    ["tokens"],
+    ["tokens", "create"],
+    ["tokens", "list"],
+    ["tokens", "show"],
+    ["tokens", "revoke"],
+    ["audit"],
 ]
 
 
@@ -335,13 +347,16 @@ def test_what_callers_write_stays_text() -> None:
         call_id="0f" * 18,
         provider="twilio",
         provider_call_id="CA1",
-        account="AC1",
+        provider_account="AC1",
+        account_id=DEFAULT_ACCOUNT,
+        connection_id="",
         direction="inbound",
         from_number=name,
         to_number="+14155550100",
         state="ended",
         disposition="answered",
         agent="[bold]",
+        agent_id="",
         agent_ready=True,
         reason="",
         initiated_at=1,

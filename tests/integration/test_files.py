@@ -11,6 +11,7 @@ from config import load
 from router import files
 from router.cli import instance
 from router.eventlog.journal_db import JournalDb
+from router.events.ids import DEFAULT_ACCOUNT
 from router.secrets import load_key
 from router.storage.engine import open_database
 from router.storage.mapping import counts
@@ -90,7 +91,7 @@ async def test_files_of_an_earlier_version_are_closed_to_others(foreign: Path) -
         path.chmod(0o644)
     load_key("", foreign)
     async with open_database(settings) as database:
-        await counts(database)  # it is opened when it is first needed
+        await counts(database, DEFAULT_ACCOUNT)  # it is opened when it is first needed
     JournalDb(foreign / "journal-0").close()
     with instance.claimed(foreign, sandbox=True):
         pass

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, inspect, text
 
 from config import Settings, load
 from router.errors import StorageError
+from router.events.ids import DEFAULT_ACCOUNT
 from router.routing.table import Version
 from router.storage import calls, mapping
 from router.storage.engine import open_database
@@ -105,7 +106,7 @@ async def test_a_mapping_from_before_the_epoch_is_kept_and_told_anew_to_nobody(
     async with open_database(settings) as db:
         assert await mapping.position(db) == Version(1, 7)
         assert [route.version async for route in mapping.all_routes(db)] == [(1, 5), (1, 3)]
-        assert len(await mapping.list_agents(db)) == 3
+        assert len(await mapping.list_agents(db, DEFAULT_ACCOUNT)) == 3
         assert await mapping.tell_outdated(db) == 0
     await rollback(settings, to="0001")
     assert await current(settings) == "0001"
@@ -121,7 +122,7 @@ async def test_a_call_from_before_legs_were_kept_has_none(settings: Settings) ->
     )
     assert await migrate(settings) == MigrationResult("0002", HEAD)
     async with open_database(settings) as db:
-        record = await calls.get(db, "c")
+        record = await calls.get(db, DEFAULT_ACCOUNT, "c")
         assert record is not None
         assert record.legs == ()
     await rollback(settings, to="0002")

@@ -108,7 +108,7 @@ def _information(event: Event) -> set[object]:
     if kind in (T.CALL_INITIATED, T.CALL_RINGING, T.CALL_ANSWERED, T.CALL_ENDED):
         pieces |= {("party", data.from_number), ("party", data.to_number), data.direction}
     if kind.startswith(("call.", "leg.")):
-        pieces |= {("id", data.provider_call_id), ("account", data.account)}
+        pieces |= {("id", data.provider_call_id), ("account", data.provider_account)}
     if data.decision is not None:
         pieces |= {("decision", data.decision.action, data.decision.agent)}
     if kind in (T.LEG_ENDED, T.CALL_FORWARDED, T.CALL_ENDED) and event.source != "switchboard":

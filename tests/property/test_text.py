@@ -30,6 +30,7 @@ from router.eventlog.base import EventLog
 from router.eventlog.open import open_log
 from router.events import codec
 from router.events.examples import EXAMPLES
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Event, EventData
 from router.events.text import LINE, plain, read_json
 from router.events.types import EventType, topic_of
@@ -175,7 +176,7 @@ async def _kept(stores: Stores, event: Event) -> None:
         return
     await calls.record(stores.db, [event], fold, telling=TELLING)
     assert event in await calls.events(stores.db, event.call_id)
-    await calls.get(stores.db, event.call_id)
+    await calls.get(stores.db, DEFAULT_ACCOUNT, event.call_id)
     if event.type is EventType.CALL_INITIATED:
         claim = await claims.claim(
             stores.db,

@@ -42,7 +42,7 @@ def initiated(call: str, at: float = 0.0, decision: Decision | None = None) -> E
         data=EventData(
             call_id=call,
             provider_call_id=f"CA-{call}",
-            account="AC1",
+            provider_account="AC1",
             direction="inbound",
             from_number=FROM,
             to_number=TO,

@@ -9,6 +9,7 @@ from typing import Any
 
 from config import Settings, check, load
 from router.clock import Clock
+from router.events.ids import DEFAULT_ACCOUNT
 from router.node import Node
 from router.numbers.file import read_mapping
 from router.runtime import run
@@ -67,7 +68,7 @@ async def apply_text(settings: Settings, text: str = MAPPING) -> int:
     file.write_text(text)
     await prepare(settings)
     async with open_database(settings) as database:
-        await apply_mapping(database, read_mapping(file))
+        await apply_mapping(database, DEFAULT_ACCOUNT, read_mapping(file))
         return await fingerprint(database)
 
 

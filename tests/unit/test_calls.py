@@ -37,7 +37,7 @@ def test_a_call_that_went_well() -> None:
         ]
     )
     assert record.call_id == CALL
-    assert (record.provider, record.provider_call_id, record.account) == (
+    assert (record.provider, record.provider_call_id, record.provider_account) == (
         "twilio",
         f"CA-{CALL}",
         "AC1",
@@ -151,7 +151,12 @@ def test_without_the_first_event_the_others_tell_what_they_know() -> None:
         [
             event(CALL, T.SIP_JOINED, 0.2, "livekit", provider_call_id="from a header"),
             event(
-                CALL, T.CALL_RINGING, 0.5, provider_call_id="CA1", account="AC1", from_number=FROM
+                CALL,
+                T.CALL_RINGING,
+                0.5,
+                provider_call_id="CA1",
+                provider_account="AC1",
+                from_number=FROM,
             ),
         ]
     )
@@ -201,11 +206,17 @@ def test_who_began_the_call_carries_it_whoever_that_is(source: str) -> None:
             event(CALL, T.CALL_INITIATED, 0.0, source, provider_call_id="SCL_1", from_number=FROM),
             event(CALL, T.CALL_ANSWERED, 1.0, source),
             event(CALL, T.CALL_ENDED, 9.0, source),
-            event(CALL, T.CALL_ENDED, 9.4, "twilio", disposition="answered", account="AC1"),
+            event(
+                CALL, T.CALL_ENDED, 9.4, "twilio", disposition="answered", provider_account="AC1"
+            ),
             event(CALL, T.CALL_SUMMARISED, 900.0, "twilio", provider_call_id="CA1", duration=7.0),
         ]
     )
-    assert (record.provider, record.provider_call_id, record.account) == (source, "SCL_1", "AC1")
+    assert (record.provider, record.provider_call_id, record.provider_account) == (
+        source,
+        "SCL_1",
+        "AC1",
+    )
     assert (record.disposition, record.ended_at, record.duration) == ("answered", _at(9.0), 8.0)
 
 
@@ -215,12 +226,12 @@ def test_a_leg_tells_which_call_it_belongs_to_but_not_who_called_whom() -> None:
         T.LEG_ANSWERED,
         1.0,
         provider_call_id="CA1",
-        account="AC1",
+        provider_account="AC1",
         direction="outbound",
         to_number="sip:a-room@livekit",
     )
     record = fold([leg])
-    assert (record.provider_call_id, record.account) == ("CA1", "AC1")
+    assert (record.provider_call_id, record.provider_account) == ("CA1", "AC1")
     assert (record.direction, record.to_number, record.from_number) == (None, "", "")
     assert record.state == "answered"
 

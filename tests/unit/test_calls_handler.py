@@ -10,7 +10,7 @@ from consumers.calls.handler import Recorder
 from consumers.calls.sweep import Sweeper
 from consumers.runner import Limits, Runner
 from router.clock import SystemClock
-from router.events.ids import event_id
+from router.events.ids import DEFAULT_ACCOUNT, event_id
 from router.events.model import Event, EventData
 from router.events.types import CALLS_TOPIC
 from router.events.types import EventType as T
@@ -71,7 +71,7 @@ async def test_records_are_what_their_events_say(tmp_path: Path) -> None:
         await running
         storing.cancel()
         for call in names:
-            assert await calls.get(database, call) == fold(_events(call))
+            assert await calls.get(database, DEFAULT_ACCOUNT, call) == fold(_events(call))
     assert log.all(f"{CALLS_TOPIC}.dead") == []
 
 

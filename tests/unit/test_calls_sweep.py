@@ -19,6 +19,7 @@ from consumers.calls.sweep import Sweeper
 from router.errors import LogFailed, Permanent, Transient
 from router.eventlog.base import Appended
 from router.events.call import CallRecord
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Event
 from router.events.types import CALLS_TOPIC
 from router.events.types import EventType as T
@@ -92,7 +93,7 @@ class World:
     async def record(self, call: str) -> CallRecord:
         """The call's record once the events of the log are folded, too."""
         await self.told(*self.log.events(CALLS_TOPIC))
-        record = await calls.get(self.database, call)
+        record = await calls.get(self.database, DEFAULT_ACCOUNT, call)
         assert record is not None
         return record
 
@@ -131,7 +132,7 @@ async def world(tmp_path: Path, log: FakeLog | None = None, **calls: float) -> A
 
 
 def begun(name: str, at: float = 0.0, source: str = "twilio", **data: Any) -> Event:
-    data = {"provider_call_id": f"id-{name}", "account": "AC1", **data}
+    data = {"provider_call_id": f"id-{name}", "provider_account": "AC1", **data}
     return event(new_call(name), T.CALL_INITIATED, ZERO + at, source, **data)
 
 

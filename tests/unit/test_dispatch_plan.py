@@ -250,7 +250,7 @@ def test_what_we_tell_of_a_call_names_it_as_its_provider_does() -> None:
         data=EventData(
             call_id=CALL,
             provider_call_id=f"CA-{CALL}",
-            account="AC1",
+            provider_account="AC1",
             agent="lk-anna",
             reason="nobody came",
         ),

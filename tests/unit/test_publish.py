@@ -14,6 +14,7 @@ from router.clock import SystemClock
 from router.errors import LogUnavailable
 from router.eventlog.base import Appended, Follower, Record
 from router.eventlog.open import open_log
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.types import NUMBERS_TOPIC, ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
 from router.numbers import publish
@@ -44,6 +45,7 @@ async def maps(database: Database, **agents: str) -> None:
     numbers = {"a": A, "b": B}
     await apply_mapping(
         database,
+        DEFAULT_ACCOUNT,
         MappingSpec(
             agents=tuple(
                 AgentSpec(name=name, livekit_agent_name=name) for name in sorted({*agents.values()})
@@ -105,7 +107,7 @@ async def test_changes_reach_both_topics_in_their_order(database: Database, tmp_
     async with publishing(database, log):
         await maps(database, a="anna", b="anna")
         await maps(database, a="bob")
-        await delete_numbers(database, [A])
+        await delete_numbers(database, DEFAULT_ACCOUNT, [A])
         await maps(database, a="anna")
         await forgotten(database)
     of_a = [entry for entry in told(log.all(ROUTES_TOPIC)) if entry[0] == A]
@@ -186,7 +188,7 @@ async def test_a_journal_replaced_by_an_empty_one_is_filled(
     database: Database, tmp_path: Path
 ) -> None:
     await maps(database, a="anna", b="bob")
-    await delete_numbers(database, [B])
+    await delete_numbers(database, DEFAULT_ACCOUNT, [B])
     for name in ("first", "second"):
         async with open_log(log_settings(tmp_path / name)) as log:
             await publish.republish(database, log, SystemClock())
@@ -207,7 +209,7 @@ async def test_an_old_or_odd_topic_is_brought_up_to_date(
     for entry in await outbox.pending(database, 10):
         await log.append(entry.topic, entry.key, entry.value, entry.headers)
     await maps(database, a="bob", b="bob")
-    await delete_numbers(database, [B])
+    await delete_numbers(database, DEFAULT_ACCOUNT, [B])
     gone = msgspec.json.encode(Route(number=B, provider="twilio", rev=2))
     await log.append(ROUTES_TOPIC, B, gone, {"ce_id": "restored", "rev": "2"})
     await log.append(ROUTES_TOPIC, "+1999", b"?", {"ce_id": "odd", "rev": "two"})
@@ -279,7 +281,9 @@ async def maps_many(database: Database, count: int, agent: str = "anna") -> None
         NumberSpec(number=f"+1415556{n:04}", provider="x", agent=agent) for n in range(count)
     )
     agents = (AgentSpec(name=agent, livekit_agent_name=agent),)
-    await apply_mapping(database, MappingSpec(agents=agents, numbers=tuple(numbers)))
+    await apply_mapping(
+        database, DEFAULT_ACCOUNT, MappingSpec(agents=agents, numbers=tuple(numbers))
+    )
 
 
 async def test_a_restored_database_holds_and_so_does_what_is_applied_to_it(folder: Path) -> None:
@@ -394,7 +398,7 @@ async def test_removals_that_wait_in_the_outbox_are_no_loss(folder: Path) -> Non
     await maps_in(folder, a="anna", b="bob")
     await published(folder, log)
     async with opened(folder) as database:
-        await delete_numbers(database, [A, B])
+        await delete_numbers(database, DEFAULT_ACCOUNT, [A, B])
     guard = publish.Guard()
     await published(folder, log, guard)
     assert not guard.finding
@@ -439,7 +443,9 @@ async def test_a_change_of_an_agent_that_was_cut_short_is_finished(folder: Path)
 
     async with opened(folder) as database:
         with pytest.raises(Cut):
-            await apply_mapping(database, MappingSpec(agents=(changed,)), progress=cut)
+            await apply_mapping(
+                database, DEFAULT_ACCOUNT, MappingSpec(agents=(changed,)), progress=cut
+            )
         found = await publish.compare(database, log)
         assert not found.behind
         assert not found.lost

@@ -32,7 +32,11 @@ def test_an_incoming_call() -> None:
     assert event.time == NOW
     data = event.data
     assert (data.from_number, data.to_number) == ("+12125550123", "+14155550100")
-    assert (data.provider_call_id, data.account, data.direction) == (SID, ACCOUNT, "inbound")
+    assert (data.provider_call_id, data.provider_account, data.direction) == (
+        SID,
+        ACCOUNT,
+        "inbound",
+    )
 
 
 def test_secrets_are_not_kept() -> None:

@@ -50,7 +50,7 @@ class TestAccounts:
     def test_each_account_signs_for_itself(self) -> None:
         for account, token in ((ACCOUNT, TOKEN), (SUBACCOUNT, SUBTOKEN)):
             event = parsed(request(fields=form(AccountSid=account), token=token), **TWO)[0]
-            assert event.data.account == account
+            assert event.data.provider_account == account
             assert event.key == call_id("twilio", account, form()["CallSid"])
 
     @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ class TestAccounts:
     def test_an_alert_of_a_subaccount_may_be_signed_by_its_parent(self, token: str) -> None:
         fields = ALERT | {"AccountSid": SUBACCOUNT, "ParentAccountSid": ACCOUNT}
         event = parsed(request("debugger", fields, token=token), **TWO)[0]
-        assert (event.type, event.data.account) == (EventType.PROVIDER_ALERTED, SUBACCOUNT)
+        assert (event.type, event.data.provider_account) == (EventType.PROVIDER_ALERTED, SUBACCOUNT)
 
     def test_a_parent_speaks_for_a_subaccount_that_has_no_key_here(self) -> None:
         fields = ALERT | {"AccountSid": STRANGER, "ParentAccountSid": ACCOUNT}
-        assert parsed(request("debugger", fields), **TWO)[0].data.account == STRANGER
+        assert parsed(request("debugger", fields), **TWO)[0].data.provider_account == STRANGER
 
     def test_nobody_becomes_a_parent_by_saying_so(self) -> None:
         fields = ALERT | {"AccountSid": ACCOUNT, "ParentAccountSid": SUBACCOUNT}
@@ -112,20 +112,20 @@ class TestAccounts:
         element = {"id": "VW1", "type": "com.twilio.new", "data": {"account_sid": SUBACCOUNT}}
         for token in (TOKEN, SUBTOKEN):
             event = parsed(json_request("events", [element], token=token), **TWO)[0]
-            assert (event.data.account, event.data.reason) == (SUBACCOUNT, "")
+            assert (event.data.provider_account, event.data.reason) == (SUBACCOUNT, "")
 
     def test_a_subaccounts_stream_says_nothing_of_its_parents_calls(self) -> None:
         element = {"id": "VW1", "type": "com.twilio.new", "data": {"account_sid": ACCOUNT}}
         said = json_request("events", [element, SUBACCOUNT], token=SUBTOKEN)
         event = parsed(said, **TWO)[0]
         assert event.type is EventType.PROVIDER_UNKNOWN
-        assert (event.data.account, event.data.call_id) == (SUBACCOUNT, "")
+        assert (event.data.provider_account, event.data.call_id) == (SUBACCOUNT, "")
         assert "AccountSid" in event.data.reason
 
 
 class TestSharedKeys:
     def test_what_the_sdk_signed_is_taken(self) -> None:
-        assert parsed(shared_key_request(), **SHARED)[0].data.account == ACCOUNT
+        assert parsed(shared_key_request(), **SHARED)[0].data.provider_account == ACCOUNT
 
     def test_any_of_the_configured_keys_but_each_with_its_own_secret(self) -> None:
         parsed(shared_key_request(key="other", secret="another-shared-secret"), **SHARED)
@@ -135,7 +135,7 @@ class TestSharedKeys:
 
     def test_it_speaks_for_every_configured_account_and_no_other(self) -> None:
         event = parsed(shared_key_request(fields=form(AccountSid=SUBACCOUNT)), **SHARED, **TWO)[0]
-        assert event.data.account == SUBACCOUNT
+        assert event.data.provider_account == SUBACCOUNT
         with pytest.raises(BadPayload, match="AccountSid"):
             parsed(shared_key_request(fields=form(AccountSid=STRANGER)), **SHARED, **TWO)
 
@@ -195,7 +195,7 @@ class TestSharedKeys:
             SETTINGS_HEADER: f"key={SHARED_KEY},algorithm=HMAC_SHA256",
         }
         signed = replace(plain, headers=CIMultiDict({**plain.headers, **named}))
-        assert parsed(signed, **SHARED)[0].data.account == ACCOUNT
+        assert parsed(signed, **SHARED)[0].data.provider_account == ACCOUNT
 
 
 @given(

@@ -82,8 +82,8 @@ def test_each_step_is_an_event_and_a_repetition_is_none() -> None:
 
 
 def test_the_parent_account_is_told_of_its_subaccounts_numbers() -> None:
-    assert ported(account_sid=SUBACCOUNT).data.account == SUBACCOUNT
-    assert ported().data.account == ACCOUNT
+    assert ported(account_sid=SUBACCOUNT).data.provider_account == SUBACCOUNT
+    assert ported().data.provider_account == ACCOUNT
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_papers_were_judged() -> None:
 
 def test_a_bundle_may_come_without_an_account() -> None:
     event = parsed(request("bundle", {"Sid": BUNDLE, "Status": "draft"}))[0]
-    assert (event.key, event.data.account) == (BUNDLE, ACCOUNT)
+    assert (event.key, event.data.provider_account) == (BUNDLE, ACCOUNT)
 
 
 def test_a_subaccounts_bundle_may_come_without_an_account_too() -> None:
     signed = request("bundle", {"Sid": BUNDLE, "Status": "draft"}, token=SUBTOKEN)
     event = parsed(signed, accounts={SUBACCOUNT: [SUBTOKEN]})[0]
-    assert (event.key, event.data.account) == (BUNDLE, SUBACCOUNT)
+    assert (event.key, event.data.provider_account) == (BUNDLE, SUBACCOUNT)
 
 
 def test_however_many_accounts_there_are_a_bundle_may_name_none() -> None:
@@ -137,12 +137,12 @@ def test_however_many_accounts_there_are_a_bundle_may_name_none() -> None:
         signed = request(
             "bundle", {"Sid": BUNDLE, "Status": "draft"}, token=f"the-token-of-account-{n}"
         )
-        assert parsed(signed, accounts=accounts)[0].data.account == account
+        assert parsed(signed, accounts=accounts)[0].data.provider_account == account
 
 
 def test_a_long_form_that_names_no_account_is_not_checked_with_every_key() -> None:
     fields = {"Sid": BUNDLE, "Status": "draft", "FriendlyName": "x" * 4096}
-    assert parsed(request("bundle", fields))[0].data.account == ACCOUNT
+    assert parsed(request("bundle", fields))[0].data.provider_account == ACCOUNT
     with pytest.raises(BadSignature):
         parsed(request("bundle", fields, token=SUBTOKEN), accounts={SUBACCOUNT: [SUBTOKEN]})
 

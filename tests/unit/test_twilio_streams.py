@@ -163,7 +163,7 @@ def test_a_number_is_registered_for_messages(what: str, word: str) -> None:
     event = told(element(f"com.twilio.{kind}", data))[0]
     assert (event.type, event.key) == (EventType.NUMBER_CHANGED, "+14155550100")
     assert (event.data.number, event.data.status) == ("+14155550100", kind)
-    assert (event.data.account, event.data.reason) == (SUBACCOUNT, "Campaign suspended")
+    assert (event.data.provider_account, event.data.reason) == (SUBACCOUNT, "Campaign suspended")
     assert topic_of(event.type) == NUMBERS_TOPIC
 
 

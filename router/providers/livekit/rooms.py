@@ -86,7 +86,7 @@ def phone_call(room: str, who: Participant) -> EventData:
     return EventData(
         call_id=call_id(carrier, account, own_id),
         provider_call_id=carriers_id(who) or own_id,
-        account=account,
+        provider_account=account,
         direction="inbound" if inbound else "outbound",
         from_number=far if inbound else ours,
         to_number=ours if inbound else far,
@@ -162,7 +162,7 @@ def _agent_events(call: EventData, who: Participant, now: int) -> Sequence[Event
     data = EventData(
         call_id=call.call_id,
         provider_call_id=call.provider_call_id,
-        account=call.account,
+        provider_account=call.provider_account,
         leg_id=who.sid,
         room=call.room,
         agent=who.agent_name,

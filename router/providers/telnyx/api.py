@@ -137,13 +137,14 @@ async def _redirect(
 async def _replace_texml(rest: Rest, answers: Answers, call: Event, fallback: str) -> None:
     """See developers.telnyx.com/api-reference/texml-rest-commands/update-call."""
     data = call.data
-    if not data.account:
+    if not data.provider_account:
         raise Permanent("the webhook of a TeXML call did not say whose it is: AccountSid")
     try:
         document = answers.to_number(fallback, data.to_number) if fallback else answers.apology
     except ValueError as error:
         raise Permanent(str(error)) from error
-    path = f"/texml/Accounts/{quote(data.account, safe='')}/Calls/{quote(data.provider_call_id)}"
+    account, own_id = quote(data.provider_account, safe=""), quote(data.provider_call_id)
+    path = f"/texml/Accounts/{account}/Calls/{own_id}"
     try:
         await rest.post(path, form={"Texml": document.decode()})
     except Permanent as error:

@@ -68,7 +68,7 @@ def alert(
             call_id=call,
             provider_call_id=parent or resource,
             leg_id=resource if parent else "",
-            account=account,
+            provider_account=account,
             status=level,
             error_code=code if NUMBER.fullmatch(code) else "",
             reason=_reason(payload),

@@ -69,7 +69,7 @@ async def _open(url: str, account: str, token: str) -> AsyncIterator[Rest]:
 
 async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | None:
     """See `Carrier.standing`; Permanent also where there is no Auth Token of the call's account."""
-    rest = _account(accounts, ref.account)
+    rest = _account(accounts, ref.provider_account)
     found = await rest.get(f"/Calls/{quote(ref.provider_call_id, safe='')}.json")
     if found is None:
         # A wrong api_url answers the same about every call, and the room of each would be closed.
@@ -94,7 +94,7 @@ async def _redirect(
 ) -> None:
     """See `Carrier.redirect`."""
     data = call.data
-    rest = _account(accounts, data.account)
+    rest = _account(accounts, data.provider_account)
     try:
         answers = answers_of(context)
         document = answers.apology

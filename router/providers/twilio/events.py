@@ -189,7 +189,7 @@ def unknown(fields: Fields, account: str, received_at: int, kind: str) -> Event:
     identity = event_id(PROVIDER, account, kind, told)
     is_of_call = CALL_SID.fullmatch(fields.get("CallSid", "")) is not None
     about = about_call(fields, account) if is_of_call else EventData(raw=kept(fields))
-    data = msgspec.structs.replace(about, account=account, status=kind)
+    data = msgspec.structs.replace(about, provider_account=account, status=kind)
     return Event(
         id=identity,
         type=EventType.PROVIDER_UNKNOWN,
@@ -207,7 +207,7 @@ def about_call(fields: Fields, account: str) -> EventData:
     return EventData(
         call_id=call_id(PROVIDER, account, parent or sid),
         provider_call_id=parent or sid,
-        account=account,
+        provider_account=account,
         leg_id=sid if parent else "",
         raw=kept(fields),
     )

@@ -59,7 +59,7 @@ def bundle_status(fields: Fields, account: str, received_at: int) -> Event:
         time=received_at,
         key=sid,
         data=EventData(
-            account=account,
+            provider_account=account,
             order_id=sid,
             status=matching(fields, "Status", WORD),
             reason=fields.get("FailureReason") or fields.get("RejectionReason") or "",
@@ -96,7 +96,7 @@ def porting(request: WebhookRequest, signer: Signer) -> Event:
         time=happened_at(moment(changed), request.received_at),
         key=key,
         data=EventData(
-            account=account,
+            provider_account=account,
             number=number,
             order_id=order,
             status=status,

@@ -223,7 +223,7 @@ def _about(element: Element, kind: EventType, *, fact: str = "", **facts: Any) -
     data = EventData(
         call_id=call_id(PROVIDER, element.account, parent or sid) if sid else "",
         provider_call_id=parent or sid,
-        account=element.account,
+        provider_account=element.account,
         leg_id=sid if parent else "",
         status=element.type,
         raw=element.raw,
@@ -252,7 +252,7 @@ def _unreadable(element: Any, account: str, received_at: int, reason: str) -> Ev
         source=PROVIDER,
         time=received_at,
         key=digest,
-        data=EventData(account=account, reason=reason, raw={"element": element}),
+        data=EventData(provider_account=account, reason=reason, raw={"element": element}),
     )
 
 

@@ -1,0 +1,253 @@
+"""Agents on both databases: names, documents, what their numbers are told, deletion."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from router.control import accounts, agents, audit, documents, numbers
+from router.control.context import Control
+from router.control.model import Actor, Agent
+from router.errors import Conflict, Invalid, NotFound
+from router.routing.spec import METADATA_LIMIT
+from router.routing.table import RouteTable
+from tests.contract.conftest import OPERATOR
+from tests.support.control import follow, with_carrier
+from tests.support.fake_inventory import FakeCarrier, Held
+
+ONE, TWO = "+14155550100", "+14155550101"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+async def agent(control: Control, actor: Actor, label: str = "Anna", **more: Any) -> Agent:
+    config: Mapping[str, Any] = more.pop("config", {})
+    return await agents.create(control, actor, label=label, origin="native", config=config, **more)
+
+
+@pytest.fixture
+def carrier() -> FakeCarrier:
+    return FakeCarrier(offers=[ONE, TWO])
+
+
+@pytest.fixture
+def carried(control: Control, carrier: FakeCarrier) -> Control:
+    return with_carrier(control, carrier)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("label", "name"),
+        [
+            ("Anna", "anna"),
+            ("Dr. Müller's Büro (2)", "dr-mullers-buro-2"),
+            ("  a  b  ", "a-b"),
+            ("日本語", "agent"),
+            ("", "agent"),
+            ("x" * 200, "x" * 60),
+        ],
+    )
+    async def test_a_name_is_made_from_the_label(
+        self, control: Control, acme: Actor, label: str, name: str
+    ) -> None:
+        made = await agent(control, acme, label)
+        assert (made.name, made.label) == (name, label.strip())
+
+    async def test_names_are_unique_in_their_account(
+        self, control: Control, acme: Actor, rival: Actor
+    ) -> None:
+        assert [(await agent(control, acme)).name for _ in range(3)] == ["anna", "anna-2", "anna-3"]
+        assert (await agent(control, rival)).name == "anna"
+        assert (await agents.find(control, acme, "anna-2")).label == "Anna"
+        with pytest.raises(NotFound):
+            await agents.find(control, rival, "anna-2")
+
+    async def test_a_hundred_of_one_label(self, control: Control, acme: Actor) -> None:
+        names = [(await agent(control, acme)).name for _ in range(30)]
+        assert len(set(names)) == 30
+
+    async def test_at_once_each_gets_its_own(self, control: Control, acme: Actor) -> None:
+        made = await asyncio.gather(*(agent(control, acme) for _ in range(8)))
+        assert len({each.name for each in made}) == 8
+        assert (await agents.list_(control, acme)).total == 8
+
+    async def test_an_exact_name_is_taken_once(self, control: Control, acme: Actor) -> None:
+        made = await agent(control, acme, "Front Desk", exact_name=True)
+        assert made.name == "Front Desk"
+        with pytest.raises(Conflict) as error:
+            await agent(control, acme, "Front Desk", exact_name=True)
+        assert error.value.code == "agent_name_taken"
+        for wrong in ("", "  ", "a\nb", "a" * 201):
+            with pytest.raises(Invalid):
+                await agent(control, acme, wrong, exact_name=True)
+
+    async def test_who_serves_it(self, control: Control, acme: Actor) -> None:
+        own = await agent(control, acme)
+        assert own.livekit_agent_name == "anna"
+        await accounts.update(control, OPERATOR, acme.account_id, worker="workers")
+        assert (await agent(control, acme)).livekit_agent_name == "workers"
+        named = await agent(control, acme, livekit_agent_name="mine")
+        assert named.livekit_agent_name == "mine"
+        again = await agents.update(control, acme, named.id, livekit_agent_name="")
+        assert again.livekit_agent_name == "workers"
+
+    async def test_the_label_changes_and_the_name_stays(
+        self, control: Control, acme: Actor
+    ) -> None:
+        made = await agent(control, acme)
+        changed = await agents.update(control, acme, made.id, label="Berta")
+        assert (changed.name, changed.label) == ("anna", "Berta")
+
+
+class TestDocuments:
+    async def test_secrets_are_masked_and_kept(self, control: Control, acme: Actor) -> None:
+        config = {"voice": {"api_key": "a key of some length"}, "prompt": "hello"}
+        made = await agent(control, acme, config=config)
+        assert made.config == {"voice": {"api_key": "…ngth"}, "prompt": "hello"}
+        assert made.metadata == {"config": {"voice": {}, "prompt": "hello"}}
+        shown = {**made.config, "prompt": "bye"}
+        changed = await agents.update(control, acme, made.id, config=shown)
+        assert changed.config == {"voice": {"api_key": "…ngth"}, "prompt": "bye"}
+        assert changed.metadata == {"config": {"voice": {}, "prompt": "bye"}}
+        real = await agents.get(control, acme, made.id, secrets=True)
+        assert real.config == {**config, "prompt": "bye"}
+
+    async def test_a_masked_secret_that_nobody_has(self, control: Control, acme: Actor) -> None:
+        with pytest.raises(Invalid, match="masked"):
+            await agent(control, acme, config={"api_key": "…abcd"})
+
+    async def test_metadata_that_were_given_stay(self, control: Control, acme: Actor) -> None:
+        made = await agent(control, acme, metadata={"a": 1})
+        changed = await agents.update(control, acme, made.id, config={"b": 2})
+        assert (changed.metadata, changed.config) == ({"a": 1}, {"b": 2})
+        changed = await agents.update(control, acme, made.id, metadata={"c": 3})
+        assert changed.metadata == {"c": 3}
+
+    async def test_too_large_for_a_job(self, control: Control, acme: Actor) -> None:
+        large = {"prompt": "x" * METADATA_LIMIT}
+        with pytest.raises(Invalid) as error:
+            await agent(control, acme, config=large)
+        assert error.value.problems[0][0] == ("body", "config")
+        made = await agent(control, acme)
+        with pytest.raises(Invalid):
+            await agents.update(control, acme, made.id, config=large)
+        assert await agents.get(control, acme, made.id) == made
+
+    async def test_a_jobs_documents_follow(
+        self, carried: Control, acme: Actor, rival: Actor
+    ) -> None:
+        body = {"content": "hello", "api_key": "a key of some length"}
+        prompt = await documents.create(carried, acme, "prompt", body)
+        other = await documents.create(carried, rival, "prompt", {"content": "of the rival"})
+        config = {"prompt": prompt.id, "actions": [other.id, UNKNOWN]}
+        made = await agent(carried, acme, config=config)
+        given = await agent(carried, acme, config=config, metadata={"own": 1})
+        said = {prompt.id: {"content": "hello", "kind": "prompt"}}
+        assert made.metadata == {"config": config, "documents": said}
+        number = await numbers.buy(carried, acme, provider="twilio", number=ONE, agent_id=made.id)
+        await documents.update(carried, acme, "prompt", prompt.id, {"content": "bye"})
+        await agents.refresh(carried, acme, prompt.id)
+        table = await follow(carried.database, RouteTable())
+        said = {prompt.id: {"content": "bye", "kind": "prompt"}}
+        route = table.get(number.number)
+        assert route is not None
+        assert route.targets[0].metadata == {"config": config, "documents": said}
+        assert (await agents.get(carried, acme, given.id)).metadata == {"own": 1}
+        await documents.delete(carried, acme, "prompt", prompt.id)
+        await agents.refresh(carried, acme, prompt.id)
+        assert (await agents.get(carried, acme, made.id)).metadata == {"config": config}
+
+
+class TestChanges:
+    async def test_its_numbers_are_told_at_once(self, carried: Control, acme: Actor) -> None:
+        made = await agent(carried, acme, status="paused")
+        for each in (ONE, TWO):
+            await numbers.buy(carried, acme, provider="twilio", number=each, agent_id=made.id)
+        table = await follow(carried.database, RouteTable())
+        assert [route.targets for route in table] == [(), ()]
+        await agents.update(carried, acme, made.id, status="deployed")
+        await follow(carried.database, table)
+        assert [route.targets[0].agent_id for route in table] == [made.id, made.id]
+        await agents.update(carried, acme, made.id, livekit_agent_name="other", config={"a": 1})
+        await follow(carried.database, table)
+        assert [route.targets[0].livekit_agent_name for route in table] == ["other", "other"]
+        assert table.newest.rev == 4
+        await agents.update(carried, acme, made.id, label="no route has it")
+        await agents.update(carried, acme, made.id, status="deployed")
+        await follow(carried.database, table)
+        assert table.newest.rev == 4
+
+    async def test_more_numbers_than_one_transaction_takes(
+        self, carried: Control, carrier: FakeCarrier, acme: Actor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agents, "_AT_ONCE", 3)
+        made = await agent(carried, acme)
+        for count in range(8):
+            number = f"+1415555020{count}"
+            carrier.offers.append(number)
+            await numbers.buy(carried, acme, provider="twilio", number=number, agent_id=made.id)
+        table = await follow(carried.database, RouteTable())
+        await agents.update(carried, acme, made.id, status="disabled")
+        await follow(carried.database, table)
+        assert [route.targets for route in table] == [()] * 8
+
+    async def test_the_list(self, control: Control, acme: Actor, rival: Actor) -> None:
+        for status in ("deployed", "paused", "disabled"):
+            await agent(control, acme, status, status=status)
+        await agent(control, rival)
+        page = await agents.list_(control, acme)
+        assert ([each.name for each in page.items], page.total) == (["deployed", "paused"], 2)
+        page = await agents.list_(control, acme, newest_first=True, limit=1)
+        assert ([each.name for each in page.items], page.total) == (["paused"], 2)
+        page = await agents.list_(control, acme, statuses=("disabled",))
+        assert [each.name for each in page.items] == ["disabled"]
+
+    async def test_one_with_numbers_stays(
+        self, carried: Control, acme: Actor, rival: Actor
+    ) -> None:
+        made = await agent(carried, acme)
+        await numbers.buy(carried, acme, provider="twilio", number=ONE, agent_id=made.id)
+        with pytest.raises(Conflict, match=f"\\{ONE}") as error:
+            await agents.delete(carried, acme, made.id)
+        assert error.value.code == "agent_in_use"
+        with pytest.raises(NotFound):
+            await agents.delete(carried, rival, made.id)
+        assert [each.number for each in await agents.numbers_of(carried, acme, made.id)] == [ONE]
+        assert await agents.numbers_of(carried, rival, made.id) == []
+        await numbers.link(carried, acme, ONE, None)
+        await agents.delete(carried, acme, made.id)
+        with pytest.raises(NotFound):
+            await agents.get(carried, acme, made.id)
+
+    async def test_nobody_elses(self, control: Control, acme: Actor, rival: Actor) -> None:
+        made = await agent(control, acme)
+        for wrong in (made.id, UNKNOWN, "", "anna", "\0", "1" * 400):
+            for asked in (agents.get, agents.update, agents.delete):
+                with pytest.raises(NotFound) as error:
+                    await asked(control, rival, wrong)
+                assert str(error.value) == "the account has no such agent"
+        assert await agents.get(control, acme, made.id) == made
+
+    async def test_the_audit(self, control: Control, acme: Actor) -> None:
+        made = await agent(control, acme, config={"api_key": "a key of some length"})
+        await agents.update(control, acme, made.id, status="paused")
+        await agents.update(control, acme, made.id, status="paused")
+        await agents.delete(control, acme, made.id)
+        rows = (await audit.list_(control, acme, object_id=made.id)).items
+        actions = ["agent.deleted", "agent.updated", "agent.created"]
+        assert [row.action for row in rows] == actions
+        assert rows[1].before is not None
+        assert rows[1].after is not None
+        assert (rows[1].before["status"], rows[1].after["status"]) == ("deployed", "paused")
+        assert "a key" not in str(rows)
+
+
+async def test_an_adopted_number_may_have_an_agent(
+    carried: Control, carrier: FakeCarrier, acme: Actor
+) -> None:
+    carrier.held[ONE] = Held("the operator's")
+    made = await agent(carried, acme)
+    held = await numbers.adopt(
+        carried, acme, number=ONE, provider="twilio", connection_id=None, agent_id=made.id
+    )
+    assert (held.agent_id, held.agent_name) == (made.id, "anna")
