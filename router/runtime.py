@@ -53,7 +53,7 @@ from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.resources import Resources
 from router.routing.table import RouteTable
-from router.secrets import SipCredentials, load_key, sip_credentials
+from router.secrets import SipCredentials, load_keys, sip_credentials
 from router.storage.clock_skew import ClockSkew
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
@@ -94,7 +94,8 @@ async def run(
     """
     clock = clock or SystemClock()
     make_data_folder(settings.data_dir)
-    keys = [load_key(settings.secret_key.get_secret_value(), settings.data_dir)]
+    former = [each.get_secret_value() for each in settings.previous_secret_keys]
+    keys = load_keys(settings.secret_key.get_secret_value(), former, settings.data_dir)
     credentials = sip_credentials(keys[0])
     _calm_garbage_collection()
     async with AsyncExitStack() as stack:
