@@ -22,7 +22,7 @@ from router.clock import Clock, SystemClock
 from router.control import accounts, tokens
 from router.control.context import Control
 from router.control.model import Account, Actor, Plan, Scope, Token
-from router.errors import Ambiguous, NotFound, Transient
+from router.errors import Ambiguous, NotFound, Permanent, Transient
 from router.events.ids import DEFAULT_ACCOUNT
 from router.files import make_data_folder
 from router.http.server import base_app, listening
@@ -161,6 +161,7 @@ class FakeCarriers:
     )
     owned: dict[tuple[str, str], dict[str, OwnedNumber]] = field(default_factory=dict)
     away: bool = False  # nothing answers
+    refuses: bool = False  # for good, whatever it is asked
     lost: bool = False  # what is done, is done; the answer is lost
 
     @asynccontextmanager
@@ -185,6 +186,8 @@ class _FakeInventory:
     def _ask(self) -> None:
         if self.carriers.away:
             raise Transient("the carrier is away")
+        if self.carriers.refuses:
+            raise Permanent("the carrier refuses it", code="20003")
 
     def _done(self) -> None:
         if self.carriers.lost:

@@ -14,11 +14,10 @@ _SCHEMAS = Path(__file__).parents[1] / "api" / "schemas"
 
 @cache
 def _validator(document: str, name: str) -> Draft202012Validator:
-    schemas: dict[str, Any] = json.loads((_SCHEMAS / f"{document}.json").read_text())
-    assert name in schemas["$defs"], f"{document}.json has no {name}"
-    return Draft202012Validator(
-        {**schemas, "$ref": f"#/$defs/{name}"}, format_checker=FormatChecker()
-    )
+    found: dict[str, Any] = json.loads((_SCHEMAS / f"{document}.json").read_text())
+    assert name in found["components"]["schemas"], f"{document}.json has no {name}"
+    whole = {**found, "$ref": f"#/components/schemas/{name}"}
+    return Draft202012Validator(whole, format_checker=FormatChecker())
 
 
 def check(document: str, reply: Reply, status: int, name: str) -> Any:
