@@ -172,7 +172,7 @@ async def test_credentials_that_twilio_refuses_are_not_kept(acme: Client) -> Non
 
 
 async def test_what_is_wished_of_trunks_is_kept_without_its_passwords(acme: Client) -> None:
-    trunks = {
+    trunks: dict[str, Any] = {
         "outbound_trunk": {
             "address": "sip.example.com:5060",
             "transport": "tls",

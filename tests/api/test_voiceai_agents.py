@@ -362,10 +362,13 @@ async def test_call_history(acme: Client) -> None:
 async def test_transcripts(acme: Client) -> None:
     said = [("inbound_track", "Hello?"), ("outbound_track", "Hi, this is Anna.")]
     call = await called(acme, said=said)
-    for key in (call, str(BEGAN)):
-        reply = await acme.get(f"{HISTORY}/{key}/transcript")
-        url = answered(reply, 200, "TranscriptResponse")["url"]
-        assert url.startswith(acme.api.url)
+    urls = [
+        answered(await acme.get(f"{HISTORY}/{key}/transcript"), 200, "TranscriptResponse")["url"]
+        for key in (call, str(BEGAN))
+    ]
+    url = urls[0]
+    assert urls == [url, url]
+    assert url.startswith(acme.api.url)
     found = (await acme.get(url.removeprefix(acme.api.url))).json
     assert found["call_id"] == call
     assert [(each["role"], each["text"]) for each in found["transcript"]] == [

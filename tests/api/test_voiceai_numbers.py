@@ -34,8 +34,8 @@ answered = partial(check, "voiceai")
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[RunningApi]:
     telnyx = {"api_key": "KEY0123456789abcdef", "public_keys": [public_key()]}
-    carriers = {"providers": {"telnyx": telnyx}}
-    async with running_api(tmp_path, only=[DIALECT], **carriers) as running:
+    providers = {"telnyx": telnyx}
+    async with running_api(tmp_path, only=[DIALECT], providers=providers) as running:
         yield running
 
 
