@@ -26,7 +26,7 @@ from router.clock import Clock, SystemClock
 from router.control import accounts, tokens
 from router.control.context import Control
 from router.control.model import Account, Actor, Plan, Scope, Token
-from router.errors import Ambiguous, NotFound, Transient
+from router.errors import Ambiguous, NotFound, Permanent, Transient
 from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import EventData
 from router.events.types import EventType
@@ -227,6 +227,7 @@ class FakeCarriers:
     )
     owned: dict[tuple[str, str], dict[str, OwnedNumber]] = field(default_factory=dict)
     away: bool = False  # nothing answers
+    refuses: bool = False  # for good, whatever it is asked
     lost: bool = False  # what is done, is done; the answer is lost
 
     @asynccontextmanager
@@ -253,6 +254,8 @@ class _FakeInventory:
     def _ask(self) -> None:
         if self.carriers.away:
             raise Transient("the carrier is away")
+        if self.carriers.refuses:
+            raise Permanent("the carrier refuses it", code="20003")
 
     def _done(self) -> None:
         if self.carriers.lost:

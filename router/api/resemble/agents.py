@@ -1,7 +1,7 @@
 """Agents, as far as their phone numbers need them: list, get, create, update, delete."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from router.api.fields import merged, rfc3339
 from router.api.operation import Answer, ApiRequest, Operation
@@ -199,17 +199,21 @@ def _kept(config: Mapping[str, Any], name: str, default: T) -> T:
     return value if fits else default  # type: ignore[return-value]
 
 
-_UPDATE: Final = {
-    "path": "/api/v2/agents/{uuid}",
-    "summary": "Update Agent",
-    "description": "What is absent stays, objects merge, null clears. `phone_number_id` links "
-    "another number in place of the present one; no other agent may have it.",
-    "tag": _TAG,
-    "handle": update,
-    "scope": "agents:write",
-    "body": UpdateAgentRequest,
-    "answers": {200: AgentAnswer},
-}
+def _updating(method: Literal["PATCH", "PUT"], operation_id: str) -> Operation:
+    return Operation(
+        method=method,
+        path="/api/v2/agents/{uuid}",
+        id=operation_id,
+        summary="Update Agent",
+        description="What is absent stays, objects merge, null clears. `phone_number_id` links "
+        "another number in place of the present one; no other agent may have it.",
+        tag=_TAG,
+        handle=update,
+        scope="agents:write",
+        body=UpdateAgentRequest,
+        answers={200: AgentAnswer},
+    )
+
 
 OPERATIONS: Final = (
     Operation(
@@ -246,8 +250,8 @@ OPERATIONS: Final = (
         scope="agents:read",
         answers={200: AgentAnswer},
     ),
-    Operation(method="PATCH", id="update_agent", **_UPDATE),
-    Operation(method="PUT", id="replace_agent", **_UPDATE),
+    _updating("PATCH", "update_agent"),
+    _updating("PUT", "replace_agent"),  # clients that were made for Rails send either
     Operation(
         method="DELETE",
         path="/api/v2/agents/{uuid}",

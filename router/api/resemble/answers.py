@@ -41,7 +41,7 @@ def offset(query: PageQuery) -> int:
     return (query.page - 1) * query.page_size
 
 
-def paged(query: PageQuery, total: int) -> dict[str, int]:
+def paged(query: PageQuery, total: int) -> dict[str, Any]:
     """What the answer says of its page."""
     return {
         "page": query.page,

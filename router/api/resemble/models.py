@@ -126,8 +126,15 @@ class _Page(_Answered):
 class _Trunk(_Sent):
     media_encryption: MediaEncryption = "disabled"
     has_auth_credentials: bool = Field(default=False, description="Whether to authenticate")
-    username: str | None = Field(default=None, max_length=200)
+    username: str | None = Field(default=None, max_length=200, validate_default=True)
     password: str | None = Field(default=None, max_length=200, description="Never answered")
+
+    @field_validator("username")
+    @classmethod
+    def _needed(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value and info.data.get("has_auth_credentials"):
+            raise ValueError("is required if has_auth_credentials is true")
+        return value
 
 
 class OutboundTrunk(_Trunk):

@@ -11,6 +11,7 @@ from router.api.voiceai.answers import answer, pagination
 from router.api.voiceai.models import (
     CallHistoryItem,
     CallHistoryQuery,
+    CallType,
     OutboundCallRequest,
     PageQuery,
     PaginatedCallHistoryResponse,
@@ -26,7 +27,7 @@ from router.events.model import Event
 from router.events.types import EventType
 
 _TAG: Final = "Agent Analytics"
-_TYPES: Final = {"inbound": "sip_inbound", "outbound": "sip_outbound"}
+_TYPES: Final[Mapping[str, CallType]] = {"inbound": "sip_inbound", "outbound": "sip_outbound"}
 _CALLERS: Final = frozenset(
     ("inbound_track", "inbound", "caller", "customer", "user", "human")
 )  # Twilio, Telnyx and Vocode's words for who is not the agent

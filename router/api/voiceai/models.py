@@ -20,6 +20,7 @@ from pydantic.json_schema import SkipJsonSchema
 from router.api.fields import PAGE_LIMIT, PhoneNumber, ShownAs
 
 Provider = Literal["twilio", "telnyx"]
+CallType = Literal["web", "sip_inbound", "sip_outbound"]
 AgentStatus = Literal["deployed", "paused", "disabled"]
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -293,7 +294,9 @@ class AgentConfig(_Sent):
 class AgentConfigUpdate(AgentConfig):
     """Changes of a configuration (RFC 7396): what is absent stays, null clears, objects merge."""
 
-    webhooks: dict[str, Any] | None = Field(default=None, description="As in AgentConfig")
+    webhooks: dict[str, Any] | None = Field(  # type: ignore[assignment]
+        default=None, description="As in AgentConfig"
+    )
 
 
 class CreateAgentRequest(_Sent):
@@ -317,9 +320,7 @@ class UpdateAgentRequest(_Sent):
 class AgentConfigAnswer(AgentConfig):
     """An agent's configuration; secrets are left out or show their last four characters."""
 
-    phone_number: str | None = Field(  # type: ignore[assignment]
-        description="Number whose calls the agent takes, null: none"
-    )
+    phone_number: str | None = Field(description="Number whose calls the agent takes, null: none")
 
 
 class Agent(_Answered):
@@ -429,7 +430,7 @@ class CallHistoryItem(_Answered):
     call_duration_seconds: float
     credits_used: float = Field(description="0: Switchboard counts no credits")
     has_transcript: bool
-    call_type: Literal["web", "sip_inbound", "sip_outbound"] | None = None
+    call_type: CallType | None = None
     from_number: str | None = None
     to_number: str | None = None
     transcription_summary: str | None = None

@@ -2,6 +2,9 @@
 
 from itertools import count
 
+from sqlalchemy import update
+
+from router.storage.schema import numbers
 from tests.api.examples import Example
 from tests.support.api import Client
 
@@ -33,7 +36,9 @@ async def things(client: Client) -> dict[str, str]:
         ids.append(reply.json["item"]["id"])
     reply = await client.post(AGENTS, {"name": "Anna", "voice_uuid": "v1"})
     assert reply.status == 200, reply.text
-    await client.api.corrupt(ids[1])
+    async with client.api.control.database.write() as connection:
+        this = numbers.c.short_id == ids[1]
+        await connection.execute(update(numbers).where(this).values(state="corrupted"))
     return {
         "number": str(ids[0]),
         "corrupted": str(ids[1]),
