@@ -144,7 +144,7 @@ class RunningApi:
             data = json.dumps(body).encode()
             own.setdefault("Content-Type", "application/json")
         async with self.session.request(
-            method, self.url + path, data=data, params=query, headers=own
+            method, self.url + path, data=data, params=query, headers=own, allow_redirects=False
         ) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 
