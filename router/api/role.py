@@ -10,7 +10,7 @@ from aiohttp import web
 from config.settings import HttpSettings, Settings
 from router.api.app import Api, dialects
 from router.clock import Clock
-from router.control import numbers, tokens
+from router.control import orders, tokens
 from router.control.context import Control, control_of
 from router.errors import StorageError
 from router.observability import log
@@ -20,7 +20,6 @@ from router.supervisor import Work
 
 logger = log.get(__name__)
 
-_RECOVER: Final = 5.0  # seconds between two looks for orders that nobody works on any more
 _WRITE_USED: Final = 10.0  # seconds between two notes of which tokens were used
 _PRUNE: Final = 3600.0  # seconds between two removals of old Idempotency-Keys
 
@@ -49,7 +48,7 @@ class ApiRole:
         """What goes on beside the requests, once the database is prepared; each without end."""
         database = self._control.database
         return {
-            "orders": partial(self._again, _RECOVER, partial(numbers.recover, self._control)),
+            "orders": partial(orders.recover_loop, self._control),
             "token_use": partial(
                 self._again, _WRITE_USED, partial(tokens.write_used, self._control)
             ),

@@ -53,6 +53,16 @@ def listing(page: Page[T], paging: Paging, shape: Callable[[T], Any]) -> dict[st
     }
 
 
+def shaped(model: type[Shape], value: object, **own: Any) -> dict[str, Any]:
+    """The fields of `model`, from a value of ours; times are those whose names end so."""
+    return {name: own[name] if name in own else _field(name, value) for name in model.model_fields}
+
+
+def _field(name: str, value: object) -> Any:
+    found = getattr(value, name)
+    return when(found) if name.endswith("_at") else found
+
+
 def when(micros: int | None) -> datetime | None:
     """A time as answers have it: ISO 8601, UTC."""
     return None if micros is None else datetime.fromtimestamp(micros / 1_000_000, UTC)
