@@ -150,10 +150,11 @@ def _document(document: Reply) -> Handler:
     return read
 
 
-async def _metrics(_request: web.Request) -> web.Response:
-    return web.Response(
-        body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+async def _metrics(request: web.Request) -> web.Response:
+    text = generate_latest(REGISTRY)
+    if "X-Fern-SDK-Version" in request.headers:  # Vocode's client has a method for it: reads JSON
+        return web.json_response(text.decode())
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _no_traceback(record: logging.LogRecord) -> bool:

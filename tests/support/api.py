@@ -210,7 +210,12 @@ class RunningApi:
             data = json.dumps(body).encode()
             own.setdefault("Content-Type", "application/json")
         async with self.session.request(
-            method, URL(self.url + path, encoded=True), data=data, params=query, headers=own
+            method,
+            URL(self.url + path, encoded=True),
+            data=data,
+            params=query,
+            headers=own,
+            allow_redirects=False,
         ) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 

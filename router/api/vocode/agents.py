@@ -49,13 +49,13 @@ class AgentParams(Schema):
     """What answers a call."""
 
     name: str | None = None
-    prompt: Annotated[Any, OneOf(*PROMPT.models, reference=True)]
+    prompt: Annotated[Any, PROMPT.inline()]
     language: Literal["en", "es", "de", "hi", "pt", "fr", "nl", "id", "it", "ja", "ko"] = NOT_SET
-    actions: list[Annotated[Any, OneOf(*ACTION.models, reference=True)]] = NOT_SET
-    voice: Annotated[Any, OneOf(*VOICE.models, reference=True)]
+    actions: list[Annotated[Any, ACTION.inline()]] = NOT_SET
+    voice: Annotated[Any, VOICE.inline()]
     initial_message: str | None = None
-    webhook: Annotated[Any, OneOf(*WEBHOOK.models, reference=True)] | None = None
-    vector_database: Annotated[Any, OneOf(*VECTOR_DATABASE.models, reference=True)] | None = None
+    webhook: Annotated[Any, WEBHOOK.inline()] | None = None
+    vector_database: Annotated[Any, VECTOR_DATABASE.inline()] | None = None
     interrupt_sensitivity: Literal["low", "high"] = NOT_SET
     context_endpoint: str | None = None
     noise_suppression: bool = NOT_SET
@@ -78,30 +78,34 @@ class AgentParams(Schema):
 class CreateCallAgentParams(AgentParams):
     """The agent of one call out."""
 
-    voice: Annotated[Any, OneOf(*VOICE.models, reference=True)] = NOT_SET
+    voice: Annotated[Any, VOICE.inline()] = NOT_SET
 
 
 _UPDATES: Final[Mapping[str, Any]] = {
-    "prompt": PROMPT.update(reference=True),
-    "actions": list[Annotated[Any, OneOf(*ACTION.updates, reference=True)]],
-    "voice": VOICE.update(reference=True),
-    "webhook": WEBHOOK.update(reference=True) | None,
-    "vector_database": VECTOR_DATABASE.update(reference=True) | None,
+    "prompt": Annotated[Any, PROMPT.inline_update()],
+    "actions": list[Annotated[Any, ACTION.inline_update()]],
+    "voice": Annotated[Any, VOICE.inline_update()],
+    "webhook": Annotated[Any, WEBHOOK.inline_update()] | None,
+    "vector_database": Annotated[Any, VECTOR_DATABASE.inline_update()] | None,
 }
 AgentUpdateParams: Final = update_of(AgentParams, **_UPDATES)
 InboundAgentUpdateParams: Final = update_of(
-    AgentParams, "InboundAgentUpdateParams", **{**_UPDATES, "prompt": PROMPT.update(text=True)}
+    AgentParams,
+    "InboundAgentUpdateParams",
+    **{**_UPDATES, "prompt": Annotated[Any, PROMPT.inline_update(text=True)]},
 )
 """Of `POST /v1/numbers/update`: in the older document a prompt is its text."""
 
 _EXPANDED: Final[Mapping[str, Any]] = {
-    "actions": list[ACTION.answer],
-    "voice": VOICE.answer,
-    "webhook": WEBHOOK.answer,
-    "vector_database": VECTOR_DATABASE.answer,
+    "actions": list[Annotated[Any, OneOf(*ACTION.answers)]],
+    "voice": Annotated[Any, OneOf(*VOICE.answers)],
+    "webhook": Annotated[Any, OneOf(*WEBHOOK.answers)],
+    "vector_database": Annotated[Any, OneOf(*VECTOR_DATABASE.answers)],
     CONNECTION: wire_connections.OpenAIAccountConnection,
 }
-AgentAnswer: Final = answer_of(AgentParams, "Agent", prompt=PROMPT.answer, **_EXPANDED)
+AgentAnswer: Final = answer_of(
+    AgentParams, "Agent", prompt=Annotated[Any, OneOf(*PROMPT.answers)], **_EXPANDED
+)
 InboundAgentAnswer: Final = answer_of(
     AgentParams,
     "InboundAgent",

@@ -3,19 +3,19 @@
 All kinds have the same four operations; a kind differs by its models alone.
 """
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from router.api.operation import Answer, ApiRequest, Operation
 from router.api.vocode.kinds import KINDS, PROMPT, Kind, PromptParams
 from router.api.vocode.schemas import (
     ById,
+    OneOf,
     PageQuery,
     Uuid,
     answer_of,
     as_page,
     page_of,
     root_of,
-    type_of,
 )
 from router.control import documents
 from router.control.model import Document
@@ -60,9 +60,10 @@ async def find(request: ApiRequest, kind: Kind, document_id: str) -> Document | 
 def _operations(kind: Kind) -> list[Operation]:
     name, path, title = kind.kind, f"/v1/{kind.plural}", kind.title
     words = name.replace("_", " ")
-    answer = root_of(f"{title}ResponseModel", kind.answer)
-    item = NormalizedPrompt if kind is PROMPT else kind.answer
-    typed = all(type_of(model) for model in kind.models)
+    answer = root_of(f"{title}ResponseModel", Annotated[Any, OneOf(*kind.answers)])
+    item = NormalizedPrompt if kind is PROMPT else answer
+    update_params = Annotated[Any, OneOf(*kind.updates.values())]
+    is_typed = "" not in kind.by_type
 
     async def get(request: ApiRequest) -> Answer:
         found = await documents.get(request.control, request.actor, name, request.query.id)
@@ -116,7 +117,7 @@ def _operations(kind: Kind) -> list[Operation]:
             tag=kind.plural,
             handle=create,
             scope="agents:write",
-            body=root_of(f"{title}ParamsRequest", kind.params()),
+            body=root_of(f"{title}ParamsRequest", Annotated[Any, OneOf(*kind.models)]),
             body_required=kind is not PROMPT,  # nothing of it has to be set
             answers={200: answer},
             creates=True,
@@ -130,8 +131,8 @@ def _operations(kind: Kind) -> list[Operation]:
             handle=update,
             scope="agents:write",
             query=ById,
-            body=root_of(f"{title}UpdateParamsRequest", kind.update()),
-            body_required=typed,  # the client sends no body where nothing is to change
+            body=root_of(f"{title}UpdateParamsRequest", update_params),
+            body_required=is_typed,  # the client sends no body where nothing is to change
             answers={200: answer},
             description="What is left out or {} stays as it is; null clears where it is allowed.",
         ),

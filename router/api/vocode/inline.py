@@ -12,7 +12,7 @@ from router.api.operation import ApiRequest
 from router.api.vocode.connections import update_inline
 from router.api.vocode.documents import find
 from router.api.vocode.kinds import ACTION, CONNECTION, PARTS, Kind
-from router.api.vocode.schemas import Place, is_undefined, merged
+from router.api.vocode.schemas import Place, complete, from_client, guess, is_undefined, merged
 from router.control import agents, connections, documents
 from router.control.model import Agent
 from router.errors import Conflict, Invalid, NotFound
@@ -137,9 +137,32 @@ async def _planned(
         await documents.get(request.control, request.actor, kind.kind, sent)
         return _Write(kind, id=sent)
     stored = None if present is None else await find(request, kind, present)
-    if stored is None or sent.get("type") not in (None, stored.body.get("type")):
+    sent = _typed(request, kind, {} if stored is None else stored.body, sent, where)
+    if stored is None or sent.get("type", "") != stored.body.get("type", ""):
         return _Write(kind, body=kind.completed(merged({}, sent), where))
     return _Write(kind, id=stored.id, body=kind.updated(stored.body, sent, where))
+
+
+def _typed(
+    request: ApiRequest,
+    kind: Kind,
+    stored: Mapping[str, Any],
+    sent: Mapping[str, Any],
+    where: Place,
+) -> Mapping[str, Any]:
+    """Parameters with their `type`, which Vocode's clients leave out of what is nested."""
+    if "type" in sent or "" in kind.by_type:
+        return sent
+    if not from_client(request):
+        raise Invalid(((*where, "type"), "Field required"), kinds=["missing"])
+    known = {name: value for name, value in sent.items() if not is_undefined(value)}
+    tag = kind.type_in(known, stored)
+    if tag is None:
+        why = "is missing, and the other fields do not tell it: it must be said"
+        raise Invalid(((*where, "type"), why), kinds=["missing"])
+    typed = {"type": tag, **known}
+    complete(kind.updates[tag], typed, where)  # nobody has looked into it
+    return typed
 
 
 async def _planned_actions(
@@ -152,8 +175,8 @@ async def _planned_actions(
     for index, each in enumerate(sent):
         present = None
         if not isinstance(each, str):
-            same = (action for action in own if action.body.get("type") == each.get("type"))
-            present = next(same, None)
+            tag = each.get("type", guess(ACTION.by_type, each))
+            present = next((action for action in own if action.body.get("type") == tag), None)
         if present is not None:
             own.remove(present)
         present_id = None if present is None else present.id

@@ -13,6 +13,7 @@ from router.api.vocode.schemas import (
     Uuid,
     answer_of,
     complete,
+    guess,
     merged,
     type_of,
     update_of,
@@ -25,7 +26,7 @@ from router.control.model import DocumentKind
 class CollectField(Schema):
     """Something that the agent is to ask for."""
 
-    field_type: Literal["field_type_email"]
+    field_type: Literal["field_type_email"] = "field_type_email"
     label: str
     name: str
     description: str | None = None
@@ -85,7 +86,7 @@ class ExternalActionConfig(Schema):
 class FunctionCallTrigger(Schema):
     """The agent decides."""
 
-    type: Literal["action_trigger_function_call"]
+    type: Literal["action_trigger_function_call"] = "action_trigger_function_call"
     config: EmptyConfig | None = None
 
 
@@ -105,11 +106,11 @@ class PhraseTriggers(Schema):
 class PhraseBasedTrigger(Schema):
     """What is said decides."""
 
-    type: Literal["action_trigger_phrase_based"]
+    type: Literal["action_trigger_phrase_based"] = "action_trigger_phrase_based"
     config: PhraseTriggers
 
 
-_Trigger = Annotated[Any, OneOf(FunctionCallTrigger, PhraseBasedTrigger)]
+_Trigger = Annotated[Any, OneOf(FunctionCallTrigger, PhraseBasedTrigger, guessed=True)]
 
 
 class TransferCallActionParams(Schema):
@@ -265,33 +266,40 @@ class Kind:
         return "".join(word.capitalize() for word in self.kind.split("_"))
 
     @cached_property
-    def updates(self) -> Sequence[type[Schema]]:
+    def by_type(self) -> Mapping[str, type[Schema]]:
+        """Its models; "" is the type of those that have none."""
+        return {type_of(model): model for model in self.models}
+
+    @cached_property
+    def updates(self) -> Mapping[str, type[Schema]]:
         """The models of an update of one."""
-        return [update_of(model) for model in self.models]
+        return {tag: update_of(model) for tag, model in self.by_type.items()}
 
     @cached_property
     def answers(self) -> Sequence[type[Schema]]:
         """The models of one in an answer."""
         return [answer_of(model) for model in self.models]
 
-    def params(self, *, reference: bool = False) -> Any:
-        """The type of a field that makes one (or, with `reference`, names one)."""
-        return Annotated[Any, OneOf(*self.models, reference=reference)]
+    def inline(self) -> OneOf:
+        """One in an agent's parameters: an id, or parameters of its own."""
+        return OneOf(*self.models, reference=True, untyped="" not in self.by_type)
 
-    def update(self, *, reference: bool = False, text: bool = False) -> Any:
-        """The type of a field that updates one."""
-        return Annotated[Any, OneOf(*self.updates, reference=reference, text=text)]
+    def inline_update(self, *, text: bool = False) -> OneOf:
+        """One in an update of an agent."""
+        untyped = "" not in self.by_type
+        return OneOf(*self.updates.values(), reference=not text, text=text, untyped=untyped)
 
-    @cached_property
-    def answer(self) -> Any:
-        """The type of a field that shows one."""
-        return Annotated[Any, OneOf(*self.answers)]
+    def type_in(self, sent: Mapping[str, Any], stored: Mapping[str, Any]) -> str | None:
+        """The type of parameters that leave it out: the stored one's, if they fit; else a guess."""
+        present = self.by_type.get(stored.get("type", ""))
+        if present is not None and sent.keys() <= present.model_fields.keys():
+            return str(stored.get("type", ""))
+        return guess(self.by_type, sent)
 
     def completed(self, body: Mapping[str, Any], where: Place) -> dict[str, Any]:
         """A whole document, checked. Raises Invalid: it names what is missing."""
-        known = {type_of(model): model for model in self.models}
-        tag = body.get("type", "") if "" not in known else ""
-        return complete(known[tag], body, where)
+        tag = "" if "" in self.by_type else body.get("type", "")
+        return complete(self.by_type[tag], body, where)
 
     def updated(
         self, stored: Mapping[str, Any], sent: Mapping[str, Any], where: Place

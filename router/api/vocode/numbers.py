@@ -196,7 +196,7 @@ async def _update(request: ApiRequest) -> Answer:
         if not is_undefined(value) or name == "inbound_agent"
     }
     if older and not sent.keys() & _NumberParams.model_fields:
-        raise Invalid((_INBOUND, "Field required"))
+        raise Invalid((_INBOUND, "Field required"), kinds=["missing"])
     number = await numbers.get(request.control, request.actor, _asked(request))
     agent_id = await _inbound_after(request, number, sent.get("inbound_agent", {}), older=older)
     details = {name: sent[name] for name in _OWN_DETAILS if name in sent}

@@ -17,6 +17,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     RootModel,
+    ValidationError,
     create_model,
     model_validator,
 )
@@ -34,10 +35,20 @@ CLIENT_HEADER: Final = "X-Fern-SDK-Version"
 
 _TAG: Final = "<{}>"  # of a union's branch in an error's `loc`: `without_tags` takes it out
 _REFERENCE: Final = _TAG.format("id")
+_UNTYPED: Final = _TAG.format("?")
 _OURS: Final = ("id", "user_id")  # never what a request says
 
 NOT_SET: Any = Field(default_factory=lambda: None)
 """The default of a field that may be left out, but not be null."""
+
+_UNDEFINED: Final[JsonSchemaValue] = {
+    "title": "Undefined",
+    "description": "Leaves the field as it is.",
+    "type": "object",
+    "properties": {},
+    "additionalProperties": False,
+}
+_ANY_OBJECT: Final[JsonSchemaValue] = {"type": "object", "additionalProperties": True}
 
 Place = tuple[str | int, ...]
 """Where a value is in a request: `("body", "voice")`."""
@@ -56,12 +67,6 @@ Uuid = Annotated[str, BeforeValidator(_uuid), Field(json_schema_extra={"format":
 def is_undefined(value: object) -> bool:
     """Whether it is `{}`: only that is Undefined."""
     return isinstance(value, Mapping) and not value
-
-
-class Undefined(BaseModel):
-    """`{}`: the field stays as it is."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Schema(BaseModel):
@@ -87,8 +92,8 @@ class _OrUndefined:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        known, undefined = handler(schema), handler(Undefined.__pydantic_core_schema__)
-        return {"anyOf": [*known.pop("anyOf", [known]), undefined]}
+        known = handler(schema)
+        return {"anyOf": [*known.pop("anyOf", [known]), _UNDEFINED]}
 
 
 def update_of(model: type[Schema], name: str = "", **instead: Any) -> type[Schema]:
@@ -129,28 +134,42 @@ def _without_none(kind: Any) -> Any:
 
 
 class OneOf:
-    """Annotates `Any`: one of `models`, told apart by its `type`; `reference`: or an id.
+    """Annotates `Any`: one of `models`, told apart by its `type`.
 
-    `text`: or any text, in place of an id.
+    Args:
+        models: what it may be.
+        reference: or an id.
+        text: or any text, in the place of an id.
+        untyped: or an object without `type`, which is not looked into: Vocode's clients leave out
+            the type of what is nested (`inline` finds it). The JSON schema does not tell.
+        guessed: where there is no `type`, the model that fits (`guess`), or the first.
     """
 
     def __init__(
-        self, *models: type[BaseModel], reference: bool = False, text: bool = False
+        self,
+        *models: type[BaseModel],
+        reference: bool = False,
+        text: bool = False,
+        untyped: bool = False,
+        guessed: bool = False,
     ) -> None:
-        self.models = models
+        self.by_type = {type_of(model): model for model in models}
         self.reference = reference
         self.text = text
+        self.untyped = untyped
+        self.guessed = guessed
 
     def __get_pydantic_core_schema__(
         self, _source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         choices: dict[Any, CoreSchema] = {
-            _TAG.format(tag): handler.generate_schema(model)
-            for tag, model in self.by_type().items()
+            _TAG.format(tag): handler.generate_schema(model) for tag, model in self.by_type.items()
         }
         if self.reference or self.text:
             choices[_REFERENCE] = handler.generate_schema(str if self.text else Uuid)
-        known = ", ".join(tag for tag in self.by_type() if tag)
+        if self.untyped:
+            choices[_UNTYPED] = core_schema.dict_schema()
+        known = ", ".join(tag for tag in self.by_type if tag)
         wanted = [f"an object whose type is one of: {known}"] if known else ["an object"]
         if self.text or self.reference:
             wanted.insert(0, "text" if self.text else "an id")
@@ -161,19 +180,49 @@ class OneOf:
             custom_error_message=f"must be {' or '.join(wanted)}",
         )
 
-    def by_type(self) -> dict[str, type[BaseModel]]:
-        """Each model by the `type` that it has; "" for one that has none."""
-        return {type_of(model): model for model in self.models}
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        choices = [each for each in handler(schema)["oneOf"] if each != _ANY_OBJECT]
+        return {"anyOf": choices} if len(choices) > 1 else choices[0]
 
     def _tag(self, value: Any) -> str | None:
         if isinstance(value, str):
             return _REFERENCE
         if not isinstance(value, Mapping):
             return None
-        if len(self.models) == 1:
-            return _TAG.format(type_of(self.models[0]))
+        if "" in self.by_type:
+            return _TAG.format("")
         tag = value.get("type")
+        if "type" not in value and self.untyped:
+            return _UNTYPED
+        if "type" not in value and self.guessed:
+            return _TAG.format(guess(self.by_type, value) or next(iter(self.by_type)))
         return _TAG.format(tag) if isinstance(tag, str) else None
+
+
+def guess(by_type: Mapping[str, type[BaseModel]], value: Mapping[str, Any]) -> str | None:
+    """The type of an object that doesn't say it: the one most of whose required fields are there.
+
+    Of several, the first that knows all fields; None: none takes it, or nothing in it tells.
+    """
+    found: list[tuple[int, bool, str]] = []
+    for tag, model in by_type.items():
+        try:
+            model.model_validate({"type": tag, **value})
+        except ValidationError:
+            continue
+        found.append((_required(model), value.keys() <= model.model_fields.keys(), tag))
+    best = max(found, key=lambda each: each[:2], default=(0, False, ""))
+    return best[2] if best[0] else None
+
+
+def _required(model: type[BaseModel]) -> int:
+    """How many fields must be there, those of fields included."""
+    fields = [info for name, info in model.model_fields.items() if name != "type"]
+    inner = [info.annotation for info in fields if info.is_required()]
+    models = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
+    return len(inner) + sum(_required(each) for each in models)
 
 
 def type_of(model: type[BaseModel]) -> str:
