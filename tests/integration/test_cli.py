@@ -255,7 +255,7 @@ def test_nothing_is_there_yet(shell: Shell) -> None:
     for look in (["doctor"], ["export"], ["numbers", "list"], ["explain", "+14155550100"]):
         shell.invoke(*look)
         assert not (shell.folder / "data").exists(), look
-    assert shell.invoke("migrate").out == "Migrated: empty → 0003.\n"
+    assert shell.invoke("migrate").out == "Migrated: empty → 0004.\n"
     assert shell.invoke("migrate").out == "Up to date (0003).\n"
     assert shell.invoke("calls", "list", "--json").out == "[]\n"
     ran = shell.invoke("calls", "show", "no[/]thing")
