@@ -51,6 +51,10 @@ def _bind(value: str) -> str:
     return value
 
 
+def _optional_bind(value: str) -> str:
+    return _bind(value) if value else value
+
+
 # sip:<call_id, 36 characters>@<host>;transport=udp has 254 characters at most (Twilio's <Sip>).
 _LONGEST_SIP_HOST: Final = 199
 
@@ -74,6 +78,7 @@ def _broker(value: str) -> str:
 
 
 BindHost = Annotated[str, AfterValidator(_bind)]
+OptionalBindHost = Annotated[str, AfterValidator(_optional_bind)]
 SipHost = Annotated[str, AfterValidator(_sip_host)]
 Broker = Annotated[str, AfterValidator(_broker)]
 
@@ -115,6 +120,21 @@ def _url(*schemes: str, example: str, empty: bool = True, user: bool = False) ->
     return AfterValidator(check)
 
 
+def _origin(value: str) -> str:
+    """As browsers write it (RFC 6454 §6.2): it is compared letter by letter."""
+    parts = urlsplit(value)
+    is_host, port = _split_port(parts.netloc)
+    default = {"http": "80", "https": "443"}.get(parts.scheme)
+    known = is_host and (port is None or (_is_port(port) and port != default))
+    if not (default and known and value == value.lower() == f"{parts.scheme}://{parts.netloc}"):
+        raise ValueError(
+            "must be an origin as browsers write it, lower case, without a path and without the "
+            "scheme's own port: https://app.example.com"
+        )
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 HttpUrl = Annotated[str, _url("http", "https", example="https://calls.example.com", user=True)]
 ApiUrl = Annotated[str, _url("http", "https", example="https://api.example", empty=False)]
 LiveKitUrl = Annotated[str, _url("ws", "wss", "http", "https", example="wss://x.livekit.cloud")]

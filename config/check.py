@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from config.settings import ALL_ROLES, KafkaSettings, ProvidersSettings, Settings
 
+_OF_CALLS: Final = frozenset(ALL_ROLES) - {"api"}  # together they are a whole installation
 _PER_CONNECTION: Final = 32  # calls; that many turns fit into the wait for one (storage.engine)
 _LONGEST_WINDOW: Final = 60.0  # seconds; hardly anybody listens to the ringing for longer
 
@@ -27,6 +28,7 @@ def check(settings: Settings) -> None:
         *_missing(settings),
         *_split(settings),
         *_kafka(settings.kafka),
+        *_api(settings),
         *_risky(settings),
     ]
     if problems:
@@ -81,8 +83,10 @@ def _carriers(providers: ProvidersSettings) -> Iterator[tuple[str, object, str]]
 def _split(settings: Settings) -> Iterator[str]:
     if not settings.roles:
         yield "roles: there must be at least one"
-    split = set(settings.roles) != set(ALL_ROLES)
-    if split and not settings.has_kafka:
+    # The API meets the others in the database: its changes are published by the role relay.
+    alone = settings.roles == ("api",)
+    split = alone or bool(_OF_CALLS - set(settings.roles))
+    if split and not (settings.has_kafka or alone):
         yield "roles: separate processes meet in Kafka only; set kafka.bootstrap_servers"
     postgres = _has_postgres(settings)
     if split and settings.roles != ("ingress",) and not postgres:
@@ -104,8 +108,16 @@ def _kafka(kafka: KafkaSettings) -> Iterator[str]:
             yield f"kafka.ssl_cafile: can't be used: {why}"
 
 
+def _api(settings: Settings) -> Iterator[str]:
+    api, http = settings.api, settings.http
+    if api.host and not api.port:
+        yield "api.host: needs api.port; without it the API is where the webhooks are (http.host)"
+    if api.port and api.port == http.port and (api.host or http.host) == http.host:
+        yield "api.port: is http.port; leave it at 0 for the API beside the webhooks"
+
+
 def _risky(settings: Settings) -> Iterator[str]:
-    alone = set(settings.roles) == set(ALL_ROLES) and not _has_postgres(settings)
+    alone = set(settings.roles) >= _OF_CALLS and not _has_postgres(settings)
     if not alone and not settings.secret_key.get_secret_value():
         yield (
             "secret_key: must be set, the same on every node, or each would use other SIP "

@@ -17,6 +17,8 @@ from config.addresses import (
     DatabaseUrl,
     HttpUrl,
     LiveKitUrl,
+    OptionalBindHost,
+    Origin,
     SipHost,
 )
 from config.fields import (
@@ -49,8 +51,8 @@ from config.fields import (
     within,
 )
 
-Role = Literal["ingress", "dispatch", "calls", "relay"]
-ALL_ROLES: tuple[Role, ...] = ("ingress", "dispatch", "calls", "relay")
+Role = Literal["ingress", "dispatch", "calls", "relay", "api"]
+ALL_ROLES: tuple[Role, ...] = ("ingress", "dispatch", "calls", "relay", "api")
 
 
 class Section(BaseModel):
@@ -73,6 +75,20 @@ class HttpSettings(Section):
     header_timeout: Annotated[Seconds, within(0.01, 600)]
     request_timeout: Annotated[Seconds, within(0.01, 60)]
     shutdown_grace: Annotated[Seconds, within(0.01, 600)]
+
+
+class ApiSettings(Section):
+    """The control API: where it listens, and what one client may ask of it."""
+
+    host: OptionalBindHost
+    port: Annotated[Count, count(0, 65535)]
+    max_in_flight: Annotated[Count, count(1, 10_000)]
+    max_body_bytes: Annotated[Count, count(1024, 16 << 20)]
+    request_timeout: Annotated[Seconds, within(0.01, 600)]
+    requests_per_minute: Annotated[Count, count(1, 1_000_000)]
+    burst: Annotated[Count, count(1, 1_000_000)]
+    failures_per_minute: Annotated[Count, count(1, 1_000_000)]
+    cors_origins: Annotated[tuple[Origin, ...], *ListOrCommas]
 
 
 class DatabaseSettings(Section):
@@ -205,6 +221,7 @@ class Settings(BaseSettings):
     durability: Literal["auto", "replicated", "local"]
     roles: Annotated[tuple[Role, ...], *ListOrCommas]
     http: HttpSettings
+    api: ApiSettings
     database: DatabaseSettings
     journal: JournalSettings
     kafka: KafkaSettings

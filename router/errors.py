@@ -19,9 +19,15 @@
 | │ ├ LimitReached          | the account's plan has no room for it                | 1    | 402  |
 | │ ├ Forbidden             | the token has not the scope                          | 1    | 403  |
 | │ ├ NotFound              | the account has no such thing                        | 1    | 404  |
+| │ ├ MethodNotAllowed      | the path has other methods                           | 1    | 405  |
 | │ ├ Conflict              | not in the present state, or it is taken             | 1    | 409  |
+| │ ├ TooLarge              | the body is larger than is taken                     | 1    | 413  |
+| │ ├ UnsupportedMedia      | the body is encoded in a way that is not taken       | 1    | 415  |
 | │ ├ Invalid               | a field is missing or wrong                          | 2    | 422  |
-| │ └ TooMany               | too many requests                                    | 3    | 429  |
+| │ ├ TooMany               | too many requests                                    | 3    | 429  |
+| │ ├ InternalError         | a fault of ours: the log says more                   | 1    | 500  |
+| │ ├ NotSupported          | documented, but not done here (yet)                  | 1    | 501  |
+| │ └ Unavailable           | can't be done now; may be tried again                | 3    | 503  |
 | └ EffectError             | something done to the world outside                  | 1    | 503  |
 |   ├ Transient             | it did not happen, may be tried again                | 3    | 503  |
 |   ├ Ambiguous             | it may have happened: ask, never blindly repeat      | 3    | 503  |
@@ -170,24 +176,56 @@ class NotFound(RequestError):
     status = 404
 
 
+class MethodNotAllowed(RequestError):
+    """The path is known, the method is not one of `allow`."""
+
+    status = 405
+
+    def __init__(self, message: str, *, allow: Sequence[str], code: str = "") -> None:
+        super().__init__(message, code=code)
+        self.allow = allow
+
+
 class Conflict(RequestError):
     """It can't be done in the present state, or a name or number is taken."""
 
     status = 409
 
 
+class TooLarge(RequestError):
+    """The body is larger than is taken."""
+
+    status = 413
+
+
+class UnsupportedMedia(RequestError):
+    """The body is compressed, or framed in a way that is not taken."""
+
+    status = 415
+
+
 class Invalid(RequestError):
-    """A field is missing or wrong. `problems`: where it is (`("body", "config", 0)`), and why."""
+    """A field is missing or wrong.
+
+    `problems`: where it is (`("body", "config", 0)`), and why. `kinds`: for each of them a word for
+    programs, as pydantic has them: `missing`, `int_parsing`; `value_error` where none is given.
+    """
 
     exit_code = 2
     status = 422
 
-    def __init__(self, *problems: tuple[tuple[str | int, ...], str], code: str = "") -> None:
+    def __init__(
+        self,
+        *problems: tuple[tuple[str | int, ...], str],
+        code: str = "",
+        kinds: Sequence[str] = (),
+    ) -> None:
         words = "; ".join(
             f"{'.'.join(map(str, where[1:] or where))}: {why}" for where, why in problems
         )
         super().__init__(words, code=code)
         self.problems = problems
+        self.kinds = kinds or ("value_error",) * len(problems)
 
 
 class TooMany(RequestError):
@@ -197,6 +235,29 @@ class TooMany(RequestError):
     status = 429
 
     def __init__(self, message: str, *, retry_after: float, code: str = "") -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class InternalError(RequestError):
+    """A fault of ours. The message tells nothing of it: the log does, under the request's id."""
+
+    status = 500
+
+
+class NotSupported(RequestError):
+    """It is documented, but not done here (yet)."""
+
+    status = 501
+
+
+class Unavailable(RequestError):
+    """It can't be done now, `retry_after` seconds from now it may."""
+
+    exit_code = 3
+    status = 503
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, code: str = "") -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
 

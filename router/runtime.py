@@ -9,9 +9,13 @@ with a non-zero exit, because one that answers webhooks but dispatches nobody is
 import asyncio
 import gc
 import importlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from functools import partial
 from typing import Any, Final, cast
 
@@ -19,7 +23,9 @@ from aiohttp import web
 
 from config.settings import Settings
 from router import catchup
+from router.api.role import open_api
 from router.clock import Clock, SystemClock
+from router.connections import ConnectionFollower, ConnectionTable
 from router.contract import asyncapi
 from router.dispatch_health import DispatchHealth
 from router.errors import LogFailed, StorageError
@@ -28,9 +34,11 @@ from router.eventlog.heartbeat import HeartbeatFollower, send_heartbeats
 from router.eventlog.open import open_log
 from router.events import schema
 from router.files import make_data_folder
-from router.ingress.app import build_app, listening
+from router.http.server import base_app, listening
+from router.ingress.app import add_webhooks
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
+from router.node import Node
 from router.numbers import publish
 from router.observability.log import get as log_of
 from router.observability.metrics import (
@@ -41,17 +49,18 @@ from router.observability.metrics import (
     UNREAD,
 )
 from router.provider import Provider, ProviderContext, Reply, WebhookSource
-from router.providers import configured, context_of, open_carriers
+from router.providers import context_of, open_carriers, served
 from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.resources import Resources
 from router.routing.table import RouteTable
-from router.secrets import SipCredentials, load_key, sip_credentials
+from router.secrets import SipCredentials, load_keys, sip_credentials
 from router.storage.clock_skew import ClockSkew
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import check_open, prepare
 from router.supervisor import Supervisor, Work
+from router.vault import open_vault
 
 logger = log_of(__name__)
 
@@ -59,62 +68,6 @@ RunConsumers = Callable[[Resources, asyncio.Event], Coroutine[Any, Any, None]]
 
 _PREPARE_AGAIN: Final = 3.0  # seconds
 _WATCH: Final = 1.0  # seconds between looks at the relay for the metrics
-
-
-@dataclass(slots=True)
-class Node:
-    """A running process, for whoever started it (the CLI, tests)."""
-
-    settings: Settings
-    log: OpenLog
-    routes: RouteFollower | None
-    livekit_setup: setup_loop.SetupLoop | None
-    supervisor: Supervisor
-    guard: publish.Guard
-    dispatching: DispatchHealth | HeartbeatFollower | None = None  # our own, or what others tell
-    clock_skew: ClockSkew | None = None
-    webhooks: Webhooks | None = None
-    database: str = "ok"  # or why the roles that need it wait
-    http_port: int = 0
-    stopping: bool = False
-
-    def has_routes(self) -> bool:
-        """Whether calls can be decided: the route table is here."""
-        return self.routes is not None and self.routes.ready
-
-    def health(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether this process can do its job, and the facts (of /readyz)."""
-        relay = self.log.relay
-        facts: dict[str, Any] = {"roles": list(self.settings.roles), "stopping": self.stopping}
-        facts["journal"] = "failed" if self.log.failed.is_set() else "ok"
-        if relay is not None:
-            facts["kafka"] = {
-                "healthy": relay.healthy,
-                "behind_events": relay.lag.events,
-                "behind_seconds": round(relay.lag.age, 1),
-                "trouble": relay.trouble,
-            }
-        facts["tasks"] = self.supervisor.facts()
-        facts["consumers"] = self.supervisor.group_facts()
-        able = not (self.stopping or self.log.failed.is_set() or self.supervisor.failing)
-        if self.routes is not None:
-            facts["routes"] = self.routes.facts()
-            able = able and self.has_routes()
-        if self.settings.roles != ("ingress",):
-            facts["database"] = self.database
-        if self.guard.finding:
-            facts.setdefault("routes", {})["restored"] = self.guard.finding
-        if self.guard.comparing:
-            facts.setdefault("routes", {})["comparing"] = True
-        if self.livekit_setup is not None:
-            facts["livekit"] = self.livekit_setup.status
-        if self.dispatching is not None:
-            facts["dispatching"] = self.dispatching.trouble() or "ok"
-        if self.clock_skew is not None and self.clock_skew.trouble:
-            facts["clock"] = self.clock_skew.trouble
-        if self.webhooks is not None and (hints := self.webhooks.hints):
-            facts["refused"] = hints
-        return able, facts
 
 
 async def run(
@@ -143,14 +96,15 @@ async def run(
     """
     clock = clock or SystemClock()
     make_data_folder(settings.data_dir)
-    credentials = sip_credentials(
-        load_key(settings.secret_key.get_secret_value(), settings.data_dir)
-    )
+    former = [each.get_secret_value() for each in settings.previous_secret_keys]
+    keys = load_keys(settings.secret_key.get_secret_value(), former, settings.data_dir)
+    credentials = sip_credentials(keys[0])
     _calm_garbage_collection()
     async with AsyncExitStack() as stack:
         supervisor = Supervisor(clock)
         log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
-        context = context_of(settings, credentials, clock)
+        connections = _connections(settings, log, clock)
+        context = context_of(settings, credentials, clock, connections.table)
         health = DispatchHealth(clock) if "dispatch" in settings.roles else None
         resources = await _resources(context, log, supervisor, health, stack)
         routes = _follower(settings, log, clock)
@@ -161,7 +115,10 @@ async def run(
         listens = health is None and routes is not None
         dispatching = HeartbeatFollower(log, clock) if listens else health
         node = Node(settings, log, routes, setup, supervisor, guard, dispatching)
-        roles = _Roles(node, resources, credentials, clock, stop)
+        node.connections = connections
+        if "api" in settings.roles:
+            node.api = await stack.enter_async_context(open_api(settings, keys, clock))
+        roles = _Roles(node, resources, context, stop)
         await roles.run(started)
 
 
@@ -195,6 +152,11 @@ def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower |
     return RouteFollower(RouteTable(), log, clock, settings.data_dir / "routes.json")
 
 
+def _connections(settings: Settings, log: OpenLog, clock: Clock) -> ConnectionFollower:
+    table = ConnectionTable(open_vault(settings))
+    return ConnectionFollower(table, log, clock, settings.data_dir / "connections.json")
+
+
 def _setup(
     resources: Resources | None, credentials: SipCredentials, clock: Clock
 ) -> setup_loop.SetupLoop | None:
@@ -213,14 +175,13 @@ class _Roles:
         self,
         node: Node,
         resources: Resources | None,
-        credentials: SipCredentials,
-        clock: Clock,
+        context: ProviderContext,
         stop: asyncio.Event,
     ) -> None:
         self._node = node
         self._resources = resources
-        self._credentials = credentials
-        self._clock = clock
+        self._context = context
+        self._clock = context.clock
         self._stop = stop
 
     async def run(self, started: Callable[[Node], Awaitable[None]] | None) -> None:
@@ -231,11 +192,12 @@ class _Roles:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
                 endless.append(tasks.create_task(self._keep("routes", self._node.routes.run)))
+            if (known := self._node.connections) is not None and self._follows_connections():
+                endless.append(tasks.create_task(self._keep("connections", known.run)))
             if isinstance(listener := self._node.dispatching, HeartbeatFollower):
                 endless.append(tasks.create_task(self._keep("heartbeats", listener.run)))
             working = tasks.create_task(self._work(drain))
-            async with listening(self._app(), self._node.settings.http) as port:
-                self._node.http_port = port
+            async with self._listening():
                 if started is not None:
                     await started(self._node)
                 await self._stop.wait()
@@ -244,6 +206,28 @@ class _Roles:
             await working
             for task in endless:
                 task.cancel()
+
+    def _follows_connections(self) -> bool:
+        """Whoever takes webhooks or speaks to carriers needs them; the API asks the database."""
+        return self._node.settings.roles != ("api",)
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        """The webhooks' listener, and the API's where that is another; it is left last."""
+        node, app = self._node, self._app()
+        async with AsyncExitStack() as stack:
+            if node.api is not None and (own := node.api.own_listener) is not None:
+                beside = base_app(node.settings.http, node.health)
+                node.api.mount(beside)
+                node.api_port = await stack.enter_async_context(
+                    listening(beside, own, section="api")
+                )
+            elif node.api is not None:
+                node.api.mount(app)
+            node.http_port = await stack.enter_async_context(listening(app, node.settings.http))
+            if node.api is not None:
+                node.api_port = node.api_port or node.http_port
+            yield
 
     def _app(self) -> web.Application:
         node, settings = self._node, self._node.settings
@@ -257,15 +241,13 @@ class _Roles:
                 body_timeout=settings.http.body_timeout,
                 request_timeout=settings.http.request_timeout,
                 stalled=node.dispatching.trouble if node.dispatching else lambda: "",
+                has_keys=node.has_connections,
             )
         node.webhooks = webhooks
-        return build_app(
-            settings.http,
-            webhooks=webhooks,
-            sources=sources(settings, self._credentials, self._clock) if webhooks else (),
-            health=node.health,
-            documents=documents(settings),
-        )
+        app = base_app(settings.http, node.health, documents(settings))
+        if webhooks is not None:
+            add_webhooks(app, settings.http, webhooks, sources_of(self._context))
+        return app
 
     async def _work(self, drain: asyncio.Event) -> None:
         """The roles beside the ingress, until `drain` is set and what they hold is done."""
@@ -293,6 +275,9 @@ class _Roles:
                 endless.append(tasks.create_task(self._keep("publish", work)))
                 work = partial(catchup.keep_up, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
+            if self._node.api is not None:
+                for name, work in self._node.api.work().items():
+                    endless.append(tasks.create_task(self._keep(name, work)))
             watch = self._keep("database", partial(self._watch_database, resources))
             endless.append(tasks.create_task(watch))
             host = importlib.import_module("consumers.host")
@@ -390,10 +375,16 @@ def sources(
     clock: Clock,
     of: Sequence[Provider] | None = None,
 ) -> list[WebhookSource]:
-    """The webhooks of the configured providers, or of those given, ready to verify and answer.
+    """The webhooks that are served without tenants, or of the providers given (`sources_of`)."""
+    return sources_of(context_of(settings, credentials, clock), of)
+
+
+def sources_of(
+    context: ProviderContext, of: Sequence[Provider] | None = None
+) -> list[WebhookSource]:
+    """The webhooks of all that is served, or of the providers given, ready to verify and answer.
 
     Raises:
         ConfigError: no answer can be made with these settings.
     """
-    context = context_of(settings, credentials, clock)
-    return [provider.source(context) for provider in of or configured(settings)]
+    return [provider.source(context) for provider in of or served(context.settings)]

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from router.control.context import Control
 from router.control.model import Actor, Scope
-from router.errors import SwitchboardError
+from router.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,11 @@ class Dialect:
     version: str
     description: str
     operations: Sequence[Operation]
-    refuse: Callable[[SwitchboardError], Answer]
-    """The dialect's answer to an error; also to those of the server (401, 404, 405, 413, 429 …)."""
+    refuse: Callable[[RequestError], Answer]
+    """The dialect's answer to an error; also to those of the server (401, 404, 405, 413, 429 …).
+
+    Whatever else is raised becomes a RequestError before (`router.api.app`); `error.status` is the
+    status that it has unless the dialect documents another. The server adds the headers that go
+    with it: Allow, Retry-After, WWW-Authenticate.
+    """
     errors: Mapping[int, Any]  # status → model, documented with every operation that can answer it

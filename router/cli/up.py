@@ -18,9 +18,9 @@ from router.cli.instance import Instance
 from router.cli.render import console
 from router.cli.sandbox import Sandbox, open_sandbox
 from router.errors import ConfigError
+from router.node import Node
 from router.observability import log
 from router.providers import configured
-from router.runtime import Node
 from router.runtime import run as run_node
 
 _WEBHOOKS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {

@@ -1,71 +1,27 @@
-"""The HTTP application: webhooks, health, metrics; hardened as a public listener must be.
+"""The webhooks' routes, on a listener of `router.http.server`."""
 
-Limits that aiohttp does not set by itself: deadlines of body and answer (webhook.py), how many
-connections, bodies and requests (limits.py), what of HTTP is understood and how the rest is refused
-(protocol.py), no tracebacks for what strangers send.
-"""
+from collections.abc import Sequence
 
-import asyncio
-import errno
-import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from types import MappingProxyType
-from typing import Any, Final
-
-import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from config.settings import HttpSettings
-from router.errors import ConfigError
-from router.ingress.limits import Bodies, CappedSite, Gate
-from router.ingress.protocol import guard
-from router.ingress.webhook import Admission, Handler, Webhooks
-from router.observability.metrics import REGISTRY
-from router.provider import Reply, WebhookSource
-
-Health = Callable[[], tuple[bool, Mapping[str, Any]]]
-"""Whether this process can do its job, and the facts behind it."""
-
-_IN_FLIGHT: Final = web.AppKey("in_flight", tuple[Gate | Bodies, ...])
-_KEEP_ALIVE_BEHIND_PROXY: Final = 75.0  # must exceed the proxy's own idle time-out
+from router.http.limits import Admission, Bodies, Gate
+from router.http.server import IN_FLIGHT
+from router.ingress.webhook import Webhooks
+from router.provider import WebhookSource
 
 
-def build_app(
-    settings: HttpSettings,
-    *,
-    webhooks: Webhooks | None,
-    sources: Sequence[WebhookSource],
-    health: Health,
-    documents: Mapping[str, Reply] = MappingProxyType({}),
-) -> web.Application:
-    """All routes. `webhooks` None: a process without the ingress role.
-
-    `documents`: path → what is read there and never changes: the published contracts.
-    """
-    app = web.Application(client_max_size=settings.max_body_bytes, client_max_fields=200)
-    app.router.add_get("/healthz", _alive)
-    app.router.add_get("/readyz", _ready(health))
-    app.router.add_get("/metrics", _metrics)
-    for path, document in documents.items():
-        app.router.add_get(path, _document(document))
-    if webhooks is not None:
-        _add_webhooks(app, settings, webhooks, sources)
-    return app
-
-
-def _add_webhooks(
+def add_webhooks(
     app: web.Application,
     settings: HttpSettings,
     webhooks: Webhooks,
     sources: Sequence[WebhookSource],
 ) -> None:
+    """Add the routes of every webhook of `sources`."""
     bodies = Bodies(settings.max_bodies)
     # Two gates: requests that wait for a slow log must not shut those out that need none.
     storing, storeless = Gate(settings.max_in_flight), Gate(settings.max_in_flight)
-    app[_IN_FLIGHT] = (bodies, storing, storeless)
+    app[IN_FLIGHT] += [bodies, storing, storeless]
     for source in sources:
         for endpoint in source.endpoints:
             gate = storeless if endpoint.storeless else storing
@@ -73,112 +29,3 @@ def _add_webhooks(
             handler = webhooks.handler(source, endpoint, Admission(gate, bodies, limit))
             for method in endpoint.methods:
                 app.router.add_route(method, f"/webhooks/{source.name}{endpoint.path}", handler)
-
-
-@asynccontextmanager
-async def listening(app: web.Application, settings: HttpSettings) -> AsyncIterator[int]:
-    """Listen inside the block; yields the port. At its end requests in flight may finish.
-
-    Leaving takes at most `shutdown_grace` seconds.
-
-    Raises:
-        ConfigError: the address can't be listened on.
-    """
-    logging.getLogger("aiohttp.server").addFilter(_no_traceback)
-    options = {
-        "access_log": None,
-        "keepalive_timeout": (
-            _KEEP_ALIVE_BEHIND_PROXY if settings.behind_proxy else settings.header_timeout
-        ),
-        "max_line_size": 8190,
-        "max_field_size": 8190,
-        "max_headers": 64,
-        "lingering_time": 2.0,
-        "auto_decompress": False,
-        "read_bufsize": 16_384,  # aiohttp parses no more than a 16th as many chunks in advance
-    }
-    runner = web.AppRunner(
-        app,
-        shutdown_timeout=settings.shutdown_grace / 4,  # aiohttp may take twice this
-        handler_cancellation=False,
-    )
-    await runner.setup()
-    server = runner.server
-    if server is None:
-        raise RuntimeError("the runner is not set up")
-    guard(server)
-    try:
-        site = await _listen(runner, settings, options)
-        try:
-            yield int(runner.addresses[0][1])
-        finally:
-            await site.stop()
-            await _idle(app, settings.shutdown_grace / 2)
-    finally:
-        await runner.cleanup()
-
-
-async def _idle(app: web.Application, seconds: float) -> None:
-    # From its clean-up on aiohttp drops what still arrives, so bodies must be here before.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            for places in app.get(_IN_FLIGHT, ()):
-                await places.idle()
-
-
-async def _listen(
-    runner: web.AppRunner, settings: HttpSettings, options: Mapping[str, Any]
-) -> web.BaseSite:
-    host, port, most = settings.host, settings.port, settings.max_connections
-    site = CappedSite(runner, host, port, max_connections=most, options=options)
-    try:
-        await site.start()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} is taken by another program: stop it, or choose another with --port "
-                "(http.port)",
-                key="http.port",
-            ) from error
-        raise ConfigError(
-            f"can't listen on {host}:{port} (http.host, http.port): {error.strerror or error}",
-            key="http.host",
-        ) from error
-    return site
-
-
-async def _alive(_request: web.Request) -> web.Response:
-    return web.Response(text="ok")
-
-
-def _ready(health: Health) -> Handler:
-    async def ready(_request: web.Request) -> web.Response:
-        able, facts = health()
-        body = msgspec.json.encode({"ready": able, **facts})
-        return web.Response(status=200 if able else 503, body=body, content_type="application/json")
-
-    return ready
-
-
-def _document(document: Reply) -> Handler:
-    async def read(_request: web.Request) -> web.Response:
-        headers = {"Content-Type": document.content_type}
-        return web.Response(status=document.status, body=document.body, headers=headers)
-
-    return read
-
-
-async def _metrics(_request: web.Request) -> web.Response:
-    return web.Response(
-        body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
-
-
-def _no_traceback(record: logging.LogRecord) -> bool:
-    # Malformed requests and vanished clients are a stranger's doing: a line, not a dozen.
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
-        record.msg = f"{record.msg} ({type(error).__name__})"
-        record.exc_info = None
-        record.exc_text = None
-    return True

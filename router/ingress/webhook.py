@@ -3,7 +3,7 @@
 Whoever is no provider is told so by the head where that is possible, and costs no more than a real
 webhook where it is not: bodies are limited by their kind (`Endpoint.max_body`), and nothing of them
 is decoded before the head has the right shape. What is refused before it was read closes the
-connection (`router.ingress.protocol`).
+connection (`router.http.protocol`).
 
 Status policy, for all providers (a provider retries what it understands as our fault):
 
@@ -11,12 +11,14 @@ Status policy, for all providers (a provider retries what it understands as our 
 |-----------------------------------------------------|--------|
 | taken: the event is durable                         | the provider's reply |
 | not signed by the provider                          | 403    |
+| signed by a tenant, about a number of somebody else | 403    |
 | signed, but unreadable or impossible to store       | 400    |
 | larger than its kind ever is, or http.max_body_bytes | 413   |
 | compressed                                          | 415    |
 | the body did not arrive within http.body_timeout, or in bits | 503 |
-| too much at once: see `router.ingress.limits`       | 503    |
+| too much at once: see `router.http.limits`       | 503    |
 | it needs a decision, and the routes aren't here yet | 503    |
+| no key fits, and connections' keys aren't here yet  | 503    |
 | not done within http.request_timeout                | 503    |
 | the log can't take it, or anything unforeseen       | 503    |
 
@@ -27,12 +29,11 @@ log and gets the answer that follows from it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
 from typing import Final
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from router.clock import Clock
 from router.errors import (
@@ -47,12 +48,13 @@ from router.events import codec
 from router.events.model import Event
 from router.events.text import plain
 from router.events.types import EventType, topic_of
-from router.ingress.limits import Bodies, Full, Gate, TooSlow
-from router.ingress.protocol import TRY_AGAIN, continues
+from router.http.limits import Admission, Full, read_body
+from router.http.protocol import TRY_AGAIN
 from router.observability import log
-from router.observability.metrics import ALERTS, DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
+from router.observability.metrics import ALERTS, DECISIONS, FOREIGN, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide, mapping_behind
+from router.routing.scope import is_foreign, scoped
 from router.routing.table import RouteTable
 
 logger = log.get(__name__)
@@ -61,17 +63,6 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _TRY_AGAIN: Final = Reply(503, TRY_AGAIN.encode())
 _FULL: Final = {"Retry-After": "1"}
-_PIECE: Final = 256  # bytes: smaller packets or chunks cost more to put together than to verify
-_PIECES: Final = 64  # are free
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What a webhook must pass: the gate, the place for a body on its way, the bytes of a body."""
-
-    gate: Gate
-    bodies: Bodies
-    max_body: int
 
 
 class Webhooks:
@@ -87,11 +78,14 @@ class Webhooks:
         body_timeout: float,
         request_timeout: float,
         stalled: Callable[[], str] = lambda: "",
+        has_keys: Callable[[], bool] = lambda: True,
     ) -> None:
         """`ready`: whether `routes` may be decided from; times are in seconds.
 
         `stalled`: why nobody dispatches at the moment, "" where somebody does.
+        `has_keys`: whether the keys of tenants' connections are here.
         """
+        self._has_keys = has_keys
         self._stalled = stalled
         self._log = events
         self._routes = routes
@@ -116,6 +110,7 @@ class Webhooks:
         for status in (400, 403, 413, 503):  # alerts need them at 0 (metrics.py)
             answered(status)
         ALERTS.labels(source.name)
+        FOREIGN.labels(source.name)
 
         async def handle(request: web.Request) -> web.Response:
             if request.headers.get("Content-Encoding"):
@@ -159,7 +154,9 @@ class Webhooks:
                 endpoint.kind, http.raw_path, http.headers, body, received_at, http.method
             )
 
-        body = await self._body(http, admission, lambda: source.check_head(request(b"")))
+        body = await read_body(
+            http, admission, self._body_timeout, check_head=lambda: source.check_head(request(b""))
+        )
         with admission.gate.place():
             return await self._taken(source, endpoint, request(body))
 
@@ -170,7 +167,10 @@ class Webhooks:
         verified = self._verified(source, request)
         checked = perf_counter()
         stalled = self._stalled()
-        parsed = [plain(event) for event in source.parse(verified)]
+        parsed = self._speaking_of_own(source, verified)
+        is_tenants = verified.proof is not None and bool(verified.proof.scope)
+        if is_tenants and not (endpoint.storeless or self._ready()):
+            raise LogUnavailable("the route table is not here yet: nobody knows whose number it is")
         events = [decide(event, self._routes, stalled=stalled) for event in parsed]
         decided = perf_counter()
         if not events:
@@ -189,6 +189,8 @@ class Webhooks:
         try:
             verified = source.verify(request)
         except BadSignature as error:
+            if not self._has_keys():
+                raise LogUnavailable("the keys of connections are not here yet") from error
             # Finding out costs more than verifying, and strangers decide how often it is asked.
             asked = self._diagnoses.spend(source.name) is not None
             hint = source.diagnose(request) if asked else ""
@@ -199,6 +201,23 @@ class Webhooks:
         if self._hints:
             self._hints.pop((source.name, request.kind), None)
         return verified
+
+    def _speaking_of_own(self, source: WebhookSource, verified: Verified) -> Sequence[Event]:
+        """The events, as whoever signed them may tell them; before anything follows from them.
+
+        Raises:
+            BadSignature: one is about a number that the signer's connection does not carry.
+        """
+        events, proof = [plain(event) for event in source.parse(verified)], verified.proof
+        if proof is None:
+            return events
+        if any(is_foreign(event, proof, self._routes) for event in events):
+            FOREIGN.labels(source.name).inc()
+            raise BadSignature(
+                "it is about a number that is not held through the connection whose key signed it: "
+                "map the number at that connection, or give the carrier the right one's URL"
+            )
+        return [scoped(event, proof, self._routes) for event in events]
 
     def _log_refusal(self, provider: str, kind: str, status: int, why: str) -> None:
         left_out = self._lines.spend((provider, kind, status))
@@ -241,42 +260,6 @@ class Webhooks:
         if event.type is EventType.PROVIDER_ALERTED:
             ALERTS.labels(event.source).inc()
         return event
-
-    async def _body(
-        self, http: web.Request, admission: Admission, check_head: Callable[[], None]
-    ) -> bytes:
-        """Raises WebhookError: the body is too large or too slow, or the head is refused."""
-        content, limit = http.content, admission.max_body
-        if (http.content_length or 0) > limit or content.total_bytes > limit:
-            raise _too_large(limit)
-        try:
-            if content.is_eof():  # it came with the head, as most do: nothing to wait for
-                return content.read_nowait()
-            check_head()
-            if http.transport is None:
-                raise ConnectionResetError("the sender has gone")
-            async with admission.bodies.place(self._body_timeout):
-                await continues(http)
-                return await _pieces(content, limit)
-        except web.RequestPayloadError as error:  # of aiohttp's parser in Python
-            raise BadPayload("the body is not framed as its headers say") from error
-
-
-async def _pieces(content: StreamReader, limit: int) -> bytes:
-    body, pieces = bytearray(), 0
-    while not content.at_eof():
-        piece, _ = await content.readchunk()
-        body += piece
-        pieces += 1
-        if len(body) > limit:
-            raise _too_large(limit)
-        if pieces > _PIECES + len(body) // _PIECE:
-            raise TooSlow("the body comes in too many small pieces")
-    return bytes(body)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is larger than {limit} bytes, the most that is taken here")
 
 
 def _refusal(error: SwitchboardError) -> Reply:

@@ -27,6 +27,7 @@ def configure(settings: LogSettings) -> None:
     """Set up structlog and let the libraries' own loggers through it, warnings and worse."""
     console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,  # request_id
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,

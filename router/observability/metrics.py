@@ -47,6 +47,19 @@ WEBHOOK_SECONDS: Final = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+API_REQUESTS: Final = Counter(
+    "switchboard_api_requests_total",
+    "Requests of the control API by dialect, operation and HTTP status answered",
+    ("dialect", "operation", "status"),
+    registry=REGISTRY,
+)
+API_SECONDS: Final = Histogram(
+    "switchboard_api_request_seconds",
+    "From the request's head to its answer",
+    ("dialect", "operation"),
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
 SHED: Final = Counter(
     "switchboard_shed_total",
     "Requests and connections refused because this process was full",
@@ -122,6 +135,15 @@ SENT_ON: Final = Counter(
 ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", registry=REGISTRY)
 ROUTES_VERSION: Final = Gauge(
     "switchboard_routes_version", "Newest change that the route table has seen", registry=REGISTRY
+)
+FOREIGN: Final = Counter(
+    "switchboard_foreign_webhooks_total",
+    "Webhooks refused because whoever signed them told of somebody else's number",
+    ("provider",),
+    registry=REGISTRY,
+)
+CONNECTIONS: Final = Gauge(
+    "switchboard_connections", "Tenants' connections that this process knows", registry=REGISTRY
 )
 RELAY_LAG: Final = Gauge(
     "switchboard_relay_lag_events", "Journal events that Kafka has not taken", registry=REGISTRY

@@ -10,8 +10,9 @@ import pytest
 
 from router.errors import ConfigError, LogFailed
 from router.events.codec import SCHEMA
+from router.node import Node
 from router.numbers import publish
-from router.runtime import Node, run
+from router.runtime import run
 from router.sandbox.livekit.standin import LiveKitStandIn
 from router.storage.engine import open_database
 from router.storage.mapping import fingerprint

@@ -16,8 +16,8 @@ from config import Settings
 from router import runtime
 from router.cli.waiting import wait_until_held
 from router.events.ids import call_id
+from router.node import Node
 from router.routing.spec import route_of
-from router.runtime import Node
 from router.storage import changes, claims, mapping
 from router.storage.engine import Database, open_database
 from router.storage.migrate import current, prepare, rollback

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from router.ingress.limits import Bodies, TooSlow
+from router.http.limits import Bodies, TooSlow
 from router.observability.metrics import REGISTRY
 from tests.providers.case import Raw
 from tests.providers.found import Payload, cases, overrides, payloads

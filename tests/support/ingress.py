@@ -27,7 +27,8 @@ from config.settings import LogSettings, Settings
 from router.clock import Clock, SystemClock
 from router.eventlog.base import Appended, EventLog, Follower, OnRevoke, Reader
 from router.eventlog.open import open_log
-from router.ingress.app import build_app, listening
+from router.http.server import base_app, listening
+from router.ingress.app import add_webhooks
 from router.ingress.webhook import Webhooks
 from router.observability import log as logs
 from router.routing.table import Route, RouteTable, Target
@@ -154,12 +155,9 @@ async def _listening(
             body_timeout=settings.http.body_timeout,
             request_timeout=settings.http.request_timeout,
         )
-        app = build_app(
-            settings.http,
-            webhooks=webhooks,
-            sources=sources(settings, SipCredentials("sip-user", "sip-password"), clock),
-            health=lambda: (found.ready, {}),
-        )
+        app = base_app(settings.http, health=lambda: (found.ready, {}))
+        own = sources(settings, SipCredentials("sip-user", "sip-password"), clock)
+        add_webhooks(app, settings.http, webhooks, own)
         async with listening(app, settings.http):
             yield found
 

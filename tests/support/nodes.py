@@ -10,8 +10,9 @@ from typing import Any
 from config import Settings, check, load
 from router.clock import Clock
 from router.events.ids import DEFAULT_ACCOUNT
+from router.node import Node
 from router.numbers.file import read_mapping
-from router.runtime import Node, run
+from router.runtime import run
 from router.storage.engine import open_database
 from router.storage.mapping import apply_mapping, fingerprint
 from router.storage.migrate import prepare

@@ -8,16 +8,20 @@ complete milliseconds after its head.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from typing_extensions import override
 
-from router.errors import WebhookError
-from router.ingress.protocol import Connection
+from router.errors import BadPayload, PayloadTooLarge, WebhookError
+from router.http.protocol import Connection, continues
 from router.observability.metrics import SHED
+
+_PIECE: Final = 256  # bytes: smaller packets or chunks cost more to put together than to verify
+_PIECES: Final = 64  # are free
 
 
 class Full(WebhookError):
@@ -112,6 +116,61 @@ class Bodies(_Places):
             del self._waiting[oldest]
             oldest.reschedule(asyncio.get_running_loop().time())
             SHED.labels("body").inc()
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a request must pass: the gate, the place for a body on its way, the bytes of a body."""
+
+    gate: Gate
+    bodies: Bodies
+    max_body: int
+
+
+async def read_body(
+    http: web.Request,
+    admission: Admission,
+    seconds: float,
+    *,
+    check_head: Callable[[], None] = lambda: None,
+) -> bytes:
+    """The body, if it is here within `seconds`. `check_head` may refuse it before it is read.
+
+    Raises:
+        WebhookError: the body is too large, too slow or badly framed, or the head is refused.
+        ConnectionResetError: the sender has gone.
+    """
+    content, limit = http.content, admission.max_body
+    if (http.content_length or 0) > limit or content.total_bytes > limit:
+        raise _too_large(limit)
+    try:
+        if content.is_eof():  # it came with the head, as most do: nothing to wait for
+            return content.read_nowait()
+        check_head()
+        if http.transport is None:
+            raise ConnectionResetError("the sender has gone")
+        async with admission.bodies.place(seconds):
+            await continues(http)
+            return await _pieces(content, limit)
+    except web.RequestPayloadError as error:  # of aiohttp's parser in Python
+        raise BadPayload("the body is not framed as its headers say") from error
+
+
+async def _pieces(content: StreamReader, limit: int) -> bytes:
+    body, pieces = bytearray(), 0
+    while not content.at_eof():
+        piece, _ = await content.readchunk()
+        body += piece
+        pieces += 1
+        if len(body) > limit:
+            raise _too_large(limit)
+        if pieces > _PIECES + len(body) // _PIECE:
+            raise TooSlow("the body comes in too many small pieces")
+    return bytes(body)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes, the most that is taken here")
 
 
 class CappedSite(web.TCPSite):

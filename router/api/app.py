@@ -1,0 +1,446 @@
+"""The control API's server: what all dialects have in common, around their handlers.
+
+In this order: place (503), who asks (401), how often (429), may they (403), the body's size and
+JSON, its models (422), Idempotency-Key, the handler, errors in the dialect's shape. Nothing here
+knows what a dialect is about, and no dialect knows any of this.
+
+| raised by a handler                             | answered as                              |
+|-------------------------------------------------|------------------------------------------|
+| RequestError                                    | itself                                   |
+| StorageError, Transient, LogError, TimeoutError | Unavailable (503), Retry-After           |
+| Ambiguous                                       | Unavailable (503): look before repeating |
+| Permanent, ConfigError                          | Invalid (422): it never works as asked   |
+| anything else                                   | InternalError (500), and a line of log   |
+"""
+
+import asyncio
+import math
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from time import perf_counter
+from typing import Any, Final, cast
+
+import pydantic_core
+from aiohttp import web
+from structlog.contextvars import bound_contextvars
+
+from router import registry
+from router.api import docs, openapi
+from router.api.idempotency import Idempotency
+from router.api.operation import Answer, ApiRequest, Dialect, Operation
+from router.api.reading import is_storable, read_json, read_query, validate
+from router.control import tokens
+from router.control.context import Control
+from router.control.model import Actor
+from router.errors import (
+    Ambiguous,
+    BadPayload,
+    ConfigError,
+    Forbidden,
+    InternalError,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Permanent,
+    RequestError,
+    SwitchboardError,
+    TooLarge,
+    TooMany,
+    Transient,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMedia,
+)
+from router.http.auth import bearer, digest, peer
+from router.http.limits import Admission, Bodies, Full, Gate, TooSlow, read_body
+from router.http.rate_limit import RateLimit
+from router.http.server import IN_FLIGHT
+from router.observability import log
+from router.observability.metrics import API_REQUESTS, API_SECONDS
+
+logger = log.get(__name__)
+
+Authenticate = Callable[..., Awaitable[Actor]]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_PREFLIGHT_SECONDS: Final = 600
+_UNKNOWN: Final = "unknown"  # the operation of a path that is none, in metrics
+
+
+def dialects() -> Sequence[Dialect]:
+    """All that there are, by their folders' names. One without a DIALECT is left out, and told."""
+    found = []
+    for name in registry.names("router.api"):
+        try:
+            found.append(registry.load("router.api", name, "DIALECT", Dialect))
+        except ConfigError as error:
+            logger.warning("api.dialect_unfinished", dialect=name, why=str(error))
+    return found
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request on its way through."""
+
+    http: web.Request
+    dialect: Dialect
+    operation: Operation | None
+    request_id: str
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer, whatever it is
+
+
+class Api:
+    """The dialects' handlers, with one set of limits for all."""
+
+    def __init__(
+        self,
+        control: Control,
+        found: Sequence[Dialect],
+        *,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        """`authenticate`: `router.control.tokens.authenticate` unless given."""
+        settings, clock = control.settings, control.clock
+        self._control = control
+        self._dialects = found
+        self._settings = settings.api
+        self._http = settings.http
+        self._authenticate = authenticate or tokens.authenticate
+        self._admission = Admission(
+            Gate(settings.api.max_in_flight),
+            Bodies(settings.api.max_in_flight),
+            settings.api.max_body_bytes,
+        )
+        per_token, per_peer = settings.api.requests_per_minute, settings.api.failures_per_minute
+        self._rate = RateLimit(
+            per_minute=per_token, burst=settings.api.burst, clock=clock.monotonic
+        )
+        self._failures = RateLimit(per_minute=per_peer, burst=per_peer, clock=clock.monotonic)
+        self._idempotency = Idempotency(control, lease=settings.api.request_timeout * 2)
+        self._lines = log.Budget()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being worked on."""
+        return self._admission.gate.count
+
+    def mount(self, app: web.Application) -> None:
+        """Add every dialect's paths, and an answer in its shape to all others below its base."""
+        app[IN_FLIGHT] += [self._admission.gate, self._admission.bodies]
+        for dialect in self._dialects:
+            paths: dict[str, dict[str, Operation]] = {}
+            for operation in dialect.operations:
+                paths.setdefault(operation.path, {})[operation.method] = operation
+                API_SECONDS.labels(dialect.name, operation.id)
+            for path, methods in paths.items():
+                app.router.add_route("*", path, partial(self._receive, dialect, methods))
+            rest = dialect.base + "{rest:(/.*)?}"
+            app.router.add_route("*", rest, partial(self._receive, dialect, {}))
+        self._add_documents(app)
+
+    def _add_documents(self, app: web.Application) -> None:
+        settings = self._control.settings
+        server = "" if settings.api.port else settings.public_url
+        groups = {f"/openapi/{each.name}.json": [each] for each in self._dialects}
+        for path, group in {"/openapi.json": [*self._dialects], **groups}.items():
+            read = partial(_openapi, cache(partial(openapi.document, group, server=server)))
+            app.router.add_get(path, read)
+        whole = cache(partial(openapi.document, self._dialects, server=server))
+        app.router.add_get("/docs", partial(_docs, cache(lambda: docs.page(whole()))))
+
+    async def _receive(
+        self, dialect: Dialect, methods: Mapping[str, Operation], http: web.Request
+    ) -> web.Response:
+        started = perf_counter()
+        method = "GET" if http.method == "HEAD" else http.method
+        given = http.headers.get("X-Request-Id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        exchange = _Exchange(http, dialect, methods.get(method), request_id)
+        exchange.headers |= {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+        exchange.headers |= self._cors(http)
+        with bound_contextvars(request_id=request_id):
+            if http.method == "OPTIONS" and self._is_preflight(http) and methods:
+                answer = _preflight(methods)
+            else:
+                answer = await self._answer(exchange, methods)
+            self._measure(exchange, answer.status, perf_counter() - started)
+        return _response(answer, exchange.headers)
+
+    async def _answer(self, exchange: _Exchange, methods: Mapping[str, Operation]) -> Answer:
+        refuse = exchange.dialect.refuse
+        try:
+            if exchange.operation is None:
+                return _dumped(self._refused(exchange, _no_operation(methods)))
+            return _dumped(await self._admitted(exchange, exchange.operation))
+        except RequestError as error:
+            return _dumped(self._refused(exchange, error))
+        except Exception as error:  # noqa: BLE001 - it is logged, and answered in the dialect's shape
+            return _dumped(refuse(_unforeseen(error, exchange)))
+
+    def _refused(self, exchange: _Exchange, error: RequestError) -> Answer:
+        headers = exchange.headers
+        match error:
+            case Unauthorized():
+                why = ', error="invalid_token"' if error.code != "token_missing" else ""
+                headers["WWW-Authenticate"] = f'Bearer realm="switchboard"{why}'
+            case Forbidden() if exchange.operation is not None:
+                scope = exchange.operation.scope
+                headers["WWW-Authenticate"] = (
+                    f'Bearer realm="switchboard", error="insufficient_scope", scope="{scope}"'
+                )
+            case TooMany() | Unavailable():
+                headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+            case MethodNotAllowed():
+                headers["Allow"] = ", ".join(error.allow)
+        return exchange.dialect.refuse(error)
+
+    async def _admitted(self, exchange: _Exchange, operation: Operation) -> Answer:
+        """Check the head and read the body; then there is a place, and a time, for the handler."""
+        try:
+            self._admission.gate.check()
+            actor = await self._who(exchange)
+            if operation.scope is not None:
+                tokens.require(actor, operation.scope)
+            body = await self._body(exchange.http)
+            with self._admission.gate.place():
+                return await self._handled(exchange, operation, actor, body)
+        except (Full, TooSlow) as error:
+            raise Unavailable(f"too much at once: {error}", code="overloaded") from error
+        except RequestError:
+            raise
+        except (SwitchboardError, TimeoutError) as error:
+            raise _as_request_error(error) from error
+
+    async def _who(self, exchange: _Exchange) -> Actor:
+        """Whose token it is.
+
+        Raises:
+            Unauthorized, TooMany.
+        """
+        address = peer(exchange.http, behind_proxy=self._http.behind_proxy)
+        try:
+            token = bearer(exchange.http)
+            client = digest(token)
+            # Known here means known a while ago: whoever fails at the same address shuts out
+            # nobody who is let in.
+            known = self._rate.knows(client)
+            if known and not self._rate.look(client).allowed:
+                self._take(exchange, client)
+            if not known:
+                self._check_failures(address)
+            async with asyncio.timeout(self._settings.request_timeout):
+                actor = await self._authenticate(
+                    self._control, token, request_id=exchange.request_id
+                )
+        except Unauthorized:
+            self._check_failures(address)
+            self._failures.take(address)
+            raise
+        self._take(exchange, client)
+        return actor
+
+    def _take(self, exchange: _Exchange, client: bytes) -> None:
+        room = self._rate.take(client)
+        exchange.headers |= room.headers()
+        if not room.allowed:
+            raise TooMany(
+                f"more than {self._settings.requests_per_minute} requests a minute with this token",
+                retry_after=room.retry_after,
+                code="rate_limited",
+            )
+
+    def _check_failures(self, address: str) -> None:
+        room = self._failures.look(address)
+        if not room.allowed:
+            raise TooMany(
+                "too many requests without a valid token from this address",
+                retry_after=room.retry_after,
+                code="rate_limited",
+            )
+
+    async def _body(self, http: web.Request) -> bytes:
+        if http.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia("compressed bodies are not taken", code="unsupported_encoding")
+        try:
+            return await read_body(http, self._admission, self._http.body_timeout)
+        except PayloadTooLarge as error:
+            raise TooLarge(str(error), code="body_too_large") from error
+        except BadPayload as error:
+            raise Invalid((("body",), str(error)), kinds=("json_invalid",)) from error
+
+    async def _handled(
+        self, exchange: _Exchange, operation: Operation, actor: Actor, body: bytes
+    ) -> Answer:
+        http = exchange.http
+        request = _request(self._control, operation, actor, http, body)
+        key = self._idempotency.key_of(http.headers) if operation.creates else ""
+
+        async def carry_out() -> Answer:
+            try:
+                return _dumped(await operation.handle(request))
+            except RequestError as error:
+                if isinstance(error, Unavailable | InternalError) or not key:
+                    raise
+                return _dumped(self._refused(exchange, error))  # to be kept
+
+        async with asyncio.timeout(self._settings.request_timeout):
+            if not key:
+                return await carry_out()
+            said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
+            return await self._idempotency.once(actor.account_id, key, said, carry_out)
+
+    def _is_preflight(self, http: web.Request) -> bool:
+        return "Access-Control-Request-Method" in http.headers and bool(self._cors(http))
+
+    def _cors(self, http: web.Request) -> dict[str, str]:
+        if not self._settings.cors_origins:
+            return {}
+        origin = http.headers.get("Origin", "")
+        if origin not in self._settings.cors_origins:
+            return {"Vary": "Origin"}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": "X-Request-Id, Retry-After, RateLimit-Limit, "
+            "RateLimit-Remaining, RateLimit-Reset, RateLimit-Policy, Idempotent-Replayed",
+            "Vary": "Origin",
+        }
+
+    def _measure(self, exchange: _Exchange, status: int, seconds: float) -> None:
+        operation = exchange.operation.id if exchange.operation else _UNKNOWN
+        dialect = exchange.dialect.name
+        API_REQUESTS.labels(dialect, operation, str(status)).inc()
+        API_SECONDS.labels(dialect, operation).observe(seconds)
+        if exchange.http.method in ("GET", "HEAD", "OPTIONS") and status < 400:
+            return
+        left_out = self._lines.spend((dialect, operation, status))
+        if left_out is not None:
+            logger.info(
+                "api.answered",
+                dialect=dialect,
+                operation=operation,
+                status=status,
+                seconds=round(seconds, 3),
+                left_out=left_out,
+            )
+
+
+async def _openapi(make: Callable[[], Mapping[str, Any]], _http: web.Request) -> web.Response:
+    # In a thread, the first time: it takes a while, and calls are answered here as well.
+    body = await asyncio.to_thread(lambda: pydantic_core.to_json(make()))
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _docs(make: Callable[[], str], _http: web.Request) -> web.Response:
+    headers = {"Content-Security-Policy": docs.CSP, "X-Content-Type-Options": "nosniff"}
+    text = await asyncio.to_thread(make)
+    return web.Response(text=text, content_type="text/html", headers=headers)
+
+
+def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
+    if not methods:
+        return NotFound("there is no such path", code="unknown_path")
+    allow = [each for each in _METHODS if each in methods or (each == "HEAD" and "GET" in methods)]
+    return MethodNotAllowed(
+        f"not by this method; there is: {', '.join(allow)}", allow=allow, code="method_not_allowed"
+    )
+
+
+def _request(
+    control: Control, operation: Operation, actor: Actor, http: web.Request, body: bytes
+) -> ApiRequest:
+    """What the handler is given. Raises NotFound, Invalid."""
+    path = dict(http.match_info)
+    if not all(is_storable(each) for each in path.values()):
+        raise NotFound("there is no such path", code="unknown_path")
+    query = read_query(operation.query, http.query)
+    sent = model = None
+    if operation.body is not None:
+        if body.strip():
+            sent = read_json(body)
+        elif operation.body_required:
+            raise Invalid((("body",), "is missing: JSON is needed"), kinds=("missing",))
+        if sent is not None or operation.body_required:
+            model = validate(operation.body, sent, "body")
+    return ApiRequest(
+        control=control,
+        actor=actor,
+        path=path,
+        query=query,
+        body=model,
+        sent=sent,
+        headers=http.headers,
+    )
+
+
+def _as_request_error(error: Exception) -> RequestError:
+    match error:
+        case Transient():
+            wait = error.retry_after or 2.0
+            return Unavailable(str(error), retry_after=wait, code="provider_unavailable")
+        case Ambiguous():
+            return Unavailable(
+                f"{error}; it may have happened all the same: look before you repeat it",
+                retry_after=5.0,
+                code="outcome_unknown",
+            )
+        case Permanent() | ConfigError():
+            return Invalid((("body",), str(error)), code="provider_refused")
+        case TimeoutError():
+            return Unavailable(
+                "it took longer than is allowed; it may have happened all the same: look before "
+                "you repeat it",
+                retry_after=5.0,
+                code="timeout",
+            )
+        case _:  # what the database or the log says is for the operator
+            logger.warning("api.unavailable", why=str(error))
+            return Unavailable(
+                "this can't be done right now, please try again",
+                retry_after=2.0,
+                code="unavailable",
+            )
+
+
+def _unforeseen(error: Exception, exchange: _Exchange) -> RequestError:
+    operation = exchange.operation.id if exchange.operation else _UNKNOWN
+    logger.error("api.failed", dialect=exchange.dialect.name, operation=operation, exc_info=error)
+    return InternalError(
+        f"this failed, and it is our fault; the request's id is {exchange.request_id}",
+        code="internal_error",
+    )
+
+
+def _dumped(answer: Answer) -> Answer:
+    """With its body as bytes."""
+    if isinstance(answer.body, bytes):
+        return answer
+    body = b"" if answer.body is None else pydantic_core.to_json(answer.body, by_alias=True)
+    return Answer(
+        status=answer.status, body=body, headers=answer.headers, content_type=answer.content_type
+    )
+
+
+def _response(answer: Answer, headers: Mapping[str, str]) -> web.Response:
+    body = cast("bytes", answer.body)
+    own: dict[str, Any] = {"X-Content-Type-Options": "nosniff", **headers, **answer.headers}
+    if body:
+        own["Content-Type"] = answer.content_type
+    return web.Response(status=answer.status, body=body or None, headers=own)
+
+
+def _preflight(methods: Mapping[str, Operation]) -> Answer:
+    return Answer(
+        status=204,
+        body=b"",
+        headers={
+            "Access-Control-Allow-Methods": ", ".join(methods),
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, "
+            "X-Request-Id",
+            "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
+        },
+    )
