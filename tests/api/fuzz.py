@@ -17,7 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from config.settings import LogSettings
 from router.api.operation import Dialect
+from router.observability import log as logs
 from tests.api.examples import things_of
 from tests.support.api import EVERY, running_api
 
@@ -53,6 +55,7 @@ async def fuzz(
     more: Sequence[str] = (),
 ) -> Outcome:
     """One run; `examples` for each operation, `more` options of schemathesis."""
+    logs.configure(LogSettings(format="json", level="error"))
     async with running_api(folder, only=only) as api:
         client = await api.account("fuzzed", scopes=(*EVERY, "admin"))
         for dialect in api.dialects:
