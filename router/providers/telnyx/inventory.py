@@ -52,7 +52,7 @@ _PENDING: Final = frozenset(
         "requirement-info-exception",
     }
 )
-_REFUSED: Final = frozenset({"10009", "10010"})  # whoever asks, whatever is asked
+_FRESH: Final = 60_000_000  # µs in which a number that was delivered may still not be listed
 
 # developers.telnyx.com/development/api-fundamentals/api-errors; what each asks for.
 _ADVICE: Final[Mapping[str, str]] = {
@@ -156,7 +156,7 @@ class Inventory:
         order = await self._order_of(number, tag) if tag else None
         if order is None:
             return None
-        if held is not None:  # the order's reference need not become the number's
+        if held is not None:  # the order's reference need not be the number's yet
             return (await self._owned(held))._replace(tag=tag)
         return OwnedNumber(number, "", tag=tag, active=False)
 
@@ -257,7 +257,7 @@ class Inventory:
                 repeatable=False,
             )
         except Permanent as error:
-            if is_offered or error.code in _REFUSED:
+            if is_offered or error.code in _ADVICE:
                 raise
             raise NotAvailable(
                 f"{error}: it does not sell this number, or not any more; search again",
@@ -272,15 +272,14 @@ class Inventory:
         country = phonenumbers.region_code_for_number(parsed)
         national = phonenumbers.national_significant_number(parsed)
         asked: dict[str, Any] = {"phone_number": {"contains": national}, "limit": 5}
-        if country is not None:
-            asked["country_code"] = country
+        asked["country_code"] = country or "US"  # only toll free ones of +1 are of no country
         found = await self._ask(
             lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
         )
         return any(each.phone_number == number for each in found.data or ())
 
     async def _order_of(self, number: str, tag: str) -> Order | None:
-        """The order of this number that bears the tag, unless it failed."""
+        """The order of this number that bears the tag and is under way, or just done."""
 
         async def ask() -> list[Order]:
             page = await self._client.number_orders.list(
@@ -289,10 +288,18 @@ class Inventory:
             return [
                 order
                 for order in page.data or ()
-                if order.customer_reference == tag and _standing(order, number) != "failure"
+                if order.customer_reference == tag and self._is_under_way(order, number)
             ]
 
         return next(iter(await self._ask(ask)), None)
+
+    def _is_under_way(self, order: Order, number: str) -> bool:
+        standing = _standing(order, number)
+        if standing != "success" or order.updated_at is None:
+            return standing != "failure"
+        # Done long ago and not listed: it was given back.
+        age = self._clock.now() - round(order.updated_at.timestamp() * 1_000_000)
+        return age < _FRESH
 
     async def _completed(self, order: Order, number: str, tag: str) -> OwnedNumber:
         """What became of an order within ten seconds. NotAvailable: it failed."""

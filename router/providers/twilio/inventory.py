@@ -256,7 +256,7 @@ def _available(offer: Any, query: NumberQuery) -> AvailableNumber:
     )
 
 
-class _Http(AsyncHttpClient):  # type: ignore[misc]  # twilio.http is untyped
+class _Http(AsyncHttpClient):
     """What the SDK sends its requests with. Every answer of 400 or more is an EffectError."""
 
     def __init__(
@@ -267,7 +267,7 @@ class _Http(AsyncHttpClient):  # type: ignore[misc]  # twilio.http is untyped
         self._where = f"Twilio at {urlsplit(url).netloc.rpartition('@')[2]}"
 
     @override
-    async def request(
+    async def request(  # type: ignore[override]  # so does the SDK's own
         self,
         method: str,
         url: str,
