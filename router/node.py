@@ -6,6 +6,7 @@ from typing import Any
 
 from config.settings import Settings
 from router.api.role import ApiRole
+from router.connections import ConnectionFollower
 from router.dispatch_health import DispatchHealth
 from router.eventlog.base import OpenLog
 from router.eventlog.heartbeat import HeartbeatFollower
@@ -31,6 +32,7 @@ class Node:
     clock_skew: ClockSkew | None = None
     webhooks: Webhooks | None = None
     api: ApiRole | None = None
+    connections: ConnectionFollower | None = None
     database: str = "ok"  # or why the roles that need it wait
     http_port: int = 0
     api_port: int = 0  # http_port where the API is beside the webhooks; 0: without the role
@@ -39,6 +41,10 @@ class Node:
     def has_routes(self) -> bool:
         """Whether calls can be decided: the route table is here."""
         return self.routes is not None and self.routes.ready
+
+    def has_connections(self) -> bool:
+        """Whether a webhook that no key fits is a stranger's: the tenants' keys are here."""
+        return self.connections is None or self.connections.ready
 
     def health(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether this process can do its job, and the facts (of /readyz)."""
@@ -64,16 +70,14 @@ class Node:
     def _parts(self) -> Mapping[str, Any]:
         """The facts of what only some processes have."""
         facts: dict[str, Any] = {}
-        if self.routes is not None:
-            facts["routes"] = self.routes.facts()
+        if routes := self._routes():
+            facts["routes"] = routes
+        if self.connections is not None and self.settings.roles != ("api",):
+            facts["connections"] = self.connections.facts()
         if self.settings.roles != ("ingress",):
             facts["database"] = self.database
         if self.api is not None:
             facts["api"] = {"state": self.database, **self.api.facts()}
-        if self.guard.finding:
-            facts.setdefault("routes", {})["restored"] = self.guard.finding
-        if self.guard.comparing:
-            facts.setdefault("routes", {})["comparing"] = True
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
         if self.dispatching is not None:
@@ -82,4 +86,13 @@ class Node:
             facts["clock"] = self.clock_skew.trouble
         if self.webhooks is not None and (hints := self.webhooks.hints):
             facts["refused"] = hints
+        return facts
+
+    def _routes(self) -> Mapping[str, Any]:
+        """Of the route table, and of the comparison with the database that guards it."""
+        facts = dict(self.routes.facts()) if self.routes is not None else {}
+        if self.guard.finding:
+            facts["restored"] = self.guard.finding
+        if self.guard.comparing:
+            facts["comparing"] = True
         return facts
