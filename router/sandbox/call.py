@@ -20,6 +20,12 @@ The carriers have more of their own.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from router.errors import SwitchboardError
+
+
+class NotInService(SwitchboardError):
+    """Nobody has the number that is called, or nothing answers it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -1,9 +1,11 @@
 """A stand-in's control API: another process places a call and follows it (`switchboard call`).
 
-- `POST /calls` `{to, from, hold_seconds?}` → `{sid}`
+- `POST /calls` `{to, from, hold_seconds?}` → `{sid}`; 409 where the number is not in service
 - `GET /calls/{sid}/transcript?after=N&wait=S` → `{steps, next, done, status}`, waiting up to S
   seconds for a step behind the first N
 - `POST /calls/{sid}/hangup` → `{status}`
+- `GET /numbers/{number}` → `{service}`: whether an account of this carrier has it
+- `POST /accounts` → another account's credentials, for connections of tenants
 
 Every request carries the bearer token.
 """
@@ -12,12 +14,12 @@ import asyncio
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Final, Generic, Protocol, TypeVar
+from typing import Annotated, Final, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from router.sandbox.call import Step
+from router.sandbox.call import NotInService, Step
 from router.sandbox.tasks import SandboxFull, Signal
 
 _MAX_WAIT: Final = 30.0
@@ -26,6 +28,8 @@ _E164: Final = r"^\+[1-9][0-9]{6,14}$"
 _PASSWORD: Final = re.compile(r'password="[^"]*"')
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
+Service = Literal["held", "released", "unknown"]
+"""Of a number: an account has it, one had it, or nobody ever."""
 
 
 class PlacedCall(Protocol):
@@ -56,7 +60,7 @@ class PlaceCall(Protocol[P]):
     """Starts a call."""
 
     def __call__(self, to: str, from_: str, *, hold_seconds: float | None) -> P:
-        """Returns at once. Raises SandboxFull."""
+        """Returns at once. Raises SandboxFull, NotInService."""
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,9 +81,12 @@ class ControlApi(Generic[C]):
         place: PlaceCall[C],
         find: Callable[[str], C | None],
         hang_up: Callable[[C], None],
+        service: Callable[[str], Service],
+        add_account: Callable[[], Mapping[str, str]],
     ) -> None:
         self._token = token.encode()
         self._place, self._find, self._hang_up = place, find, hang_up
+        self._service, self._add_account = service, add_account
 
     def routes(self) -> list[web.RouteDef]:
         """The routes, each behind the token."""
@@ -87,6 +94,8 @@ class ControlApi(Generic[C]):
             web.post("/calls", self._guarded(self._create)),
             web.get("/calls/{sid}/transcript", self._guarded(self._transcript)),
             web.post("/calls/{sid}/hangup", self._guarded(self._hangup)),
+            web.get("/numbers/{number}", self._guarded(self._number)),
+            web.post("/accounts", self._guarded(self._account)),
         ]
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -106,7 +115,18 @@ class ControlApi(Generic[C]):
             return _error(400, str(error))
         except SandboxFull as error:
             return _error(503, str(error))
+        except NotInService as error:
+            return _error(409, str(error))
         return web.json_response({"sid": call.sid}, status=201)
+
+    async def _number(self, request: web.Request) -> web.Response:
+        return web.json_response({"service": self._service(request.match_info["number"])})
+
+    async def _account(self, _request: web.Request) -> web.Response:
+        try:
+            return web.json_response(self._add_account(), status=201)
+        except ValueError as error:
+            return _error(503, str(error))
 
     async def _transcript(self, request: web.Request) -> web.Response:
         call = self._find(request.match_info["sid"])

@@ -17,6 +17,7 @@ from router.sandbox.tasks import Signal
 from router.sandbox.telnyx.bodies import Header
 
 State = Literal["parked", "bridging", "answered", "bridged", "hangup"]
+CONNECTION_ID: Final = "2811212257810187875"  # of the application that is there from the start
 _MAX_STEPS: Final = 2000
 
 
@@ -30,6 +31,7 @@ class CallLeg:
     from_: str
     state: State
     started_at: int
+    connection_id: str = CONNECTION_ID
     client_state: str | None = None
     custom_headers: Sequence[Header] = ()
     control_id: str = field(default_factory=lambda: "v3:" + secrets.token_urlsafe(40))
@@ -56,7 +58,14 @@ class Call:
     """A call and its transcript. Made by `TelnyxStandIn.place_call`."""
 
     def __init__(
-        self, to: str, from_: str, headers: Mapping[str, str], clock: Clock, *, is_texml: bool
+        self,
+        to: str,
+        from_: str,
+        headers: Mapping[str, str],
+        clock: Clock,
+        *,
+        is_texml: bool,
+        connection_id: str = CONNECTION_ID,
     ) -> None:
         self.session_id = str(uuid.uuid4())
         self.is_texml = is_texml  # else Call Control
@@ -68,6 +77,7 @@ class Call:
             from_=from_,
             state="parked",
             started_at=clock.now(),
+            connection_id=connection_id,
             custom_headers=[Header(name, value) for name, value in headers.items()],
         )
         self.dialled: list[CallLeg] = []

@@ -154,6 +154,7 @@ class Control:
         call = self._call
         new = CallLeg(
             session_id=call.session_id,
+            connection_id=call.caller.connection_id,
             direction="outgoing",
             to=body.to,
             from_=body.from_ or call.to,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,8 +20,6 @@ from router.sandbox.tasks import Signal, Tasks
 from router.sandbox.telnyx.call import Call
 from router.sandbox.telnyx.webhook import WebhookFailed, WebhookSender
 from router.sandbox.twilio.delivery import Disorder
-
-_REMEMBERED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class Application:
 
 
 class Post:
-    """What all calls share: who sends, how, and what was sent."""
+    """What all calls of an application share: who sends, how, and what was sent."""
 
     def __init__(
         self,
@@ -76,6 +74,7 @@ class Post:
         disorder: Disorder,
         clock: Clock,
         tasks: Tasks,
+        deliveries: deque[Delivery],
     ) -> None:
         self.application, self.disorder, self.clock, self.tasks = (
             application,
@@ -83,7 +82,7 @@ class Post:
             clock,
             tasks,
         )
-        self.deliveries: deque[Delivery] = deque(maxlen=_REMEMBERED)
+        self.deliveries = deliveries  # the account's
         self._sender = sender
 
     async def attempt(self, delivery: Delivery, url: str, number: int) -> Attempt:

@@ -28,6 +28,11 @@ INVALID: Final = Kind(422, "10015", "Bad Request")
 NOT_E164: Final = Kind(422, "10016", "Phone number must be in +E164 format")
 NOT_IN_LIST: Final = Kind(422, "10032", "Invalid enumerated value")
 OUT_OF_RANGE: Final = Kind(422, "10033", "Value outside of range")
+INVALID_URL: Final = Kind(422, "10003", "Invalid URL")
+DUPLICATE: Final = Kind(422, "10012", "Duplicate resource")
+NO_SUCH_ASSOCIATE: Final = Kind(422, "10017", "Associated resource does not exist")
+IN_USE: Final = Kind(422, "10021", "Resource in use")
+TOO_MANY: Final = Kind(429, "10011", "Too many requests")
 INVALID_CALL: Final = Kind(422, "90015", "Invalid Call Control ID")
 ENDED: Final = Kind(422, "90018", "Call has already ended")
 UNANSWERED: Final = Kind(422, "90034", "Call not answered yet")
@@ -67,3 +72,9 @@ def of_validation(error: msgspec.ValidationError) -> ApiError:
     text = str(error)
     kind = next((kind for said, kind in _REASONS.items() if said in text), INVALID)
     return ApiError(kind, text)
+
+
+def fault(status: int) -> dict[str, Any]:
+    """What the API says of a trouble of its own."""
+    kind = TOO_MANY if status == TOO_MANY.status else Kind(status, "10007", "Unexpected error")
+    return ApiError(kind, "Something went wrong.").body()

@@ -75,7 +75,7 @@ class History:
             ApiError: a parameter is unknown or unreadable.
         """
         over = [_delivery(each) for each in reversed(self._deliveries) if each.status]
-        return _page(over, query, _DELIVERY_FILTERS)
+        return page(over, query, _DELIVERY_FILTERS)
 
     def events(self, query: Mapping[str, str]) -> Item:
         """The answer to GET /call_events, oldest first.
@@ -88,10 +88,15 @@ class History:
             bound = self._clock.now() - _DAY
             known = [each for each in known if from_rfc3339(each["event_timestamp"]) >= bound]
         known.sort(key=lambda each: str(each["event_timestamp"]))
-        return _page(known, query, _EVENT_FILTERS)
+        return page(known, query, _EVENT_FILTERS)
 
 
-def _page(items: Iterable[Item], query: Mapping[str, str], filters: Mapping[str, Filter]) -> Item:
+def page(items: Iterable[Item], query: Mapping[str, str], filters: Mapping[str, Filter]) -> Item:
+    """The items that pass the query's filters, the page of them that it asks for.
+
+    Raises:
+        ApiError: a parameter is unknown or unreadable.
+    """
     paging = {"page[number]", "page[size]"}
     unknown = query.keys() - filters.keys() - paging
     if unknown:

@@ -12,9 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from router.events.codec import to_rfc3339
-from router.sandbox.telnyx.call import Call, CallLeg
+from router.sandbox.telnyx.call import CONNECTION_ID, Call, CallLeg
 
-CONNECTION_ID: Final = "2811212257810187875"  # of the stand-in's one application
 ACCOUNT_ID: Final = "6a9a7976-012e-45d2-9258-6f5dc68d861e"
 
 _LACK: Final[Mapping[str, frozenset[str]]] = {  # what events of a type do not repeat
@@ -104,7 +103,7 @@ def _common(leg: CallLeg) -> Mapping[str, Any]:
         "call_control_id": leg.control_id,
         "call_leg_id": leg.leg_id,
         "call_session_id": leg.session_id,
-        "connection_id": CONNECTION_ID,
+        "connection_id": leg.connection_id,
         "client_state": leg.client_state,
         "from": leg.from_,
         "to": leg.to,

@@ -10,17 +10,21 @@ from typing import Final, Protocol, Self
 from aiohttp import web
 
 from router.clock import Clock, SystemClock
-from router.sandbox.control import ControlApi
+from router.sandbox.call import NotInService
+from router.sandbox.control import ControlApi, Service
+from router.sandbox.faults import Faults
+from router.sandbox.pool import Pool
 from router.sandbox.serve import serve
 from router.sandbox.sip import DialSip, Invite, Leg
 from router.sandbox.tasks import SandboxFull, Tasks, happens_within
-from router.sandbox.telnyx.call import Call, CallLeg
+from router.sandbox.telnyx.account import Account, Accounts, CallControl, PhoneNumber
+from router.sandbox.telnyx.call import CONNECTION_ID, Call, CallLeg
 from router.sandbox.telnyx.control import Control, Line
-from router.sandbox.telnyx.delivery import Application, Delivery, Outbox, Post
-from router.sandbox.telnyx.history import History
+from router.sandbox.telnyx.delivery import Delivery, Outbox, Post
+from router.sandbox.telnyx.errors import fault
+from router.sandbox.telnyx.numbers import Numbers
 from router.sandbox.telnyx.rest import Rest
 from router.sandbox.telnyx.texml import Script, Texml
-from router.sandbox.telnyx.webhook import WebhookSender
 from router.sandbox.twilio import phones
 from router.sandbox.twilio.delivery import Disorder
 from router.sandbox.twilio.phones import Phone
@@ -40,19 +44,23 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A call, and who decides about it."""
+    """A call, whose it is, and who decides about it."""
 
     call: Call
+    account: Account
     handler: Handler
 
 
 class TelnyxStandIn:
-    """Telnyx's voice for one account; `async with` serves its API at `url`.
+    """Telnyx's voice and numbers; `async with` serves its API at `url`.
 
-    Its control API is at `control_url`.
+    Its control API is at `control_url`. A call to a number that an account holds goes to its
+    application's webhook URL, signed with that account's key. A number that nobody ever held counts
+    as one that the operator has set up by hand, unless `strict`; one that was given back is not in
+    service.
 
     Args:
-        api_key: bearer token of the API.
+        api_key: bearer token of the operator's account; `accounts` takes more.
         seed: of the Ed25519 key that webhooks are signed with, 32 bytes; `public_key` is its other
             half, as it is configured.
         webhook_base: the router's public URL; webhooks are sent to it.
@@ -63,6 +71,7 @@ class TelnyxStandIn:
         port: on loopback, 0 for a free one.
         clock: what rings and retries are timed by; webhooks' time-outs are in real time.
         disorder: how events are repeated and shuffled.
+        strict: calls only reach numbers that an account holds.
     """
 
     def __init__(
@@ -78,6 +87,7 @@ class TelnyxStandIn:
         port: int = 0,
         clock: Clock | None = None,
         disorder: Disorder | None = None,
+        strict: bool = False,
     ) -> None:
         self.url = self.control_url = ""
         self.texml_numbers: set[str] = set()  # those on the TeXML application, not Call Control
@@ -86,30 +96,44 @@ class TelnyxStandIn:
         self._clock = clock or SystemClock()
         self._port = port
         self._tasks = Tasks(_MAX_TASKS)
-        self._sender = WebhookSender(seed, self._clock)
+        self._disorder, self._retries = disorder or Disorder(), retries
+        main = Account(api_key, seed, self._clock)
+        self.accounts = Accounts(main, self._clock)
         base = webhook_base.rstrip("/") + "/webhooks/telnyx"
-        self._texml = Texml(f"{base}/texml/voice", f"{base}/texml/status")
-        application = Application(url=base, failover_url=failover_url, retries=retries)
-        self._post = Post(
-            self._sender, application, disorder or Disorder(), self._clock, self._tasks
+        self._default = main.applications[CONNECTION_ID] = CallControl(
+            id=CONNECTION_ID,
+            name="sandbox",
+            webhook_event_url=base,
+            webhook_event_failover_url=failover_url or None,
+            webhook_api_version="2",
+            created_at=self._clock.now(),
         )
+        self.pool = Pool("telnyx")
+        self.faults = Faults(fault)
+        self._strict = strict
+        self._released: set[str] = set()
+        self.numbers = Numbers(self.pool, self._clock, self._released.add)
+        self._texml = Texml(f"{base}/texml/voice", f"{base}/texml/status")
         self._line = Line(self._clock, self._tasks, self._dial)
         self._calls: OrderedDict[str, _Held] = OrderedDict()
         self._stack = AsyncExitStack()
-        history = History(self._post.deliveries, self._clock)
-        self._app = web.Application()
+        self._app = web.Application(middlewares=[self.faults.middleware])
         if control_token is not None:  # first: what Telnyx has not is a 404 in its own form
             control = ControlApi(
-                control_token, place=self.place_call, find=self.call, hang_up=self.hang_up
+                control_token,
+                place=self.place_call,
+                find=self.call,
+                hang_up=self.hang_up,
+                service=self.service,
+                add_account=self.add_account,
             )
             self._app.add_routes(control.routes())
-        self._app.add_routes(
-            Rest(api_key, self._find, self._script, history, self._clock.now).routes()
-        )
+        rest = Rest(self.accounts, self._find, self._script, self.numbers, self._clock.now)
+        self._app.add_routes(rest.routes())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._sender.aclose)
+            stack.push_async_callback(self.accounts.aclose)
             stack.push_async_callback(self._tasks.aclose)
             self.control_url = await stack.enter_async_context(serve(self._app, self._port))
             self.url = self.control_url + "/v2"
@@ -127,17 +151,41 @@ class TelnyxStandIn:
     @property
     def public_key(self) -> str:
         """What webhooks are verified with: `providers.telnyx.public_keys`."""
-        return self._sender.public_key
+        return self.accounts.main.sender.public_key
 
     @property
     def deliveries(self) -> Sequence[Delivery]:
-        """The events that were sent or are being sent, oldest first."""
-        return list(self._post.deliveries)
+        """The operator's events that were sent or are being sent, oldest first."""
+        return list(self.accounts.main.deliveries)
 
     def call(self, sid: str) -> Call | None:
         """The call that webhooks name so, as long as it is remembered."""
         held = self._calls.get(sid)
         return held.call if held is not None else None
+
+    def add_account(self) -> Mapping[str, str]:
+        """Another account, as its holder knows it."""
+        account = self.accounts.add()
+        return {"api_key": account.api_key, "public_key": account.sender.public_key}
+
+    def hold(self, number: str, *, number_id: str = "") -> None:
+        """The operator's account has this number, on the application that is there already."""
+        offer = self.pool.offer(number)
+        held = PhoneNumber(
+            number=number,
+            country=offer.country if offer is not None else "US",
+            type=offer.type if offer is not None else "local",
+            created_at=self._clock.now(),
+            connection_id=CONNECTION_ID,
+        )
+        held.id = number_id or held.id
+        self.numbers.hold(self.accounts.main, held)
+
+    def service(self, number: str) -> Service:
+        """What becomes of a call to this number."""
+        if self.accounts.holder(number) is not None:
+            return "held"
+        return "released" if number in self._released else "unknown"
 
     def place_call(
         self,
@@ -157,24 +205,50 @@ class TelnyxStandIn:
 
         Raises:
             SandboxFull: too many calls at once.
+            NotInService: nobody has the number, or it is not configured.
         """
+        account, application = self._answering(to)
         is_texml = to in self.texml_numbers
-        call = Call(to, from_, custom_headers or {}, self._clock, is_texml=is_texml)
+        call = Call(
+            to,
+            from_,
+            custom_headers or {},
+            self._clock,
+            is_texml=is_texml,
+            connection_id=application.id,
+        )
+        post = Post(
+            account.sender,
+            application.delivery(self._retries),
+            self._disorder,
+            self._clock,
+            self._tasks,
+            account.deliveries,
+        )
         self._make_room()
         handler: Handler
         if is_texml:
-            script = handler = Script(call, self._texml, self._line, self._sender)
+            script = handler = Script(call, self._texml, self._line, account.sender)
             self._tasks.spawn(script.run())
         else:
-            control = handler = Control(call, self._line, Outbox(self._post, call))
+            control = handler = Control(call, self._line, Outbox(post, call))
             control.ring()
-        self._calls[call.sid] = _Held(call, handler)
+        self._calls[call.sid] = _Held(call, account, handler)
         self._tasks.spawn(self._caller(call, handler, hold_seconds))
         return call
 
     def hang_up(self, call: Call) -> None:
         """The caller hangs up."""
         self._calls[call.sid].handler.caller_leaves()
+
+    def _answering(self, to: str) -> tuple[Account, CallControl]:
+        found = self.accounts.holder(to)
+        if found is not None:
+            account, held = found
+            return account, account.application_of(held)
+        if self._strict or to in self._released:
+            raise NotInService("the number is not in service: no account at Telnyx has it")
+        return self.accounts.main, self._default
 
     def _make_room(self) -> None:
         if len(self._calls) < _MAX_CALLS:
@@ -184,8 +258,10 @@ class TelnyxStandIn:
             raise SandboxFull(f"the sandbox holds {_MAX_CALLS} calls at once; end some")
         del self._calls[ended]
 
-    def _find(self, control_id: str) -> tuple[CallLeg, Control | None] | None:
+    def _find(self, account: Account, control_id: str) -> tuple[CallLeg, Control | None] | None:
         for held in reversed(self._calls.values()):  # commands are about the newest
+            if held.account is not account:
+                continue
             for leg in (held.call.caller, *held.call.dialled):
                 if leg.control_id == control_id:
                     control = held.handler if isinstance(held.handler, Control) else None

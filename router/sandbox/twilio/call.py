@@ -38,9 +38,16 @@ class Call:
     """A call and its transcript. Made by `TwilioStandIn.place_call`."""
 
     def __init__(
-        self, sid: str, to: str, from_: str, extra: Mapping[str, str], clock: Clock
+        self,
+        sid: str,
+        account_sid: str,
+        to: str,
+        from_: str,
+        extra: Mapping[str, str],
+        clock: Clock,
     ) -> None:
-        self.sid, self.to, self.from_, self.extra = sid, to, from_, dict(extra)
+        self.sid, self.account_sid = sid, account_sid
+        self.to, self.from_, self.extra = to, from_, dict(extra)
         self.status: Status = "ringing"
         self.is_ended = False
         self.started_at = clock.monotonic()

@@ -8,8 +8,11 @@ class Number:
     """URLs as set on the number; empty ones are not called."""
 
     voice_url: str
+    voice_method: str = "POST"
     voice_fallback_url: str = ""
+    voice_fallback_method: str = "POST"
     status_callback: str = ""
+    status_callback_method: str = "POST"
 
 
 def default_number(webhook_base: str) -> Number:

@@ -1,22 +1,21 @@
-"""Twilio's REST API, as far as live calls need it: fetch, redirect and end a call.
+"""Twilio's REST API, as far as live calls and numbers need it: fetch, redirect and end a call.
 
-`/2010-04-01/Accounts/{account}/Calls/{sid}.json`, and the account itself; basic authentication,
-errors in Twilio's form.
+`/2010-04-01/Accounts/{account}/Calls/{sid}.json`, the account itself and its numbers; basic
+authentication, errors in Twilio's form.
 A call that rings can be redirected too (seen documented for Studio; not tried on the real one).
 """
 
-import base64
-import binascii
-import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 
 from aiohttp import web
 
+from router.sandbox.twilio.account import Account, Accounts
 from router.sandbox.twilio.call import Call, Source
-from router.sandbox.twilio.errors import TwilioError
+from router.sandbox.twilio.errors import RestError, TwilioError
+from router.sandbox.twilio.numbers import Numbers
 from router.sandbox.twilio.params import API_VERSION
 from router.sandbox.twilio.twiml import parse
 
@@ -25,93 +24,93 @@ _ACCOUNT: Final = "/2010-04-01/Accounts/{account}.json"
 _PATH: Final = "/2010-04-01/Accounts/{account}/Calls/{sid}.json"
 
 
+Handler = Callable[[web.Request, Account], Awaitable[web.Response]]
+
+
 class Rest:
     """The handlers; they find calls by sid."""
 
     def __init__(
-        self, account_sid: str, auth_token: str, find: Callable[[str], Call | None]
+        self, accounts: Accounts, find: Callable[[str], Call | None], numbers: Numbers
     ) -> None:
-        self._account = account_sid
-        self._credentials = f"{account_sid}:{auth_token}".encode()
-        self._find = find
+        self._accounts, self._find, self._numbers = accounts, find, numbers
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
         return [
-            web.get(_ACCOUNT, self._fetch_account),
-            web.get(_PATH, self._fetch),
-            web.post(_PATH, self._update),
+            web.get(_ACCOUNT, self._guarded(self._fetch_account)),
+            web.get(_PATH, self._guarded(self._fetch)),
+            web.post(_PATH, self._guarded(self._update)),
+            *self._numbers.routes(self._guarded),
         ]
 
-    async def _fetch_account(self, request: web.Request) -> web.Response:
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
-        return web.json_response({"sid": self._account, "status": "active"})
+    def _guarded(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def guarded(request: web.Request) -> web.Response:
+            try:
+                return await handler(request, self._authenticate(request))
+            except RestError as error:
+                return web.json_response(error.body, status=error.status)
 
-    async def _fetch(self, request: web.Request) -> web.Response:
-        found = self._lookup(request)
-        return found if isinstance(found, web.Response) else self._shown(found)
+        return guarded
 
-    async def _update(self, request: web.Request) -> web.Response:
-        found = self._lookup(request)
-        if isinstance(found, web.Response):
-            return found
+    def _authenticate(self, request: web.Request) -> Account:
+        account = self._accounts.of(request.headers.get("Authorization", ""))
+        if account is None:
+            raise RestError(401, 20003, "Authenticate")
+        if request.match_info["account"] != account.sid:
+            raise _not_found(request)
+        return account
+
+    async def _fetch_account(self, _request: web.Request, account: Account) -> web.Response:
+        return web.json_response({"sid": account.sid, "status": "active"})
+
+    async def _fetch(self, request: web.Request, account: Account) -> web.Response:
+        return _shown(self._lookup(request, account))
+
+    async def _update(self, request: web.Request, account: Account) -> web.Response:
+        found = self._lookup(request, account)
         form = {key: str(value) for key, value in (await request.post()).items()}
         if found.is_ended:
-            return _error(400, 21220, "Call is not in-progress. Cannot redirect.")
+            raise RestError(400, 21220, "Call is not in-progress. Cannot redirect.")
         if form.get("Status") in ("completed", "canceled"):
             found.step("rest.ended")
             found.leave(None)
         elif "Twiml" in form:
             document = form["Twiml"].encode()
             if len(form["Twiml"]) > _MAX_TWIML or not _is_twiml(document):
-                return _error(400, 12100, "The Twiml parameter can't be read.")
+                raise RestError(400, 12100, "The Twiml parameter can't be read.")
             found.step("rest.redirected")
             found.leave(Source("", document=document))
         elif "Url" in form:
             found.step("rest.redirected")
             found.leave(Source(form["Url"], form.get("Method", "POST")))
         else:
-            return _error(400, 21218, "Give Status, Twiml or Url.")
-        return self._shown(found)
+            raise RestError(400, 21218, "Give Status, Twiml or Url.")
+        return _shown(found)
 
-    def _lookup(self, request: web.Request) -> Call | web.Response:
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return refusal
+    def _lookup(self, request: web.Request, account: Account) -> Call:
         call = self._find(request.match_info["sid"])
-        return call if call is not None else _not_found(request)
+        if call is None or call.account_sid != account.sid:
+            raise _not_found(request)
+        return call
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        if not self._authenticated(request):
-            return _error(401, 20003, "Authenticate")
-        return None if request.match_info["account"] == self._account else _not_found(request)
 
-    def _authenticated(self, request: web.Request) -> bool:
-        scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-        try:
-            given = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
-            return False
-        return scheme == "Basic" and hmac.compare_digest(given, self._credentials)
-
-    def _shown(self, call: Call) -> web.Response:
-        return web.json_response(
-            {
-                "sid": call.sid,
-                "account_sid": self._account,
-                "api_version": API_VERSION,
-                "to": call.to,
-                "from": call.from_,
-                "status": call.status,
-                "direction": "inbound",
-                "start_time": _moment(call.start_time),
-                "end_time": _moment(call.end_time) if call.end_time is not None else None,
-                "duration": str(call.duration) if call.is_ended else None,
-                "uri": _PATH.format(account=self._account, sid=call.sid),
-            }
-        )
+def _shown(call: Call) -> web.Response:
+    return web.json_response(
+        {
+            "sid": call.sid,
+            "account_sid": call.account_sid,
+            "api_version": API_VERSION,
+            "to": call.to,
+            "from": call.from_,
+            "status": call.status,
+            "direction": "inbound",
+            "start_time": _moment(call.start_time),
+            "end_time": _moment(call.end_time) if call.end_time is not None else None,
+            "duration": str(call.duration) if call.is_ended else None,
+            "uri": _PATH.format(account=call.account_sid, sid=call.sid),
+        }
+    )
 
 
 def _is_twiml(document: bytes) -> bool:
@@ -126,15 +125,5 @@ def _moment(micros: int) -> str:
     return format_datetime(datetime.fromtimestamp(micros // 1_000_000, UTC))
 
 
-def _not_found(request: web.Request) -> web.Response:
-    return _error(404, 20404, f"The requested resource {request.path} was not found")
-
-
-def _error(status: int, code: int, message: str) -> web.Response:
-    body = {
-        "code": code,
-        "message": message,
-        "more_info": f"https://www.twilio.com/docs/errors/{code}",
-        "status": status,
-    }
-    return web.json_response(body, status=status)
+def _not_found(request: web.Request) -> RestError:
+    return RestError(404, 20404, f"The requested resource {request.path} was not found")

@@ -60,7 +60,7 @@ class Script:
         await self._finish()
 
     async def _follow(self) -> None:
-        source = Source(self._number.voice_url)
+        source = Source(self._number.voice_url, self._number.voice_method)
         for _ in range(_MAX_DOCUMENTS):
             following = await self._perform(source)
             if following is None:
@@ -77,7 +77,8 @@ class Script:
                 0,
                 self._line.clock.now(),
             )
-            self._line.callbacks.add(self._number.status_callback, form, "POST")
+            method = self._number.status_callback_method
+            self._line.callbacks.add(self._number.status_callback, form, method)
         await self._line.callbacks.close()
         call.end(status)
 
@@ -110,7 +111,8 @@ class Script:
                 raise
             self._call.step("error", code=error.code, message=str(error))
             told = {"ErrorCode": str(error.code), "ErrorUrl": source.url}
-        return fallback, await self._load(Source(fallback, params=told))
+        method = self._number.voice_fallback_method
+        return fallback, await self._load(Source(fallback, method, told))
 
     async def _load(self, source: Source) -> Sequence[Verb]:
         document = source.document

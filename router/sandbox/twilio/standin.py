@@ -3,37 +3,47 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
 
 from router.clock import Clock, SystemClock
-from router.sandbox.control import ControlApi
+from router.sandbox.call import NotInService
+from router.sandbox.control import ControlApi, Service
+from router.sandbox.faults import Faults
+from router.sandbox.pool import Pool
 from router.sandbox.serve import serve
 from router.sandbox.sip import DialSip, Invite, Leg
 from router.sandbox.tasks import SandboxFull, Tasks, happens_within
 from router.sandbox.twilio import phones
+from router.sandbox.twilio.account import Account, Accounts, IncomingNumber
 from router.sandbox.twilio.call import Call
 from router.sandbox.twilio.delivery import CallbackQueue, Disorder
 from router.sandbox.twilio.dialing import Line
+from router.sandbox.twilio.errors import fault
 from router.sandbox.twilio.number import Number, default_number
+from router.sandbox.twilio.numbers import Numbers
 from router.sandbox.twilio.phones import Phone
 from router.sandbox.twilio.rest import Rest
 from router.sandbox.twilio.script import Script
 from router.sandbox.twilio.sids import call_sid as new_call_sid
 from router.sandbox.twilio.twiml import Target
-from router.sandbox.twilio.webhook import WebhookSender
 
 _MAX_TASKS: Final = 20_000
 _MAX_CALLS: Final = 5_000  # remembered, the live ones included
 
 
 class TwilioStandIn:
-    """Twilio's voice for one account; `async with` serves its APIs at `url`.
+    """Twilio's voice and numbers; `async with` serves its APIs at `url`.
+
+    A call to a number that an account holds goes to that number's webhooks, signed with that
+    account's token. A number that nobody ever held counts as one that the operator has set up by
+    hand, unless `strict`; one that was given back is not in service.
 
     Args:
-        account_sid: of the account, `AC…`.
+        account_sid: of the operator's account, `AC…`; `accounts` takes more.
         auth_token: what webhooks are signed with, and the REST API's password.
         webhook_base: the router's public URL; webhooks are sent to it and signed over it.
         dial_sip: where `<Sip>` goes, whatever its host: the LiveKit stand-in's `invite`.
@@ -41,6 +51,7 @@ class TwilioStandIn:
         port: on loopback, 0 for a free one.
         clock: what rings and pauses are timed by; webhooks' time-outs are in real time.
         disorder: how webhooks are repeated and shuffled.
+        strict: calls only reach numbers that an account holds.
     """
 
     def __init__(
@@ -54,10 +65,13 @@ class TwilioStandIn:
         port: int = 0,
         clock: Clock | None = None,
         disorder: Disorder | None = None,
+        strict: bool = False,
     ) -> None:
         self.account_sid = account_sid
         self.url = ""
-        self.numbers: dict[str, Number] = {}  # those that differ from the default
+        self.accounts = Accounts(Account(account_sid, auth_token))
+        self.pool = Pool("twilio")
+        self.faults = Faults(fault)
         self.phones: dict[str, Phone] = {}  # what `<Number>` reaches; the rest answers at once
         self._default = default_number(webhook_base)
         self._dial_sip = dial_sip
@@ -65,20 +79,27 @@ class TwilioStandIn:
         self._disorder = disorder or Disorder()
         self._port = port
         self._tasks = Tasks(_MAX_TASKS)
-        self._sender = WebhookSender(auth_token)
+        self._strict = strict
+        self._released: set[str] = set()
+        self._numbers = Numbers(self.pool, self._clock.now, self._released.add)
         self._calls: OrderedDict[str, Call] = OrderedDict()
         self._stack = AsyncExitStack()
-        self._app = web.Application()
-        self._app.add_routes(Rest(account_sid, auth_token, self.call).routes())
+        self._app = web.Application(middlewares=[self.faults.middleware])
+        self._app.add_routes(Rest(self.accounts, self.call, self._numbers).routes())
         if control_token is not None:
             control = ControlApi(
-                control_token, place=self.place_call, find=self.call, hang_up=Call.hangup
+                control_token,
+                place=self.place_call,
+                find=self.call,
+                hang_up=Call.hangup,
+                service=self.service,
+                add_account=self.add_account,
             )
             self._app.add_routes(control.routes())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._sender.aclose)
+            stack.push_async_callback(self.accounts.aclose)
             stack.push_async_callback(self._tasks.aclose)
             self.url = await stack.enter_async_context(serve(self._app, self._port))
             self._stack = stack.pop_all()
@@ -95,6 +116,28 @@ class TwilioStandIn:
     def call(self, sid: str) -> Call | None:
         """The call of that sid, as long as it is remembered."""
         return self._calls.get(sid)
+
+    def add_account(self) -> Mapping[str, str]:
+        """Another account, as its holder knows it."""
+        account_sid, auth_token = self.accounts.add()
+        return {"account_sid": account_sid, "auth_token": auth_token}
+
+    def hold(self, number: str, *, number_id: str = "") -> None:
+        """The operator's account has this number, set up as Switchboard does it."""
+        held = IncomingNumber(
+            number=number,
+            friendly_name=number,
+            created_at=self._clock.now(),
+            **asdict(self._default),
+        )
+        held.sid = number_id or held.sid
+        self._numbers.hold(self.accounts.main, held)
+
+    def service(self, number: str) -> Service:
+        """What becomes of a call to this number."""
+        if self.accounts.holder(number) is not None:
+            return "held"
+        return "released" if number in self._released else "unknown"
 
     def place_call(
         self,
@@ -116,11 +159,13 @@ class TwilioStandIn:
 
         Raises:
             SandboxFull: too many calls at once.
+            NotInService: nobody has the number, or it is not configured.
         """
-        call = Call(call_sid or new_call_sid(), to, from_, extra or {}, self._clock)
+        account, number = self._answering(to)
+        call = Call(call_sid or new_call_sid(), account.sid, to, from_, extra or {}, self._clock)
         self._remember(call)
         callbacks = CallbackQueue(
-            self._sender,
+            account.sender,
             self._disorder,
             self._tasks,
             lambda form, outcome: call.step(
@@ -130,13 +175,21 @@ class TwilioStandIn:
                 outcome=outcome,
             ),
         )
-        line = Line(self.account_sid, self._clock, self._dial, callbacks)
-        number = self.numbers.get(to, self._default)
-        script = Script(call, number, line, self._sender, self._disorder)
+        line = Line(account.sid, self._clock, self._dial, callbacks)
+        script = Script(call, number, line, account.sender, self._disorder)
         self._tasks.spawn(script.run())
         if hold_seconds is not None:
             self._tasks.spawn(self._hang_up_after(call, hold_seconds))
         return call
+
+    def _answering(self, to: str) -> tuple[Account, Number]:
+        found = self.accounts.holder(to)
+        if found is not None:
+            account, held = found
+            return account, held.configuration()
+        if self._strict or to in self._released:
+            raise NotInService("the number is not in service: no account at Twilio has it")
+        return self.accounts.main, self._default
 
     def _remember(self, call: Call) -> None:
         if len(self._calls) >= _MAX_CALLS:
