@@ -369,10 +369,18 @@ async def test_accounts_and_numbers_by_the_control_api(carrier: str) -> None:
             getattr(standin, "control_url", "") or standin.url, headers=headers
         ) as control,
     ):
-        async with control.post("/accounts") as answer:
+        theirs = "+14155559998"
+        async with control.post("/accounts", json={"numbers": [theirs]}) as answer:
             assert answer.status == 201
             made = await answer.json()
-        assert len(list(standin.accounts)) == 2
+        _, tenant = standin.accounts
+        assert tenant.holds(theirs) is not None
+        with pytest.raises(NotInService):
+            standin.place_call(theirs, CALLER)
+        async with control.post("/accounts", json={"numbers": [theirs]}) as answer:
+            assert answer.status == 400
+        async with control.post("/accounts", json={"numbers": ["1"]}) as answer:
+            assert answer.status == 400
         keys = {"account_sid", "auth_token"} if carrier == "twilio" else {"api_key", "public_key"}
         assert made.keys() == keys
         number = NUMBER if carrier == "twilio" else AT_TELNYX
