@@ -48,11 +48,11 @@ AT_TELNYX = "+14155550750"
 def test_the_pool_sells_valid_numbers_one_carrier_each(country: str, type_: Any) -> None:
     sold: set[str] = set()
     for carrier in ("twilio", "telnyx"):
-        pool = Pool(carrier)  # type: ignore[arg-type]
+        pool = Pool(carrier)
         assert pool.sells(country, type_)
         offers = list(pool.offers(country, type_))
         assert offers
-        assert list(Pool(carrier).offers(country, type_)) == offers  # type: ignore[arg-type]
+        assert list(Pool(carrier).offers(country, type_)) == offers
         for offer in offers[:: max(1, len(offers) // 20)]:
             assert phonenumbers.is_valid_number(phonenumbers.parse(offer.number))
             found = pool.offer(offer.number)
@@ -364,7 +364,7 @@ async def test_accounts_and_numbers_by_the_control_api(carrier: str) -> None:
     opened = twilio_at if carrier == "twilio" else telnyx_at
     headers = {"Authorization": f"Bearer {SECRET}"}
     async with (
-        opened("http://127.0.0.1:9") as standin,  # type: ignore[operator]
+        opened("http://127.0.0.1:9") as standin,
         aiohttp.ClientSession(
             getattr(standin, "control_url", "") or standin.url, headers=headers
         ) as control,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from aiohttp import web
 
@@ -181,7 +181,7 @@ class TelnyxStandIn:
         own = {"id": number_id} if number_id else {}
         self._hold(self.accounts.main, number, connection_id=CONNECTION_ID, **own)
 
-    def _hold(self, account: Account, number: str, **more: str) -> None:
+    def _hold(self, account: Account, number: str, **more: Any) -> None:
         offer = self.pool.offer(number)
         held = PhoneNumber(
             number=number,
