@@ -60,6 +60,8 @@ class Node:
             }
         facts["tasks"] = self.supervisor.facts()
         facts["consumers"] = self.supervisor.group_facts()
+        if self.connections is not None:
+            facts["connections"] = self.connections.facts()
         able = not (self.stopping or self.log.failed.is_set() or self.supervisor.failing)
         if self.routes is not None:
             able = able and self.has_routes()
@@ -72,8 +74,6 @@ class Node:
         facts: dict[str, Any] = {}
         if self.routes is not None:
             facts["routes"] = self.routes.facts()
-        if self.connections is not None and self.settings.roles != ("api",):
-            facts["connections"] = self.connections.facts()
         if self.settings.roles != ("ingress",):
             facts["database"] = self.database
         if self.api is not None:

@@ -180,8 +180,8 @@ class ConnectionBook(Protocol):
     def of_account(self, provider: str, provider_account: str) -> Sequence[Credentials]:
         """Those with a provider account: of each account that has it the oldest, then the rest."""
 
-    def all(self, provider: str) -> Sequence[Credentials]:
-        """Those at a provider, the oldest first."""
+    def all(self, provider: str, *, limit: int | None = None) -> Sequence[Credentials]:
+        """Those at a provider, the oldest first; with `limit`, so many of them in any order."""
 
     def holders(self, provider: str, secrets: Mapping[str, str]) -> Sequence[str]:
         """The ids of those that have just these secrets."""
@@ -204,7 +204,7 @@ class NoConnections:
         """See `ConnectionBook`."""
         return ()
 
-    def all(self, provider: str) -> Sequence[Credentials]:  # noqa: ARG002
+    def all(self, provider: str, *, limit: int | None = None) -> Sequence[Credentials]:  # noqa: ARG002
         """See `ConnectionBook`."""
         return ()
 

@@ -295,7 +295,8 @@ class Api:
             return await self._idempotency.once(actor.account_id, key, said, carry_out)
 
     def _is_preflight(self, http: web.Request) -> bool:
-        return "Access-Control-Request-Method" in http.headers and bool(self._cors(http))
+        asks = "Access-Control-Request-Method" in http.headers
+        return asks and "Access-Control-Allow-Origin" in self._cors(http)
 
     def _cors(self, http: web.Request) -> dict[str, str]:
         if not self._settings.cors_origins:
