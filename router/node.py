@@ -69,7 +69,7 @@ class Node:
             able = able and self.database == "ok"
         return able, facts | self._parts()
 
-    def _parts(self) -> Mapping[str, Any]:
+    def _parts(self) -> dict[str, Any]:
         """The facts of what only some processes have."""
         facts: dict[str, Any] = {}
         if routes := self._routes():
