@@ -12,6 +12,7 @@ from router.api.voiceai.models import (
     CallHistoryItem,
     CallHistoryQuery,
     CallType,
+    ErrorResponse,
     OutboundCallRequest,
     PageQuery,
     PaginatedCallHistoryResponse,
@@ -228,6 +229,6 @@ OPERATIONS: Final = (
         handle=place,
         scope="calls:write",
         body=OutboundCallRequest,
-        answers={501: None},
+        answers={501: ErrorResponse},
     ),
 )
