@@ -35,6 +35,15 @@ PhoneNumber = Annotated[
 """A field with a phone number; its value is E.164."""
 
 
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A field with a time of `rfc3339`."""
+
+
+def no_default(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra`: where what is not set is left out, and is none of its values."""
+    schema.pop("default", None)
+
+
 class ShownAs:
     """Annotates a plain JSON object that is documented as `model`, and validated by its handler."""
 

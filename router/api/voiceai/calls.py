@@ -65,9 +65,8 @@ async def transcript_link(request: ApiRequest) -> Answer:
     record = await _find(request)
     if not _said(await calls.events(request.control, request.actor, record.call_id)):
         raise NotFound("the call has no transcript", code="transcript_not_found")
-    base = str(request.control.settings.public_url).rstrip("/")
     path = f"/api/v1/agent/call-history/{record.call_id}/transcript.json"
-    return answer(TranscriptResponse(url=f"{base}{path}"))
+    return answer(TranscriptResponse(url=f"{_origin(request)}{path}"))
 
 
 async def transcript(request: ApiRequest) -> Answer:
@@ -159,6 +158,15 @@ def _recording(events: Sequence[Event]) -> RecordingResponse:
     kinds = {event.type for event in events}
     begun = EventType.RECORDING_STARTED in kinds and EventType.RECORDING_FAILED not in kinds
     return RecordingResponse(status="processing" if begun else "not_recorded")
+
+
+def _origin(request: ApiRequest) -> str:
+    """Where this API is: beside the webhooks, else where the client has just found it."""
+    settings, host = request.control.settings, request.headers.get("Host", "")
+    if settings.api.port in (0, settings.http.port) or not host:
+        return str(settings.public_url).rstrip("/")
+    told = request.headers.get("X-Forwarded-Proto", "") if settings.http.behind_proxy else ""
+    return f"{'https' if told.lower() == 'https' else 'http'}://{host}"
 
 
 def _moment(text: str | None, name: str) -> int | None:
