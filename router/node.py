@@ -6,6 +6,7 @@ from typing import Any
 
 from config.settings import Settings
 from router.api.role import ApiRole
+from router.connections import ConnectionFollower
 from router.dispatch_health import DispatchHealth
 from router.eventlog.base import OpenLog
 from router.eventlog.heartbeat import HeartbeatFollower
@@ -31,6 +32,7 @@ class Node:
     clock_skew: ClockSkew | None = None
     webhooks: Webhooks | None = None
     api: ApiRole | None = None
+    connections: ConnectionFollower | None = None
     database: str = "ok"  # or why the roles that need it wait
     http_port: int = 0
     api_port: int = 0  # http_port where the API is beside the webhooks; 0: without the role
@@ -39,6 +41,10 @@ class Node:
     def has_routes(self) -> bool:
         """Whether calls can be decided: the route table is here."""
         return self.routes is not None and self.routes.ready
+
+    def has_connections(self) -> bool:
+        """Whether a webhook that no key fits is a stranger's: the tenants' keys are here."""
+        return self.connections is None or self.connections.ready
 
     def health(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether this process can do its job, and the facts (of /readyz)."""
@@ -66,6 +72,8 @@ class Node:
         facts: dict[str, Any] = {}
         if self.routes is not None:
             facts["routes"] = self.routes.facts()
+        if self.connections is not None and self.settings.roles != ("api",):
+            facts["connections"] = self.connections.facts()
         if self.settings.roles != ("ingress",):
             facts["database"] = self.database
         if self.api is not None:

@@ -5,15 +5,16 @@ docs/ADDING_A_PROVIDER.md shows how.
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from config.settings import Settings
 from router.clock import Clock
 from router.errors import Permanent
 from router.events.model import Disposition, Event
+from router.routing.scope import OPERATOR, Proof
 
 _CLOCK_SLACK = 2_000_000  # µs
 
@@ -56,6 +57,9 @@ class Verified:
 
     request: WebhookRequest
     content: Any = field(repr=False)  # the provider's own: a form, a parsed message
+    proof: Proof | None = None
+    """Of a carrier's: whose key signed. None: the provider has no connections, only the operator
+    could have sent it."""
 
 
 class WebhookSource(Protocol):
@@ -165,6 +169,54 @@ class Credentials:
     """Twilio: `auth_token`; Telnyx: `api_key`, `public_key`."""
 
 
+class ConnectionBook(Protocol):
+    """The connections of all accounts at carriers, as this process knows them; it asks nobody."""
+
+    def get(self, connection_id: str) -> Credentials | None:
+        """By id; None: there is none, or what it keeps can't be opened here."""
+
+    def of_account(self, provider: str, provider_account: str) -> Sequence[Credentials]:
+        """Those with a provider account: of each account that has it the oldest, then the rest."""
+
+    def all(self, provider: str) -> Sequence[Credentials]:
+        """Those at a provider, the oldest first."""
+
+    def holders(self, provider: str, secrets: Mapping[str, str]) -> Sequence[str]:
+        """The ids of those that have just these secrets."""
+
+    def proof(self, signers: Collection[str]) -> Proof:
+        """What a signature proves that is right with the key of all these connections.
+
+        "" among them is the operator's, whose events are as they are.
+        """
+
+
+class NoConnections:
+    """A book of none: of a process that has no tenants, and of tests."""
+
+    def get(self, connection_id: str) -> Credentials | None:  # noqa: ARG002
+        """See `ConnectionBook`."""
+        return None
+
+    def of_account(self, provider: str, provider_account: str) -> Sequence[Credentials]:  # noqa: ARG002
+        """See `ConnectionBook`."""
+        return ()
+
+    def all(self, provider: str) -> Sequence[Credentials]:  # noqa: ARG002
+        """See `ConnectionBook`."""
+        return ()
+
+    def holders(self, provider: str, secrets: Mapping[str, str]) -> Sequence[str]:  # noqa: ARG002
+        """See `ConnectionBook`."""
+        return ()
+
+    def proof(self, signers: Collection[str]) -> Proof:  # noqa: ARG002
+        """See `ConnectionBook`."""
+        return OPERATOR
+
+
+NO_CONNECTIONS: Final[ConnectionBook] = NoConnections()
+
 NumberType = Literal["local", "toll_free", "mobile", "national"]
 
 
@@ -243,6 +295,7 @@ class ProviderContext(NamedTuple):
     settings: Settings
     target: SipTarget
     clock: Clock
+    connections: ConnectionBook = NO_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,11 @@ not followed: they would carry our credentials to wherever they point.
 """
 
 import asyncio
+import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -30,6 +31,7 @@ _MAX_BODY: Final = 8 * 1024 * 1024
 _TRIES: Final = 3
 _PATIENCE: Final = 5.0  # seconds; whoever asks for a longer pause is told no more now
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -79,6 +81,24 @@ async def tried(clock: Clock, ask: Callable[[], Awaitable[T]], *, repeatable: bo
             pause = backoff(attempt)
         await clock.sleep(pause + jitter(backoff(attempt)))
     return await ask()
+
+
+def legible(
+    name: str,
+) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Coroutine[Any, Any, T]]]:
+    """Of a method that reads a carrier's answers: what can't be read is Ambiguous."""
+
+    def decorated(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        @functools.wraps(method)
+        async def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return await method(*args, **kwargs)
+            except (ValueError, TypeError, AttributeError, LookupError) as error:
+                raise Ambiguous(f"{name} answered something that can't be read") from error
+
+        return reading
+
+    return decorated
 
 
 def refusal(

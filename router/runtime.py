@@ -25,6 +25,7 @@ from config.settings import Settings
 from router import catchup
 from router.api.role import open_api
 from router.clock import Clock, SystemClock
+from router.connections import ConnectionFollower, ConnectionTable
 from router.contract import asyncapi
 from router.dispatch_health import DispatchHealth
 from router.errors import LogFailed, StorageError
@@ -48,7 +49,7 @@ from router.observability.metrics import (
     UNREAD,
 )
 from router.provider import Provider, ProviderContext, Reply, WebhookSource
-from router.providers import configured, context_of, open_carriers
+from router.providers import context_of, open_carriers, served
 from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
 from router.resources import Resources
@@ -59,6 +60,7 @@ from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.migrate import check_open, prepare
 from router.supervisor import Supervisor, Work
+from router.vault import open_vault
 
 logger = log_of(__name__)
 
@@ -101,7 +103,8 @@ async def run(
     async with AsyncExitStack() as stack:
         supervisor = Supervisor(clock)
         log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
-        context = context_of(settings, credentials, clock)
+        connections = _connections(settings, log, clock)
+        context = context_of(settings, credentials, clock, connections.table)
         health = DispatchHealth(clock) if "dispatch" in settings.roles else None
         resources = await _resources(context, log, supervisor, health, stack)
         routes = _follower(settings, log, clock)
@@ -112,9 +115,10 @@ async def run(
         listens = health is None and routes is not None
         dispatching = HeartbeatFollower(log, clock) if listens else health
         node = Node(settings, log, routes, setup, supervisor, guard, dispatching)
+        node.connections = connections
         if "api" in settings.roles:
             node.api = await stack.enter_async_context(open_api(settings, keys, clock))
-        roles = _Roles(node, resources, credentials, clock, stop)
+        roles = _Roles(node, resources, context, stop)
         await roles.run(started)
 
 
@@ -148,6 +152,11 @@ def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower |
     return RouteFollower(RouteTable(), log, clock, settings.data_dir / "routes.json")
 
 
+def _connections(settings: Settings, log: OpenLog, clock: Clock) -> ConnectionFollower:
+    table = ConnectionTable(open_vault(settings))
+    return ConnectionFollower(table, log, clock, settings.data_dir / "connections.json")
+
+
 def _setup(
     resources: Resources | None, credentials: SipCredentials, clock: Clock
 ) -> setup_loop.SetupLoop | None:
@@ -166,14 +175,13 @@ class _Roles:
         self,
         node: Node,
         resources: Resources | None,
-        credentials: SipCredentials,
-        clock: Clock,
+        context: ProviderContext,
         stop: asyncio.Event,
     ) -> None:
         self._node = node
         self._resources = resources
-        self._credentials = credentials
-        self._clock = clock
+        self._context = context
+        self._clock = context.clock
         self._stop = stop
 
     async def run(self, started: Callable[[Node], Awaitable[None]] | None) -> None:
@@ -184,6 +192,8 @@ class _Roles:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
                 endless.append(tasks.create_task(self._keep("routes", self._node.routes.run)))
+            if (known := self._node.connections) is not None and self._follows_connections():
+                endless.append(tasks.create_task(self._keep("connections", known.run)))
             if isinstance(listener := self._node.dispatching, HeartbeatFollower):
                 endless.append(tasks.create_task(self._keep("heartbeats", listener.run)))
             working = tasks.create_task(self._work(drain))
@@ -196,6 +206,10 @@ class _Roles:
             await working
             for task in endless:
                 task.cancel()
+
+    def _follows_connections(self) -> bool:
+        """Whoever takes webhooks or speaks to carriers needs them; the API asks the database."""
+        return self._node.settings.roles != ("api",)
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -227,12 +241,12 @@ class _Roles:
                 body_timeout=settings.http.body_timeout,
                 request_timeout=settings.http.request_timeout,
                 stalled=node.dispatching.trouble if node.dispatching else lambda: "",
+                has_keys=node.has_connections,
             )
         node.webhooks = webhooks
         app = base_app(settings.http, node.health, documents(settings))
         if webhooks is not None:
-            own = sources(settings, self._credentials, self._clock)
-            add_webhooks(app, settings.http, webhooks, own)
+            add_webhooks(app, settings.http, webhooks, sources_of(self._context))
         return app
 
     async def _work(self, drain: asyncio.Event) -> None:
@@ -361,10 +375,16 @@ def sources(
     clock: Clock,
     of: Sequence[Provider] | None = None,
 ) -> list[WebhookSource]:
-    """The webhooks of the configured providers, or of those given, ready to verify and answer.
+    """The webhooks that are served without tenants, or of the providers given (`sources_of`)."""
+    return sources_of(context_of(settings, credentials, clock), of)
+
+
+def sources_of(
+    context: ProviderContext, of: Sequence[Provider] | None = None
+) -> list[WebhookSource]:
+    """The webhooks of all that is served, or of the providers given, ready to verify and answer.
 
     Raises:
         ConfigError: no answer can be made with these settings.
     """
-    context = context_of(settings, credentials, clock)
-    return [provider.source(context) for provider in of or configured(settings)]
+    return [provider.source(context) for provider in of or served(context.settings)]

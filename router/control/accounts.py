@@ -144,9 +144,13 @@ async def require_slot(connection: AsyncConnection, account_id: str) -> Account:
 
 
 async def numbers_held(connection: AsyncConnection, account_id: str) -> int:
-    """How many slots the account uses: its numbers but those being released, and what it buys."""
+    """How many slots the account uses: its numbers, and what it buys.
+
+    Not those that are being released, nor those (corrupted) whose release the carrier refused:
+    their slot was freed when the release began, and may be another number's by now.
+    """
     held = select(func.count()).where(
-        numbers.c.account_id == account_id, numbers.c.state != "deleting"
+        numbers.c.account_id == account_id, numbers.c.state == "active"
     )
     # A number that is stored already takes one slot, also while its order is not yet gone.
     buying = select(func.count()).where(

@@ -24,15 +24,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.control import audit, number_rows
 from router.control.context import Control
-from router.control.model import Actor, Agent, Number, Origin, Page, checked_label, uuid_of
+from router.control.model import (
+    Actor,
+    Agent,
+    Number,
+    Origin,
+    Page,
+    checked_json,
+    checked_label,
+    uuid_of,
+)
 from router.errors import Conflict, Invalid, NotFound
 from router.routing.spec import METADATA_LIMIT, AgentStatus, metadata_size, too_large
 from router.storage import mapping
 from router.storage.schema import accounts, agents, documents, numbers
 from router.storage.sql import insert as upsert
-from router.storage.sql import now_micros
+from router.storage.sql import now_after, now_micros, paged
 from router.vault import conceal, is_secret_key, masked, reveal
 
+_CONFIG: Final = ("body", "config")
 _LONGEST_NAME: Final = 60  # characters, before what makes it unique
 _SUFFIXES: Final = 20  # -2 to -20; behind that chance makes a name unique
 _TRIES: Final = 5
@@ -72,10 +82,12 @@ async def create(
         raise Invalid((("body", "name"), "must not be empty"))
     worker = checked_label(("body", "livekit_agent_name"), livekit_agent_name)
     agent_id = str(uuid.uuid4())
+    checked_json(_CONFIG, config)  # before it is walked
     stored = conceal(control.vault, agent_id, config)
 
     async def work(connection: AsyncConnection) -> Agent:
         default = worker or await _worker(connection, actor)
+        created_at = now_after(agents.c.created_at, agents.c.account_id == actor.account_id)
         given = metadata
         if given is None:
             given = await _made(connection, actor, stored)
@@ -88,8 +100,8 @@ async def create(
             "origin": origin,
             "config": _json(stored),
             "rev": 0,  # nobody leads to it
-            "created_at": now_micros(),
-            "updated_at": now_micros(),
+            "created_at": created_at,
+            "updated_at": created_at,
         }
         names = [label] if exact_name else await _names(connection, actor, label)
         for name in names:
@@ -144,13 +156,9 @@ async def list_(
     """The account's, oldest first."""
     wanted = (agents.c.account_id == actor.account_id, agents.c.status.in_(statuses))
     order = [agents.c.created_at, agents.c.id]
-    page = (
-        select(agents)
-        .where(*wanted)
-        .order_by(*(column.desc() if newest_first else column for column in order))
-        .offset(offset)
-        .limit(limit)
-    )
+    if newest_first:
+        order = [column.desc() for column in order]
+    page = paged(select(agents).where(*wanted).order_by(*order), offset, limit)
     total = select(func.count()).select_from(agents).where(*wanted)
     async with control.database.read() as connection:
         rows = (await connection.execute(page)).mappings().all()
@@ -177,35 +185,43 @@ async def update(
     Raises:
         NotFound, Invalid.
     """
-    changes: dict[str, Any] = {}
-    if label is not None:
-        changes["label"] = checked_label(("body", "name"), label)
-    if status is not None:
-        changes["status"] = status
+    changes = _given(label=label, status=status, metadata=metadata)
     worker = None
     if livekit_agent_name is not None:
         worker = checked_label(("body", "livekit_agent_name"), livekit_agent_name)
+    checked_json(_CONFIG, config or {})  # before it is walked
 
     async def work(connection: AsyncConnection) -> tuple[Agent, bool]:
         row = await _row(connection, actor, agent_id, lock=True)
         new = dict(changes)
         if worker is not None:
             new["livekit_agent_name"] = worker or await _worker(connection, actor) or row["name"]
-        before = _decoder.decode(row["config"])
-        after = before
         if config is not None:
+            before = _decoder.decode(row["config"])
             after = conceal(control.vault, row["id"], config, before)
             new["config"] = _json(after)
-        if metadata is not None:
-            new["metadata"] = _json(_checked(metadata))
-        elif config is not None and _is_made(_decoder.decode(row["metadata"]), before):
-            new["metadata"] = _json(_checked(await _made(connection, actor, after)))
+            if metadata is None and _is_made(_decoder.decode(row["metadata"]), before):
+                new["metadata"] = _json(_checked(await _made(connection, actor, after)))
         return await _change(connection, actor, "agent.updated", row, new)
 
     agent, is_whole = await control.database.transact(work)
     if not is_whole:
         await mapping.tell(control.database, actor.account_id, [agent.name])
     return agent
+
+
+def _given(
+    *, label: str | None, status: AgentStatus | None, metadata: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The columns of what is given. Raises Invalid."""
+    given: dict[str, Any] = {}
+    if label is not None:
+        given["label"] = checked_label(("body", "name"), label)
+    if status is not None:
+        given["status"] = status
+    if metadata is not None:
+        given["metadata"] = _json(_checked(metadata))
+    return given
 
 
 async def delete(control: Control, actor: Actor, agent_id: str) -> None:
@@ -396,7 +412,7 @@ async def _made(
     made: dict[str, Any] = {"config": for_job(config)}
     ids = sorted({found.lower() for found in _UUID.findall(_json(made["config"]))})
     if len(ids) > _IDS:
-        raise Invalid((("body", "config"), f"holds {len(ids)} ids, and {_IDS} are the most"))
+        raise Invalid((_CONFIG, f"holds {len(ids)} ids, and {_IDS} are the most"))
     if not ids:
         return made
     query = select(documents.c.id, documents.c.kind, documents.c.body).where(
@@ -414,9 +430,10 @@ async def _made(
 
 def _checked(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Raises Invalid: a job can't have it."""
+    checked_json(_CONFIG, metadata)
     size = metadata_size(metadata)
     if size > METADATA_LIMIT:
-        raise Invalid((("body", "config"), too_large(size)))
+        raise Invalid((_CONFIG, too_large(size)))
     return metadata
 
 

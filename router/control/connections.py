@@ -22,7 +22,7 @@ from router.control.model import Actor, Connection, Page, checked_label, uuid_of
 from router.errors import Conflict, Forbidden, Invalid, NotFound
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import Credentials
-from router.providers import configured, numbers_at, takes_numbers
+from router.providers import carriers, configured
 from router.storage import batch
 from router.storage.connections import tell
 from router.storage.schema import accounts, connections, numbers, orders
@@ -181,7 +181,7 @@ async def delete(control: Control, actor: Actor, connection_id: str) -> None:
         await connection.execute(delete_rows(connections).where(connections.c.id == before.id))
         if before.is_default:
             await _choose_default(connection, actor, before.provider)
-        if takes_numbers(before.provider):
+        if before.provider in carriers():
             await tell(connection, before.id, None, version=(epoch, rev), now=now)
         await audit.record(
             connection, actor, "connection.deleted", before.id, before=_audited(before)
@@ -220,12 +220,12 @@ async def resolve(
     Raises:
         NotFound: no such connection, or none at all.
         Forbidden: the plan does not allow the operator's.
-        Invalid: it is another provider's, or this provider has no numbers.
+        Invalid: it is another provider's, or this provider sells no numbers.
         Unreadable: it was sealed with a key that is not here any more.
     """
-    if not takes_numbers(provider):
-        known = " or ".join(numbers_at())
-        raise Invalid((("body", "provider"), f"has no numbers: it must be {known}"))
+    if provider not in carriers():
+        known = " or ".join(carriers())
+        raise Invalid((("body", "provider"), f"sells no numbers: it must be {known}"))
     if connection_id not in (None, DEFAULT):
         return await credentials(control, actor, connection_id, provider)
     query = select(connections).where(
@@ -322,7 +322,7 @@ async def _told(
     """What was written, after it was told to the log and to the audit."""
     row = await _row(connection, actor, connection_id)
     after = _connection(control, row)
-    if takes_numbers(after.provider):
+    if after.provider in carriers():
         version = (epoch, row["rev"])
         await tell(connection, after.id, row, version=version, now=after.updated_at)
     await audit.record(

@@ -5,7 +5,7 @@ every change of the mapping does (`router.storage.batch`): so a route is never p
 true only before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,20 +14,23 @@ from sqlalchemy import ColumnElement, RowMapping, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.control import audit
-from router.control.model import Actor, Number, uuid_of
+from router.control.context import Control
+from router.control.model import Actor, Number, checked_json, uuid_of
 from router.errors import Conflict, Invalid, NotFound
 from router.events.phone import normalise
 from router.storage import mapping
 from router.storage.schema import agents, connections, numbers, orders
 from router.storage.sql import insert as upsert
 from router.storage.sql import now_micros
-from router.vault import masked
+from router.vault import conceal, masked
 
 NOT_AVAILABLE: Final = "number_not_available"
 """`code` of the NotFound of a number that nobody sells, or that another account has."""
 HELD: Final = "number_held"
 """`code` of the Conflict of a number that the account has or is buying already."""
 
+_DETAILS: Final = ("body", "details")
+_DIGITS: Final = tuple("123456789")
 _KEPT: Final = ("account_id", "number", "fallback", "rev", "created_at")
 _SHORT_ID: Final = 18  # digits at most: what a column of 64 bits takes
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -47,7 +50,7 @@ def shown(row: RowMapping) -> Number:
 def e164(text: str) -> str:
     """A number with or without its `+`, as E.164. Raises ValueError."""
     text = text.strip()
-    if text.isascii() and text.isdigit():
+    if text[:1] in _DIGITS:
         text = f"+{text}"
     return normalise(text)
 
@@ -170,6 +173,23 @@ async def agent_row(
     if lock:
         query = query.with_for_update(read=True)
     return (await connection.execute(query)).mappings().one_or_none()
+
+
+def sealed(
+    control: Control,
+    owner: str,
+    details: Mapping[str, Any],
+    stored: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Any] | None = None,
+) -> str:
+    """Details as their column has them, secrets sealed for `owner`. Raises Invalid.
+
+    `stored`: what there was, for secrets that come masked; `kept`: what of it stays as it is.
+    """
+    checked_json(_DETAILS, details)  # before it is walked
+    return checked_json(
+        _DETAILS, {**(kept or {}), **conceal(control.vault, owner, details, stored)}
+    )
 
 
 def stored_details(row: RowMapping) -> dict[str, Any]:

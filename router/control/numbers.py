@@ -30,8 +30,7 @@ from router.errors import Conflict, Invalid, NotFound, Permanent
 from router.provider import AvailableNumber, NumberInventory, NumberQuery
 from router.storage import mapping
 from router.storage.schema import agents, numbers
-from router.storage.sql import now_micros
-from router.vault import conceal
+from router.storage.sql import now_micros, paged
 
 _OFFERS: Final = 5  # numbers that are tried, one after the other, where any will do
 _CHAIN: Final = 20  # fallbacks of fallbacks that are looked at
@@ -152,7 +151,7 @@ async def adopt(
     )
     through = None if credentials is None else credentials.connection_id
     number_id = str(uuid.uuid4())
-    kept = msgspec.json.encode(conceal(control.vault, number_id, details or {})).decode()
+    kept = number_rows.sealed(control, number_id, details or {})
 
     async def may_have(connection: AsyncConnection) -> str | None:
         agent = None if agent_id is None else await _agent(connection, actor, agent_id)
@@ -227,7 +226,7 @@ async def list_(
         wanted.append(numbers.c.state != "deleting")
     order = numbers.c.short_id.desc() if newest_first else numbers.c.short_id
     # The rows before the page are only counted, by the index, and never looked at.
-    page = select(numbers.c.short_id).where(*wanted).order_by(order).offset(offset).limit(limit)
+    page = paged(select(numbers.c.short_id).where(*wanted).order_by(order), offset, limit)
     items = SHOWN.where(numbers.c.short_id.in_(page)).order_by(order)
     total = select(func.count()).select_from(numbers).where(*wanted)
     async with control.database.read() as connection:
@@ -297,8 +296,7 @@ async def update(
             stored = number_rows.stored_details(row)  # what was not given stays sealed as it is
             kept = {name: value for name, value in stored.items() if name not in details}
             given = {name: value for name, value in details.items() if value is not None}
-            sealed = conceal(control.vault, row["id"], given, stored)
-            new["details"] = msgspec.json.encode(kept | sealed).decode()
+            new["details"] = number_rows.sealed(control, row["id"], given, stored, kept)
         if new.get("fallback"):
             await _require_no_loop(connection, actor, row["number"], new["fallback"])
         new = {name: value for name, value in new.items() if value != row[name]}
@@ -332,9 +330,7 @@ async def _require_no_loop(
     step = fallback
     for _ in range(_CHAIN):
         if step == number:
-            raise Invalid(
-                (("body", "fallback"), "leads back to the number: callers would go round")
-            )
+            raise Invalid((("body", "fallback"), "leads back to the number: a loop"))
         query = select(numbers.c.fallback).where(
             numbers.c.account_id == actor.account_id,
             numbers.c.number == step,

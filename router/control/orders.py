@@ -47,7 +47,6 @@ from router.provider import Credentials, NotAvailable, NumberInventory, OwnedNum
 from router.storage.schema import numbers, orders
 from router.storage.sql import insert as upsert
 from router.storage.sql import micros, now_micros
-from router.vault import conceal
 
 logger = log.get(__name__)
 
@@ -171,7 +170,7 @@ async def place(
     request = Request(
         agent_id=agent_id,
         label=label,
-        details=conceal(control.vault, order_id, details),
+        details=msgspec.json.decode(number_rows.sealed(control, order_id, details)),
         actor=actor.name,
         request_id=actor.request_id,
     )

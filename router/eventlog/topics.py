@@ -4,6 +4,7 @@ from typing import Final, Literal, NamedTuple
 
 from router.events.types import (
     CALLS_TOPIC,
+    CONNECTIONS_TOPIC,
     HEALTH_TOPIC,
     NUMBERS_TOPIC,
     ROUTES_TOPIC,
@@ -28,7 +29,7 @@ TOPICS: Final = (
     Topic(dead_topic(NUMBERS_TOPIC), "delete"),
     Topic(dead_topic(ROUTES_TOPIC), "delete"),
 )
-INTERNAL: Final = (Topic(HEALTH_TOPIC, "compact"),)
+INTERNAL: Final = (Topic(HEALTH_TOPIC, "compact"), Topic(CONNECTIONS_TOPIC, "compact"))
 """Between our own processes, and no part of the published contract; made by who first needs it."""
 
 COMPACTED: Final = frozenset(

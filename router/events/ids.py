@@ -34,3 +34,13 @@ def call_id(provider: str, account: str, provider_call_id: str) -> str:
 def event_id(*facts: str) -> str:
     """An event's id from the facts that make it what it is; order matters."""
     return _uuid5(_EVENTS, "\x1f".join(facts))
+
+
+def scoped_call_id(connection_id: str, call: str) -> str:
+    """The id of a call that a tenant's connection told of: nobody else's key leads to it."""
+    return _uuid5(_CALLS, f"connection\x1f{connection_id}\x1f{call}")
+
+
+def scoped_event_id(connection_id: str, event: str) -> str:
+    """The id of an event that a tenant's connection told of."""
+    return event_id("connection", connection_id, event)

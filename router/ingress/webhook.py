@@ -11,12 +11,14 @@ Status policy, for all providers (a provider retries what it understands as our 
 |-----------------------------------------------------|--------|
 | taken: the event is durable                         | the provider's reply |
 | not signed by the provider                          | 403    |
+| signed by a tenant, about a number of somebody else | 403    |
 | signed, but unreadable or impossible to store       | 400    |
 | larger than its kind ever is, or http.max_body_bytes | 413   |
 | compressed                                          | 415    |
 | the body did not arrive within http.body_timeout, or in bits | 503 |
 | too much at once: see `router.http.limits`       | 503    |
 | it needs a decision, and the routes aren't here yet | 503    |
+| no key fits, and connections' keys aren't here yet  | 503    |
 | not done within http.request_timeout                | 503    |
 | the log can't take it, or anything unforeseen       | 503    |
 
@@ -49,9 +51,10 @@ from router.events.types import EventType, topic_of
 from router.http.limits import Admission, Full, read_body
 from router.http.protocol import TRY_AGAIN
 from router.observability import log
-from router.observability.metrics import ALERTS, DECISIONS, WEBHOOK_SECONDS, WEBHOOKS
+from router.observability.metrics import ALERTS, DECISIONS, FOREIGN, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide, mapping_behind
+from router.routing.scope import is_foreign, scoped
 from router.routing.table import RouteTable
 
 logger = log.get(__name__)
@@ -75,11 +78,14 @@ class Webhooks:
         body_timeout: float,
         request_timeout: float,
         stalled: Callable[[], str] = lambda: "",
+        has_keys: Callable[[], bool] = lambda: True,
     ) -> None:
         """`ready`: whether `routes` may be decided from; times are in seconds.
 
         `stalled`: why nobody dispatches at the moment, "" where somebody does.
+        `has_keys`: whether the keys of tenants' connections are here.
         """
+        self._has_keys = has_keys
         self._stalled = stalled
         self._log = events
         self._routes = routes
@@ -104,6 +110,7 @@ class Webhooks:
         for status in (400, 403, 413, 503):  # alerts need them at 0 (metrics.py)
             answered(status)
         ALERTS.labels(source.name)
+        FOREIGN.labels(source.name)
 
         async def handle(request: web.Request) -> web.Response:
             if request.headers.get("Content-Encoding"):
@@ -160,7 +167,10 @@ class Webhooks:
         verified = self._verified(source, request)
         checked = perf_counter()
         stalled = self._stalled()
-        parsed = [plain(event) for event in source.parse(verified)]
+        parsed = self._speaking_of_own(source, verified)
+        is_tenants = verified.proof is not None and bool(verified.proof.scope)
+        if is_tenants and not (endpoint.storeless or self._ready()):
+            raise LogUnavailable("the route table is not here yet: nobody knows whose number it is")
         events = [decide(event, self._routes, stalled=stalled) for event in parsed]
         decided = perf_counter()
         if not events:
@@ -179,6 +189,8 @@ class Webhooks:
         try:
             verified = source.verify(request)
         except BadSignature as error:
+            if not self._has_keys():
+                raise LogUnavailable("the keys of connections are not here yet") from error
             # Finding out costs more than verifying, and strangers decide how often it is asked.
             asked = self._diagnoses.spend(source.name) is not None
             hint = source.diagnose(request) if asked else ""
@@ -189,6 +201,23 @@ class Webhooks:
         if self._hints:
             self._hints.pop((source.name, request.kind), None)
         return verified
+
+    def _speaking_of_own(self, source: WebhookSource, verified: Verified) -> Sequence[Event]:
+        """The events, as whoever signed them may tell them; before anything follows from them.
+
+        Raises:
+            BadSignature: one is about a number that the signer's connection does not carry.
+        """
+        events, proof = [plain(event) for event in source.parse(verified)], verified.proof
+        if proof is None:
+            return events
+        if any(is_foreign(event, proof, self._routes) for event in events):
+            FOREIGN.labels(source.name).inc()
+            raise BadSignature(
+                "it is about a number that is not held through the connection whose key signed it: "
+                "map the number at that connection, or give the carrier the right one's URL"
+            )
+        return [scoped(event, proof, self._routes) for event in events]
 
     def _log_refusal(self, provider: str, kind: str, status: int, why: str) -> None:
         left_out = self._lines.spend((provider, kind, status))

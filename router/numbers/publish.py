@@ -28,6 +28,7 @@ from router.errors import LogUnavailable, StorageUnavailable
 from router.eventlog.base import EventLog, Record
 from router.events.codec import to_rfc3339
 from router.events.types import ROUTES_TOPIC
+from router.numbers import publish_connections
 from router.observability import log
 from router.routing.table import FIRST_EPOCH, NEVER, Route, RouteTable, Version
 from router.storage import mapping, outbox
@@ -89,6 +90,7 @@ class Comparison:
     newest: Version  # of all that is known
     position: Version  # the database's
     behind: bool  # the database lacks changes that are known
+    connections: publish_connections.Comparison
 
 
 async def run(
@@ -137,6 +139,14 @@ async def _admitted(database: Database, events: EventLog, clock: Clock, guard: G
 
 def refusal(found: Comparison) -> str:
     """Why the database must not replace the routes that are known; empty: it may."""
+    lost, live = len(found.connections.lost), found.connections.live
+    if len(found.lost) * _MUCH <= found.live and lost * _MUCH > live:
+        return (
+            f"the database lacks {lost} of the {live} connections by which tenants' calls are "
+            "verified: it is new, was deleted, or is another one. They go on, and no change is "
+            "published. Stop and restore the database (docs/OPERATIONS.md, Backup and restore). If "
+            "the connections are to go, start once with: switchboard up --forget-routes"
+        )
     if len(found.lost) * _MUCH <= found.live:
         return ""
     return (
@@ -161,12 +171,14 @@ async def compare(
     try:
         async with asyncio.timeout(_READ):
             topic = await _published(events)
+            connections = await publish_connections.compare(database, events)
     except TimeoutError as error:
-        raise LogUnavailable(f"{ROUTES_TOPIC} was not read within {_READ:g} s") from error
+        raise LogUnavailable(f"the log was not read within {_READ:g} s") from error
     newer = await _newer(table, topic) if table is not None else {}
     known: Mapping[str, Said] = ChainMap(newer, topic) if newer else topic
     # In a thread: a million of them would keep webhooks waiting.
     newest, lost = await asyncio.to_thread(_newest_and_live, known)
+    newest = max(newest, connections.newest)
     live = len(lost)
     lost -= await outbox.removals(database, ROUTES_TOPIC)
     position = await mapping.position(database)
@@ -175,8 +187,9 @@ async def compare(
         lost.discard(route.number)
         if _contradicts(route, known.get(route.number)):
             suspects.append(route.number)
-    behind = newest > position or await _any_contradiction(database, suspects, known)
-    return Comparison(topic, live, lost, newest, position, behind)
+    behind = newest > position or connections.contradicts
+    behind = behind or await _any_contradiction(database, suspects, known)
+    return Comparison(topic, live, lost, newest, position, behind, connections)
 
 
 def _newest_and_live(known: Mapping[str, Said]) -> tuple[Version, set[str]]:
@@ -272,13 +285,16 @@ async def _mend(
     await mapping.tell_outdated(database)
     while rows := await _drain(database, events):
         for row in rows:
+            publish_connections.note(found.connections.topic, row)
             if row.topic == ROUTES_TOPIC and (version := version_of(row.headers)):
                 found.topic[row.key] = Said(version, None)
-    sent = await _send(events, clock, _lacking(database, found.topic))
+    sent = await _send(events, _drafts(clock, _lacking(database, found.topic)))
     removed = await _remove(database, events, clock, found.lost)
+    missing = publish_connections.lacking(database, clock, found.connections.topic)
+    connections = await _send(events, missing)
     guard.forget = False
-    if sent or removed:
-        logger.warning("publish.republished", routes=sent, removed=removed)
+    if sent or removed or connections:
+        logger.warning("publish.republished", routes=sent, removed=removed, connections=connections)
     if found.behind:
         gone = f", and {removed} that it does not have were removed" if removed else ""
         guard.finding = (
@@ -307,17 +323,22 @@ async def _remove(database: Database, events: EventLog, clock: Clock, lost: set[
         for number in gone:
             yield number, None, version
 
-    return await _send(events, clock, tombstones())
+    return await _send(events, _drafts(clock, tombstones()))
 
 
-async def _send(events: EventLog, clock: Clock, routes: AsyncIterator[Outgoing]) -> int:
-    sent = 0
-    waiting: list[outbox.Draft] = []
+async def _drafts(clock: Clock, routes: AsyncIterator[Outgoing]) -> AsyncIterator[outbox.Draft]:
     async for number, route, version in routes:
         # By its time it has its own id: the journal may still hold the first copy, and would take
         # this one for a repeat.
         headers, value = route_record(number, route, version=version, time=clock.now())
-        waiting.append(outbox.Draft(ROUTES_TOPIC, number, value, headers))
+        yield outbox.Draft(ROUTES_TOPIC, number, value, headers)
+
+
+async def _send(events: EventLog, drafts: AsyncIterator[outbox.Draft]) -> int:
+    sent = 0
+    waiting: list[outbox.Draft] = []
+    async for draft in drafts:
+        waiting.append(draft)
         sent += 1
         if len(waiting) == _BATCH:
             await _append(events, waiting)

@@ -136,6 +136,15 @@ ROUTES: Final = Gauge("switchboard_routes", "Numbers in the route table", regist
 ROUTES_VERSION: Final = Gauge(
     "switchboard_routes_version", "Newest change that the route table has seen", registry=REGISTRY
 )
+FOREIGN: Final = Counter(
+    "switchboard_foreign_webhooks_total",
+    "Webhooks refused because whoever signed them told of somebody else's number",
+    ("provider",),
+    registry=REGISTRY,
+)
+CONNECTIONS: Final = Gauge(
+    "switchboard_connections", "Tenants' connections that this process knows", registry=REGISTRY
+)
 RELAY_LAG: Final = Gauge(
     "switchboard_relay_lag_events", "Journal events that Kafka has not taken", registry=REGISTRY
 )

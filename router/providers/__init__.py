@@ -9,7 +9,9 @@ from router import registry
 from router.clock import Clock
 from router.errors import ConfigError
 from router.provider import (
+    NO_CONNECTIONS,
     Carrier,
+    ConnectionBook,
     Credentials,
     NumberInventory,
     Provider,
@@ -46,22 +48,42 @@ def takes_numbers(name: str) -> bool:
     return name in registry.names(__name__) and _load(name).has_numbers
 
 
-def context_of(settings: Settings, credentials: SipCredentials, clock: Clock) -> ProviderContext:
+@cache
+def carriers() -> Sequence[str]:
+    """The names of those that an account can have a connection at, and buy numbers through it."""
+    return [provider.name for provider in providers() if provider.inventory is not None]
+
+
+def served(settings: Settings) -> Sequence[Provider]:
+    """Those whose webhooks are taken: the configured ones, and every carrier.
+
+    Where the operator has no account at a carrier, tenants may have theirs.
+    """
+    named = configured(settings)
+    return [each for each in providers() if each in named or each.name in carriers()]
+
+
+def context_of(
+    settings: Settings,
+    credentials: SipCredentials,
+    clock: Clock,
+    connections: ConnectionBook = NO_CONNECTIONS,
+) -> ProviderContext:
     """What the providers of this process are made of."""
     livekit = settings.livekit
     target = SipTarget(
         livekit.sip_host, livekit.sip_transport, credentials.username, credentials.password
     )
-    return ProviderContext(settings, target, clock)
+    return ProviderContext(settings, target, clock, connections)
 
 
 @asynccontextmanager
 async def open_carriers(context: ProviderContext) -> AsyncIterator[Mapping[str, Carrier]]:
-    """The APIs of the configured providers that have one, by name; closed at exit."""
+    """The APIs of the providers that have one, by name; closed at exit."""
     async with AsyncExitStack() as stack:
         yield {
             provider.name: await stack.enter_async_context(provider.carrier(context))
-            for provider in configured(context.settings)
+            for provider in served(context.settings)
             if provider.carrier is not None
         }
 

@@ -1,7 +1,6 @@
 """A stand-in's control API: another process places a call and follows it (`switchboard call`).
 
-- `POST /calls` `{to, from, hold_seconds?}` → `{sid, account}`; 409 where the number is not in
-  service
+- `POST /calls` `{to, from, hold_seconds?}` → `{sid}`; 409 where the number is not in service
 - `GET /calls/{sid}/transcript?after=N&wait=S` → `{steps, next, done, status}`, waiting up to S
   seconds for a step behind the first N
 - `POST /calls/{sid}/hangup` → `{status}`
@@ -43,10 +42,6 @@ class PlacedCall(Protocol):
     @property
     def sid(self) -> str:
         """The carrier's id, from which ours follows."""
-
-    @property
-    def account_sid(self) -> str:
-        """What its webhooks call the account whose number was called; "" where they don't."""
 
     @property
     def status(self) -> str:
@@ -122,7 +117,7 @@ class ControlApi(Generic[C]):
             return _error(503, str(error))
         except NotInService as error:
             return _error(409, str(error))
-        return web.json_response({"sid": call.sid, "account": call.account_sid}, status=201)
+        return web.json_response({"sid": call.sid}, status=201)
 
     async def _number(self, request: web.Request) -> web.Response:
         return web.json_response({"service": self._service(request.match_info["number"])})

@@ -33,7 +33,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, or_, select, upda
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.errors import ConfigError, Conflict
-from router.events.types import ROUTES_TOPIC
+from router.events.types import CONNECTIONS_TOPIC, ROUTES_TOPIC
 from router.routing.spec import (
     AgentChange,
     AgentSpec,
@@ -51,6 +51,7 @@ from router.storage.engine import Database
 from router.storage.schema import accounts, agents, numbers, revision
 from router.storage.schema import outbox as outbox_rows
 
+_COMPACTED: Final = (ROUTES_TOPIC, CONNECTIONS_TOPIC)
 _READ: Final = 120.0  # seconds: all numbers of a large account
 _PAGE: Final = 250  # rows, some ms: webhooks and claims come between two pages
 
@@ -239,15 +240,15 @@ async def take_version(db: Database) -> Version:
 async def take_epoch(db: Database, beyond: Version) -> Version:
     """Begin an epoch of which every version is above `beyond`; its first version.
 
-    Records of routes that wait in the outbox are of the epoch before: they are dropped, because
-    every route is to be published anew.
+    Records of routes and connections that wait in the outbox are of the epoch before: they are
+    dropped, because all of them are to be published anew.
     """
 
     async def work(connection: AsyncConnection) -> Version:
         epoch, value, _ = (await connection.execute(batch.NEXT)).one()
         fresh = Version(max(epoch, beyond.epoch) + 1, max(value, beyond.rev + 1))
         await connection.execute(update(revision).values(epoch=fresh.epoch, value=fresh.rev))
-        await connection.execute(delete(outbox_rows).where(outbox_rows.c.topic == ROUTES_TOPIC))
+        await connection.execute(delete(outbox_rows).where(outbox_rows.c.topic.in_(_COMPACTED)))
         return fresh
 
     return await db.transact(work)

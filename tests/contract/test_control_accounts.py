@@ -156,7 +156,7 @@ class TestSlots:
                 self.order(rival.account_id, "+14155550106"),
             ]
             await connection.execute(insert(orders), made)
-            assert await accounts.numbers_held(connection, own) == 3
+            assert await accounts.numbers_held(connection, own) == 2
             assert await accounts.numbers_held(connection, rival.account_id) == 2
             assert await accounts.numbers_held(connection, UNKNOWN) == 0
 

@@ -582,10 +582,11 @@ class TestReleasing:
         with pytest.raises(NotFound):
             await buy(control, rival)
         await later(control.database, 10)
-        assert await numbers.recover(control) == 0
+        done_unseen = step == "released"  # the next look finds that nothing is left to be done
+        assert await numbers.recover(control) == done_unseen
         carrier.fate = well
         await later(control.database, AGES)
-        assert await numbers.recover(control) == 1
+        assert await numbers.recover(control) == (not done_unseen)
         assert (await all_of(control, actor), carrier.released) == ([], [ONE])
         await buy(control, actor)
 

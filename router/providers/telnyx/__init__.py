@@ -21,6 +21,7 @@ def _source(context: ProviderContext) -> TelnyxSource:
         context.settings.providers.telnyx,
         actions=Actions(context.target.password),
         answers=answers_of(context),
+        connections=context.connections,
     )
 
 

@@ -22,11 +22,12 @@ _DIRECTIONS: Final[Mapping[str, Direction]] = {"incoming": "inbound", "outgoing"
 
 
 def parse_event(
-    data: Mapping[str, Any], received_at: int, *, signed_ago: int = 0
+    data: Mapping[str, Any], received_at: int, *, signed_ago: int = 0, rooms: bool = True
 ) -> Sequence[Event]:
     """The events in one webhook's `data`, received at a time in µs since the epoch.
 
     `signed_ago`: seconds since Telnyx signed it, by our clock; see `envelope.read_notice`.
+    `rooms`: whether a leg that nothing else tells of is of the call whose room it goes to.
 
     One, except about several numbers. An incoming call that waits for a command asks for a decision
     (`stage` route), and so does a leg that was not answered (agent, fallback). The end of a talk
@@ -39,17 +40,17 @@ def parse_event(
     family = kinds.NUMBERS.get(notice.name)
     if family is not None:
         return number_events(notice, family)
-    return [_call_event(notice)]
+    return [_call_event(notice, rooms=rooms)]
 
 
-def _call_event(notice: Notice) -> Event:
+def _call_event(notice: Notice, *, rooms: bool) -> Event:
     payload = notice.payload
     kind = _kind(notice)
     mark = mark_of(payload)
     theirs = mark.control_id if mark is not None else text(payload, "call_control_id")
     if kind in kinds.LEGS and not (theirs or mark):
         raise BadPayload("data.payload.call_control_id is missing or not text")
-    room = "" if theirs else room_of(payload)
+    room = room_of(payload) if rooms and not theirs else ""
     # A conference's own events name the session of whoever began it, and no leg.
     theirs = theirs or text(payload, "call_session_id", "creator_call_session_id")
     ours = room or (call_id(PROVIDER, "", theirs) if theirs else "")

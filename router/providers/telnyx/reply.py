@@ -15,6 +15,7 @@ from router.providers.telnyx.action import Actions
 CONTENT_TYPE: Final = "application/xml"
 _CALL_ID: Final = "00000000-call-0000-0000-id0000000000"
 _ACTION: Final = "/the-path-of-the-action"
+_PLACE: Final = "/the-place-of-the-connection"
 _LONGEST_RING: Final = 120  # seconds
 
 
@@ -38,12 +39,16 @@ class Answers:
         self.apology = _apology(apology, language)
         self.hang_up = _hang_up()
 
-    def to_agent(self, call_id: str, called: str) -> bytes:
-        """Dial into the room of the call to `called`; its end is asked about at /texml/dial."""
-        path = self._actions.path("agent", called)
-        return self._agent.replace(_CALL_ID, call_id).replace(_ACTION, path).encode()
+    def to_agent(self, call_id: str, called: str, connection_id: str = "") -> bytes:
+        """Dial into the room of the call to `called`; its end is asked about at /texml/dial.
 
-    def to_number(self, number: str, called: str) -> bytes:
+        `connection_id`: what Telnyx asks bears its key, so it is asked at its paths.
+        """
+        path = self._actions.path("agent", called)
+        document = self._agent.replace(_CALL_ID, call_id).replace(_ACTION, path)
+        return document.replace(_PLACE, _place(connection_id)).encode()
+
+    def to_number(self, number: str, called: str, connection_id: str = "") -> bytes:
         """Dial the fallback number of `called`. Raises ValueError unless it is E.164."""
         if not is_e164(number):
             raise ValueError("the fallback is not an E.164 number")
@@ -51,7 +56,7 @@ class Answers:
         dial = self._dial(self._actions.path("fallback", called))
         dial.number(number)
         response.append(dial)
-        return str(response).encode()
+        return str(response).replace(_PLACE, _place(connection_id)).encode()
 
     def _agent_document(self, target: SipTarget) -> str:
         response = VoiceResponse()
@@ -60,14 +65,19 @@ class Answers:
             target.uri(_CALL_ID),
             username=target.username,
             password=target.password,
-            status_callback=f"{self._base}/texml/status",
+            status_callback=f"{self._base}{_PLACE}/texml/status",
             status_callback_event="answered completed",
         )
         response.append(dial)
         return str(response)
 
     def _dial(self, path: str) -> Dial:
-        return Dial(action=self._base + path, method="POST", timeout=self._dial_timeout)
+        action = self._base + _PLACE + path
+        return Dial(action=action, method="POST", timeout=self._dial_timeout)
+
+
+def _place(connection_id: str) -> str:
+    return f"/c/{connection_id}" if connection_id else ""
 
 
 def answers_of(context: ProviderContext) -> Answers:

@@ -173,7 +173,7 @@ def _data(fields: Fields, **more: Any) -> EventData:
         **{
             "call_id": _call_id(fields),
             "provider_call_id": parent or fields["CallSid"],
-            "account": fields.get("AccountSid", ""),
+            "provider_account": fields.get("AccountSid", ""),
             "from_number": from_.address,
             "to_number": to.address,
             "channel": channel_of(from_, to),

@@ -17,7 +17,10 @@ def _is_configured(settings: Settings) -> bool:
 def _source(context: ProviderContext) -> TwilioSource:
     settings = context.settings
     return TwilioSource(
-        settings.providers.twilio, public_url=settings.public_url, answers=answers_of(context)
+        settings.providers.twilio,
+        public_url=settings.public_url,
+        answers=answers_of(context),
+        connections=context.connections,
     )
 
 

@@ -1,28 +1,31 @@
 """Which keys a request may be signed with, and which accounts each of them speaks for.
 
 The accounts that a body names are not to be trusted yet: they only choose among the keys that are
-configured. Whether the event's account is one that the key speaks for is asked again when the
-signature is right (`Signer.account_of`).
+configured, and those of tenants' connections. Whether the event's account is one that the key
+speaks for is asked again when the signature is right (`Signer.account_of`).
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Final, NamedTuple
 
 from config.settings import TwilioSettings
 from router.errors import BadPayload, BadSignature
+from router.provider import NO_CONNECTIONS, ConnectionBook
 from router.secrets import verifying_key
 
 SETTINGS_HEADER: Final = "X-Twilio-Webhooks-Signature-Settings"
 _SETTINGS: Final = re.compile(r"key=([\w.-]{1,128}), ?algorithm=HMAC_SHA256", re.ASCII)
+_TWILIO: Final = "twilio"
 ACCOUNT_SID: Final = re.compile(r"AC[0-9a-f]{32}")
 _SIDS: Final = re.compile(rb"AC[0-9a-f]{32}")
 _NAMING: Final = frozenset({"AccountSid", "ParentAccountSid"})
 _NAMED_LIMIT: Final = 4  # accounts whose keys are tried for one request
 _NAMED_WITHIN: Final = 65_536  # bytes of JSON in which accounts are looked for
 _NAMELESS_LIMIT: Final = 4096  # bytes; no stranger has a long form checked with every key
+_TENANTS_LIMIT: Final = 16  # keys of connections that are tried for one request
 
 Form = Sequence[tuple[str, str]]
 
@@ -57,6 +60,7 @@ class Key:
     secret: bytes = field(repr=False)
     digest: str  # sha1, sha256
     signer: Signer
+    connections: frozenset[str] = frozenset({""})  # whose it is; "": the operator's
 
 
 def auth_tokens(settings: TwilioSettings) -> Mapping[str, Sequence[str]]:
@@ -68,9 +72,12 @@ def auth_tokens(settings: TwilioSettings) -> Mapping[str, Sequence[str]]:
 
 
 class Keyring:
-    """The keys of all configured accounts. Raises ConfigError where one is empty."""
+    """The keys of all configured accounts, and of connections. Raises ConfigError: one is empty."""
 
-    def __init__(self, settings: TwilioSettings) -> None:
+    def __init__(
+        self, settings: TwilioSettings, connections: ConnectionBook = NO_CONNECTIONS
+    ) -> None:
+        self._connections = connections
         main = settings.account_sid
         tokens = auth_tokens(settings)
         known = frozenset(tokens)
@@ -112,12 +119,46 @@ class Keyring:
         if settings is not None:
             return (self._shared_key(settings),)
         keys = self._tokens[self._main] if self._single else self._named(form, body)
-        if not keys:
+        tenants = self.of_connections(form, body)
+        if not (keys or tenants):
             raise BadSignature(
                 "the account has no Auth Token here, so only signatures of shared keys are taken: "
-                "see providers.twilio.auth_tokens and .accounts"
+                "see providers.twilio.auth_tokens and .accounts, or make a connection for it"
             )
-        return keys
+        return [*keys, *tenants]
+
+    def of_connections(self, form: Form, body: bytes) -> Sequence[Key]:
+        """The Auth Tokens that tenants' connections have for the accounts that a request names.
+
+        A form that names none (a bundle may) is checked with those of all, where they are few. Each
+        token is tried once: it speaks for its account, and for every connection that has both.
+        """
+        if form:
+            named = [value for name, value in form if name in _NAMING]
+        else:
+            found = set(_SIDS.findall(body, 0, _NAMED_WITHIN))
+            named = sorted(sid.decode() for sid in found)
+        accounts = islice(dict.fromkeys(named), _NAMED_LIMIT)
+        held = [self._connections.of_account(_TWILIO, account) for account in accounts]
+        if form and not named and len(body) <= _NAMELESS_LIMIT:
+            every = self._connections.all(_TWILIO)
+            held = [every] if len(every) <= _TENANTS_LIMIT else []
+        # The first of each account before the second of any: nobody crowds out another's.
+        turns = (each for turn in zip_longest(*held) for each in turn if each is not None)
+        owners: dict[tuple[str, str], list[str]] = {}
+        for each in turns:
+            place = (each.provider_account, each.secrets.get("auth_token", ""))
+            owners.setdefault(place, []).append(each.connection_id)
+        return [
+            Key(
+                token.encode(),
+                "sha1",
+                Signer(account, frozenset({account}), frozenset({account})),
+                frozenset(ids),
+            )
+            for (account, token), ids in islice(owners.items(), _TENANTS_LIMIT)
+            if token
+        ]
 
     def others(self, keys: Sequence[Key]) -> Sequence[Key]:
         """All keys but these: for finding out what is wrong with the settings."""

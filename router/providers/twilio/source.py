@@ -8,12 +8,20 @@ from config.settings import TwilioSettings
 from router.errors import BadPayload
 from router.events.model import Event
 from router.events.types import EventType
-from router.provider import Endpoint, Reply, Verified, WebhookRequest
+from router.provider import (
+    NO_CONNECTIONS,
+    ConnectionBook,
+    Endpoint,
+    Reply,
+    Verified,
+    WebhookRequest,
+)
 from router.providers.twilio import alerts, events, media, numbers, signature, streams
 from router.providers.twilio.diagnose import diagnose
 from router.providers.twilio.fields import Fields, matching, optional, read
-from router.providers.twilio.keys import ACCOUNT_SID, Form, Keyring, Signer
+from router.providers.twilio.keys import ACCOUNT_SID, Form, Key, Keyring, Signer
 from router.providers.twilio.reply import CONTENT_TYPE, Answers
+from router.routing.scope import Proof
 
 _MAX_FIELDS: Final = 200
 _OK: Final = Reply(200)
@@ -71,8 +79,16 @@ class TwilioSource:
         Endpoint("bundle", "/bundle"),
     )
 
-    def __init__(self, settings: TwilioSettings, *, public_url: str, answers: Answers) -> None:
-        self._keyring = Keyring(settings)
+    def __init__(
+        self,
+        settings: TwilioSettings,
+        *,
+        public_url: str,
+        answers: Answers,
+        connections: ConnectionBook = NO_CONNECTIONS,
+    ) -> None:
+        self._connections = connections
+        self._keyring = Keyring(settings, connections)
         self._public_url = public_url
         self._bases = signature.public_bases(public_url)
         self._answers = answers
@@ -93,7 +109,19 @@ class TwilioSource:
             keys=self._keyring.choose(request.headers, form, request.body),
             given=given,
         )
-        return Verified(request, Signed(form, key.signer))
+        return Verified(request, Signed(form, key.signer), self._proof(key, form, request.body))
+
+    def _proof(self, key: Key, form: Form, body: bytes) -> Proof:
+        """Whose key that is: two may have the same, the operator among them."""
+        tenants = self._keyring.of_connections(form, body) if "" in key.connections else ()
+        signers = key.connections.union(
+            *(
+                other.connections
+                for other in tenants
+                if other.secret == key.secret and key.digest == other.digest
+            )
+        )
+        return self._connections.proof(signers)
 
     def parse(self, verified: Verified) -> Sequence[Event]:
         """See `WebhookSource.parse`."""

@@ -122,7 +122,7 @@ class TwilioStandIn:
         account_sid, auth_token = self.accounts.add()
         return {"account_sid": account_sid, "auth_token": auth_token}
 
-    def hold(self, number: str, *, sid: str = "") -> None:
+    def hold(self, number: str, *, number_id: str = "") -> None:
         """The operator's account has this number, set up as Switchboard does it."""
         held = IncomingNumber(
             number=number,
@@ -130,7 +130,7 @@ class TwilioStandIn:
             created_at=self._clock.now(),
             **asdict(self._default),
         )
-        held.sid = sid or held.sid
+        held.sid = number_id or held.sid
         self._numbers.hold(self.accounts.main, held)
 
     def service(self, number: str) -> Service:
