@@ -52,11 +52,10 @@ def refuse(error: RequestError) -> Answer:
 
 
 def answer(body: BaseModel, status: int = 200) -> Answer:
-    """A model as JSON; of an error, what is not set is absent."""
-    return Answer(
-        status=status,
-        body=body.model_dump(mode="json", exclude_none=isinstance(body, ErrorResponse)),
-    )
+    """An answer; of an error, what is not set is absent."""
+    if isinstance(body, ErrorResponse):
+        return Answer(status=status, body=body.model_dump(exclude_none=True))
+    return Answer(status=status, body=body)
 
 
 def pagination(query: PageQuery, total: int) -> tuple[int, int, Pagination]:
