@@ -35,7 +35,7 @@ from router.errors import Conflict, Invalid, NotFound
 from router.routing.spec import AgentStatus
 
 _MANAGEMENT: Final = "Agent Management"
-_CHUNK: Final = 500  # rows of one read, where the whole list is asked for
+_CHUNK: Final = 1000  # rows of one read, where the whole list is asked for
 _CODES: Final[Mapping[AgentStatus, Literal[0, 1, 2]]] = {"disabled": 0, "paused": 1, "deployed": 2}
 _PHONE: Final = "phone_number"
 _NUMBER: Final = ("body", "config", _PHONE)
@@ -84,7 +84,7 @@ async def list_(request: ApiRequest) -> Answer:
             found.extend(await _all(request, page.items))
             if not page.items:
                 break
-        return Answer(body=[each.model_dump(mode="json") for each in found])
+        return Answer(body=found)
     offset, limit, _ = pagination(query, 0)
     page = await agents.list_(
         request.control, request.actor, offset=offset, limit=limit, statuses=statuses
@@ -210,9 +210,7 @@ async def _one(request: ApiRequest, agent: control.Agent) -> Agent:
 
 async def _all(request: ApiRequest, found: Sequence[control.Agent]) -> list[Agent]:
     """A page of agents; each has the first of the numbers that lead to it."""
-    ids = [agent.id for agent in found]
-    held = await agents.numbers_of_each(request.control, request.actor, ids)
-    first = {agent_id: theirs[0].number for agent_id, theirs in held.items()}
+    first = await _numbers_of(request, [agent.id for agent in found])
     return [_shown(agent, first.get(agent.id)) for agent in found]
 
 
@@ -232,9 +230,14 @@ def _shown(agent: control.Agent, number: str | None) -> Agent:
 # --- its number
 
 
+async def _numbers_of(request: ApiRequest, agent_ids: Sequence[str]) -> Mapping[str, str]:
+    """The number of each agent that has one; of several, which other dialects linked, the first."""
+    held = await agents.numbers_of_each(request.control, request.actor, agent_ids, first=True)
+    return {agent_id: theirs[0].number for agent_id, theirs in held.items()}
+
+
 async def _number_of(request: ApiRequest, agent_id: str) -> str | None:
-    held = await agents.numbers_of(request.control, request.actor, agent_id)
-    return held[0].number if held else None
+    return (await _numbers_of(request, [agent_id])).get(agent_id)
 
 
 async def _require_number(request: ApiRequest, number: str) -> None:

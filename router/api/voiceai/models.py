@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from router.api.fields import PAGE_LIMIT, PhoneNumber, ShownAs
+from router.api.fields import PAGE_LIMIT, PhoneNumber, ShownAs, Time, no_default
 
 Provider = Literal["twilio", "telnyx"]
 CallType = Literal["web", "sip_inbound", "sip_outbound"]
@@ -52,9 +52,11 @@ class ErrorResponse(_Answered):
 
     error: str = Field(description="Error message")
     detail: str | SkipJsonSchema[None] = Field(
-        default=None, description="Detailed error information"
+        default=None, description="Detailed error information", json_schema_extra=no_default
     )
-    code: str | SkipJsonSchema[None] = Field(default=None, description="Error code")
+    code: str | SkipJsonSchema[None] = Field(
+        default=None, description="Error code", json_schema_extra=no_default
+    )
 
 
 class ValidationError(_Answered):
@@ -310,7 +312,7 @@ class CreateAgentRequest(_Sent):
 class UpdateAgentRequest(_Sent):
     """What is to change; null clears."""
 
-    name: Name = Field(default="", description="New agent name", validate_default=False)
+    name: Name = Field(default="", description="New agent name", json_schema_extra=no_default)
     config: Annotated[dict[str, Any], ShownAs(AgentConfigUpdate)] | None = Field(
         default=None, description="Changes of the configuration; null clears all of it"
     )
@@ -331,8 +333,8 @@ class Agent(_Answered):
     config: Annotated[dict[str, Any], ShownAs(AgentConfigAnswer)]
     status: AgentStatus
     status_code: Literal[0, 1, 2] = Field(description="0: disabled, 1: paused, 2: deployed")
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 class PaginatedAgentResponse(_Answered):
@@ -355,10 +357,10 @@ class AgentDeployResponse(_Answered):
 
     agent: Agent
     message: str
-    sip_status: str | SkipJsonSchema[None] = Field(
-        default=None, description="`ready`: calls to its number reach it"
+    sip_status: Literal["ready", "no_phone_number"] = Field(
+        description="`ready`: calls to its number reach it"
     )
-    sip_details: dict[str, Any] | SkipJsonSchema[None] = None
+    sip_details: dict[str, Any] = Field(description="`phone_number`: its number, or null")
 
 
 class AgentPauseResponse(_Answered):
@@ -383,7 +385,9 @@ class AgentConnectionStatusResponse(_Answered):
     status: AgentStatus
     status_code: int
     call_allowed: bool
-    call_validation_details: dict[str, Any] | SkipJsonSchema[None] = None
+    call_validation_details: dict[str, Any] = Field(
+        description="`reason` and `message`, where it can't be called"
+    )
 
 
 class AgentStatusSummary(_Answered):
@@ -426,7 +430,7 @@ class CallHistoryItem(_Answered):
     call_id: str = Field(description="The same for ever")
     agent_id: str | None = None
     agent_name: str | None = None
-    call_timestamp: str
+    call_timestamp: Time
     call_duration_seconds: float
     credits_used: float = Field(description="0: Switchboard counts no credits")
     has_transcript: bool
@@ -454,7 +458,7 @@ class TranscriptSegment(_Answered):
 
     role: Literal["user", "assistant"]
     text: str
-    timestamp: str
+    timestamp: Time
 
 
 class Transcript(_Answered):
