@@ -4,10 +4,11 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import jsonschema
 import pytest
+import pytest_asyncio
 import yaml
 
 from router.api.vocode import DIALECT
@@ -24,18 +25,22 @@ DOCUMENT: Final = yaml.safe_load(
 AGENT: Final = {"prompt": {"content": "Be brief."}, "voice": VOICE}
 
 
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[RunningApi]:
-    async with running_api(tmp_path, only=[DIALECT]) as api:
+# One API for all, and for each test an account of its own.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningApi]:
+    async with running_api(tmp_path_factory.mktemp("vocode"), only=[DIALECT]) as api:
         yield api
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(api: RunningApi) -> Client:
-    return await api.account("acme")
+    return await api.account(str(uuid4()))
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def number(client: Client) -> str:
     return str(ok(await client.post("/v1/numbers/buy"))["number"])
 
@@ -65,7 +70,7 @@ async def update(
 
 
 async def test_an_update_follows_the_document(client: Client, number: str) -> None:
-    inline = {
+    inline: dict[str, Any] = {
         "prompt": "You are kind.",
         "voice": {"type": "voice_eleven_labs", "voice_id": "v", "api_key": "0123456789abcdef"},
         "actions": [
@@ -239,8 +244,9 @@ async def test_a_number_moves_between_agents(client: Client, number: str) -> Non
     assert (await update(client, number, NOBODY)).status == 404
 
 
-async def test_inline_parameters_need_the_scope_of_agents(api: RunningApi, number: str) -> None:
-    client = await api.account("acme", scopes=("numbers:write",))
+async def test_inline_parameters_need_the_scope_of_agents(api: RunningApi) -> None:
+    client = await api.account("narrow", scopes=("numbers:write",))
+    number = ok(await client.post("/v1/numbers/buy"))["number"]
     assert (await update(client, number, {"prompt": "Hi", "voice": VOICE})).status == 403
     assert (await client.post("/v1/numbers/buy", {"inbound_agent": AGENT})).status == 403
     ok(await update(client, number, None))
@@ -273,6 +279,7 @@ async def test_an_agent_of_another_dialect(api: RunningApi, client: Client, numb
     config = {"prompt": "You are a clerk.", "phone_number": number}
     made = await agents.create(api.control, actor, label="Clerk", origin="voiceai", config=config)
     await numbers.link(api.control, actor, number, made.id)
+    agent: dict[str, Any] = {}
     for headers in ({}, CLIENT):
         agent = ok(await update(client, number, {}, headers))["inbound_agent"]
         assert (agent["name"], agent["prompt"]["content"]) == ("Clerk", "You are a clerk.")

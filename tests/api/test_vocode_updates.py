@@ -238,7 +238,7 @@ FIELDS: Final[Mapping[str, tuple[bool, st.SearchStrategy[Any]]]] = {
     "llm_fallback": (True, st.just({"provider": "openai", "model_name": "m"})),
     "webhook": (True, st.just({"subscriptions": ["event_message"], "url": "https://a.test"})),
 }
-updates = st.lists(
+updates: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
         {
             name: st.one_of(st.just(_ABSENT), st.just({}), st.none(), values)

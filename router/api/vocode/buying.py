@@ -57,7 +57,7 @@ class AvailableQuery(BaseModel):
 class AvailablePhoneNumber(NumberAnswer):
     """A number that can be bought: its id is made from it."""
 
-    telephony_account_connection: wire_connections.CARRIER_ANSWER = NOT_SET
+    telephony_account_connection: Annotated[Any, wire_connections.CARRIER_ANSWER] = NOT_SET
 
 
 class AvailableNumbers(BaseModel):

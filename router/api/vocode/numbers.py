@@ -103,14 +103,14 @@ class PhoneNumber(NumberAnswer):
     """A number, and what answers it."""
 
     inbound_agent: wire_agents.AgentAnswer | None  # type: ignore[valid-type]
-    telephony_account_connection: wire_connections.CARRIER_ANSWER = NOT_SET
+    telephony_account_connection: Annotated[Any, wire_connections.CARRIER_ANSWER] = NOT_SET
 
 
 class UpdatedPhoneNumber(NumberAnswer):
     """A number after an update: its agent's prompt may be a text."""
 
     inbound_agent: wire_agents.InboundAgentAnswer | None  # type: ignore[valid-type]
-    telephony_account_connection: wire_connections.CARRIER_ANSWER = NOT_SET
+    telephony_account_connection: Annotated[Any, wire_connections.CARRIER_ANSWER] = NOT_SET
 
 
 class NormalizedPhoneNumber(NumberAnswer):
