@@ -24,7 +24,8 @@ from router.cli.context import (
     target_of,
 )
 from router.cli.data import opened
-from router.cli.dial import Dialler, SandboxDialler, Step, WebhookDialler
+from router.cli.dial import Dialler, SandboxDialler, Step, WebhookDialler, carrier_of
+from router.cli.instance import StandIns
 from router.cli.render import console, describe, plain
 from router.cli.tail import read
 from router.errors import LogUnavailable, StorageError, SwitchboardError
@@ -54,16 +55,18 @@ def call(
     with reported():
         target = target_of(config)
         dialler = _dialler(target, e164(to), e164(from_), hold)
-        if not run(_Timeline(target.settings, dialler).show()):
-            shown = f", switchboard calls show {dialler.call_id[:13]}" if dialler.call_id else ""
+        timeline = _Timeline(target.settings, dialler)
+        if not run(timeline.show()):
+            call_id = timeline.call_id
+            shown = f", switchboard calls show {call_id[:13]}" if call_id else ""
             raise fail(f"No agent was heard. Why?  switchboard explain {to}{shown}", NO)
 
 
 def _dialler(target: Target, to: str, from_: str, hold: float) -> Dialler:
     settings, stand_ins = target.settings, target.stand_ins
-    provider = run(_provider_of(settings, to))
+    provider = run(_provider_of(settings, stand_ins, to))
     if stand_ins is not None and provider in stand_ins.carriers:
-        return SandboxDialler(stand_ins, settings, provider, to, from_, hold)
+        return SandboxDialler(stand_ins, provider, to, from_, hold)
     if provider != "twilio":
         why = _ALONE.get(provider, "nobody else can tell of them")
         raise fail(
@@ -80,14 +83,20 @@ def _dialler(target: Target, to: str, from_: str, hold: float) -> Dialler:
     )
 
 
-async def _provider_of(settings: Settings, number: str) -> str:
-    """Where a number is mapped; Twilio, too, for those that are mapped nowhere."""
+async def _provider_of(settings: Settings, stand_ins: StandIns | None, number: str) -> str:
+    """Where a number is called: at the sandbox's carrier that has it, else where it is mapped.
+
+    Twilio for those that are nowhere.
+    """
     try:
         async with opened(settings) as database:
             route = await find_route(database, number)
     except StorageError:  # the call will show whether an instance runs at all
         route = None
-    return route.provider if route is not None else "twilio"
+    provider = route.provider if route is not None else ""
+    if stand_ins is not None:
+        provider = await carrier_of(stand_ins, number, provider)
+    return provider or "twilio"
 
 
 class _Timeline:
@@ -107,6 +116,7 @@ class _Timeline:
         self._arrival: tuple[int, int] | None = None  # of the call's event, and its append
         self._first: int | None = None
         self._decided: Decision | None = None
+        self.call_id = ""  # ours, as its first event tells it
         self.heard = False
 
     async def show(self) -> bool:
@@ -154,7 +164,18 @@ class _Timeline:
                 self._print_until(self._lines[-1].time - _SETTLE)
 
     def _sort_in(self, *, at_end: bool = False) -> None:
-        ours = self._dialler.call_id
+        placed = self._dialler.provider_call_id
+        if placed and not self.call_id:
+            self.call_id = next(
+                (
+                    event.call_id
+                    for event, _ in self._events
+                    if event.type is EventType.CALL_INITIATED
+                    and event.data.provider_call_id == placed
+                ),
+                "",
+            )
+        ours = self.call_id
         for event, appended_at in self._events if ours else ():
             if event.call_id == ours:
                 self.heard |= event.type is EventType.AGENT_READY

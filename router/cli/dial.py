@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import urlencode
+from urllib.parse import urldefrag, urlencode
 
 import aiohttp
 from twilio.request_validator import RequestValidator
@@ -15,9 +15,9 @@ from router.cli.context import local_url
 from router.cli.instance import StandIns
 from router.cli.render import plain
 from router.errors import SwitchboardError
-from router.events.ids import call_id
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=20)
+_CONFLICT: Final = 409  # the number is not in service
 _WAIT: Final = 5  # seconds that one request for the transcript may wait
 
 
@@ -36,10 +36,16 @@ class NotReachable(SwitchboardError):
     remedy = ""  # the message says what to start
 
 
+class NotInService(SwitchboardError):
+    """Nobody has the number that is called, at a carrier of the sandbox."""
+
+    remedy = "Numbers that are there: switchboard numbers list"
+
+
 class Dialler(Protocol):
     """Places one call."""
 
-    call_id: str  # ours; empty until the call is placed
+    provider_call_id: str  # the carrier's; empty until the call is placed
 
     def steps(self) -> AsyncIterator[Step]:
         """Place it, hold it, hang up; ends when the carrier is done. Raises NotReachable."""
@@ -50,8 +56,7 @@ class WebhookDialler:
 
     def __init__(self, settings: Settings, to: str, from_: str, hold: float) -> None:
         twilio = settings.providers.twilio
-        sid = "CA" + secrets.token_hex(16)
-        self.call_id = call_id("twilio", twilio.account_sid, sid)
+        sid = self.provider_call_id = "CA" + secrets.token_hex(16)
         self._url = local_url(settings)
         self._public = settings.public_url
         self._signer = RequestValidator(twilio.auth_tokens[0].get_secret_value())
@@ -98,14 +103,11 @@ class WebhookDialler:
 class SandboxDialler:
     """A stand-in of the sandbox plays the whole call."""
 
-    def __init__(
-        self, sandbox: StandIns, settings: Settings, provider: str, to: str, from_: str, hold: float
-    ) -> None:
+    def __init__(self, sandbox: StandIns, provider: str, to: str, from_: str, hold: float) -> None:
         """`provider`: one of the sandbox's carriers."""
-        self.call_id = ""
+        self.provider_call_id = ""
         self._sandbox = sandbox
         self._provider = provider
-        self._account = settings.providers.twilio.account_sid if provider == "twilio" else ""
         self._order = {"to": to, "from": from_, "hold_seconds": hold}
         self._began = 0
 
@@ -118,9 +120,10 @@ class SandboxDialler:
             ) as session:
                 self._began = _now()
                 async with session.post("/calls", json=self._order) as answer:
+                    if answer.status == _CONFLICT:
+                        raise NotInService((await answer.json())["error"])
                     answer.raise_for_status()
-                    sid = (await answer.json())["sid"]
-                self.call_id = call_id(self._provider, self._account, sid)
+                    sid = self.provider_call_id = (await answer.json())["sid"]
                 async for step in self._transcript(session, sid):
                     yield step
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -145,11 +148,25 @@ class SandboxDialler:
             seen, done = page["next"], page["done"]
 
 
+async def carrier_of(sandbox: StandIns, number: str, mapped_at: str) -> str:
+    """Where a number is called: at the carrier that has it, or had it; else where it is mapped."""
+    headers = {"Authorization": f"Bearer {sandbox.token}"}
+    services: dict[str, str] = {}
+    async with aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT) as session:
+        for provider, url in sandbox.carriers.items():
+            try:
+                async with session.get(f"{url}/numbers/{number}") as answer:
+                    services[(await answer.json())["service"]] = provider
+            except (aiohttp.ClientError, TimeoutError):
+                continue  # placing the call will tell
+    return services.get("held") or mapped_at or services.get("released", "")
+
+
 def _told(step: Mapping[str, Any], carrier: str) -> tuple[str, str] | None:
     """The steps worth a line; the rest is told by the events."""
     match step["what"]:
         case "webhook.sent":
-            path = str(step["url"]).partition("/webhooks")[2]
+            path = urldefrag(str(step["url"])).url.partition("/webhooks")[2]
             return "webhook", plain(f"{path} {step.get('about', '')}".strip())
         case "webhook.answered":
             return "answered", f"HTTP {step['status']}"

@@ -10,6 +10,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy import select
+
 from config import ConfigProblem, Settings, check, load
 from config.settings import ALL_ROLES
 from router.cli.context import environment_fingerprint, installation_named
@@ -25,6 +27,7 @@ from router.sandbox.twilio.standin import TwilioStandIn
 from router.storage.engine import open_database
 from router.storage.mapping import apply_mapping, fingerprint
 from router.storage.migrate import prepare
+from router.storage.schema import numbers
 
 _PATIENCE: Final = 10.0  # seconds until the node must be ready
 _LOOK: Final = 0.02
@@ -160,19 +163,37 @@ async def open_sandbox(
         }
         own = load(config, overrides)
         check(own)
-        routes = await _apply_example(own)
+        routes = await _apply_example(own, twilio, telnyx)
         carriers = {"twilio": twilio.url, "telnyx": telnyx.control_url}
         stand_ins = StandIns(overrides, carriers, control, environment_fingerprint())
         yield Sandbox(own, stand_ins, routes, tuple(installation_named(config)))
 
 
-async def _apply_example(settings: Settings) -> int:
+async def _apply_example(settings: Settings, twilio: TwilioStandIn, telnyx: TelnyxStandIn) -> int:
+    """Apply the example; the stand-ins then have every number that the database has."""
     make_data_folder(settings.data_dir)
     await prepare(settings)
     with as_file(files("config") / "examples" / "sandbox.yaml") as path:
         mapping = read_mapping(path)
     async with open_database(settings) as database:
         await apply_mapping(database, DEFAULT_ACCOUNT, mapping)
+        async with database.read() as connection:
+            held = await connection.execute(
+                select(
+                    numbers.c.number,
+                    numbers.c.provider,
+                    numbers.c.connection_id,
+                    numbers.c.provider_number_id,
+                )
+            )
+            for number, provider, connection_id, number_id in held:
+                if provider not in ("twilio", "telnyx"):
+                    continue
+                carrier = twilio if provider == "twilio" else telnyx
+                if connection_id is None:
+                    carrier.hold(number, number_id=number_id)
+                else:  # of a tenant's account, which ended with the sandbox: it is not sold again
+                    carrier.pool.taken.add(number)
         return await fingerprint(database)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.events.ids import call_id, event_id
+from router.events.ids import DEFAULT_ACCOUNT, call_id, event_id
 from router.events.model import Decision, Event, EventData
 from router.events.types import EventType
 
@@ -16,6 +16,7 @@ _TIME: Final = 1_780_000_000_250_000
 _ACCOUNT: Final = "AC" + "a1" * 16
 _CALL: Final = "CA" + "0f" * 16
 _LEG: Final = "CA" + "1e" * 16
+_AGENT_ID: Final = "2c9a4f0e-7d31-4b5e-9a44-6f1d0c8b7e21"
 _CALLER, _NUMBER, _FALLBACK = "+12125550123", "+14155550100", "+14155550111"
 _ROOM: Final = call_id("twilio", _ACCOUNT, _CALL)
 
@@ -43,7 +44,12 @@ _OF_VOCODE: Final = EventData(
     to_number=_NUMBER,
 )
 _OF_US: Final = EventData(
-    call_id=_ROOM, provider_call_id=_CALL, provider_account=_ACCOUNT, agent="anna-v2"
+    call_id=_ROOM,
+    provider_call_id=_CALL,
+    provider_account=_ACCOUNT,
+    account_id=DEFAULT_ACCOUNT,
+    agent="anna-v2",
+    agent_id=_AGENT_ID,
 )
 _OF_NUMBER: Final = EventData(number=_NUMBER)
 
@@ -52,6 +58,7 @@ _TO_AGENT: Final = Decision(
     reason="number is mapped to agent anna",
     table_version=7,
     agent="anna",
+    agent_id=_AGENT_ID,
     livekit_agent_name="anna-v2",
     metadata={"language": "en"},
     fallback=_FALLBACK,
@@ -70,6 +77,8 @@ _ROWS: Final[Mapping[EventType, tuple[str, EventData, Mapping[str, Any]]]] = {
         "twilio",
         _OF_CARRIER,
         {
+            "account_id": DEFAULT_ACCOUNT,
+            "agent_id": _AGENT_ID,
             "stage": "route",
             "decision": _TO_AGENT,
             "timing": {"verified": 61, "decided": 103},
@@ -183,7 +192,13 @@ _ROWS: Final[Mapping[EventType, tuple[str, EventData, Mapping[str, Any]]]] = {
     EventType.NUMBER_MAPPED: (
         "switchboard",
         _OF_NUMBER,
-        {"to_number": _NUMBER, "agent": "anna-v2", "reason": "mapped to agent anna"},
+        {
+            "to_number": _NUMBER,
+            "account_id": DEFAULT_ACCOUNT,
+            "agent": "anna-v2",
+            "agent_id": _AGENT_ID,
+            "reason": "mapped to agent anna",
+        },
     ),
     EventType.NUMBER_MISMATCHED: (
         "telnyx",

@@ -117,6 +117,8 @@ def _ranges(country: str, type_: NumberType, area_code: str) -> Iterator[_Range]
     elif type_ == "local":
         known = [code for code, place in _PLACES.items() if place[0] == country]
         for code in [area_code] if area_code else known:
+            if code in _TOLL_FREE:
+                continue
             _, region, locality = _PLACES.get(code, ("", "", ""))
             yield _Range(type_, code, f"{code}5550", region, locality)
 

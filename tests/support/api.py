@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from sqlalchemy import insert, select, update
+from yarl import URL
 
 from config.settings import Settings
 from router.api.app import Api, dialects
@@ -167,6 +168,10 @@ class RunningApi:
             await connection.execute(insert(schema.call_events).values(event))
         return call_id
 
+    async def revoke(self, client: Client) -> None:
+        """From now on its token is none."""
+        await tokens.revoke(self.control, ADMIN, client.row.id)
+
     async def corrupt(self, number_id: str) -> None:
         """As a release leaves a number that its carrier refuses for good."""
         numbers = schema.numbers
@@ -205,7 +210,12 @@ class RunningApi:
             data = json.dumps(body).encode()
             own.setdefault("Content-Type", "application/json")
         async with self.session.request(
-            method, self.url + path, data=data, params=query, headers=own, allow_redirects=False
+            method,
+            URL(self.url + path, encoded=True),
+            data=data,
+            params=query,
+            headers=own,
+            allow_redirects=False,
         ) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 

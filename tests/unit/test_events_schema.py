@@ -119,10 +119,15 @@ def of_today(name: str) -> Json:
     return records.current_schemas()[records.schema_path(f"{kind}-{VERSIONS[kind]}")]
 
 
+# Version 3 gave the name of the provider's own account away, when no release had been made yet.
+_RENAMED = "EventData.account was removed"
+RENAMED: Final = {"event-1": {_RENAMED}, "event-2": {_RENAMED}}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_that_was_published_is_taken_back(name: str) -> None:
     assert published(name)["$id"] == f"switchboard/{name.replace('-', '/')}"
-    assert not list(taken_back(published(name), of_today(name))), (
+    assert set(taken_back(published(name), of_today(name))) == RENAMED.get(name, set()), (
         "readers rely on it. Keep it, and add a field beside it; or give the schema a new version "
         "with an upcaster (docs/EVENTS.md, Versions)"
     )

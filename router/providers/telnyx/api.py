@@ -31,7 +31,7 @@ import msgspec
 
 from config.settings import TelnyxSettings
 from router.clock import Clock
-from router.errors import Ambiguous, Permanent
+from router.errors import Ambiguous, EffectError, Permanent
 from router.events.codec import from_rfc3339
 from router.events.ids import event_id
 from router.events.model import Decision, Event
@@ -43,6 +43,8 @@ from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER, text
 from router.providers.telnyx.missed import missed
 from router.providers.telnyx.reply import Answers, answers_of
 from router.rest import Rest, open_rest
+from router.routing.scope import scoped
+from router.routing.table import RouteTable
 
 logger = log.get(__name__)
 
@@ -74,19 +76,72 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         headers={"Authorization": f"Bearer {key}"},
     ) as rest:
         commands = _Commands(context.target, settings)
+        accounts = _Accounts(rest, context)
         yield Carrier(
-            standing=partial(_standing, rest),
-            carry_out=partial(_carry_out, rest, commands),
-            redirect=partial(_redirect, rest, commands, answers_of(context), context.clock),
-            missed=partial(missed, rest, context.clock),
+            standing=partial(_standing, accounts),
+            carry_out=partial(_carry_out, accounts, commands),
+            redirect=partial(_redirect, accounts, commands, answers_of(context), context.clock),
+            missed=accounts.missed,
         )
 
 
-async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
+class _Accounts:
+    """Each account's API, asked with its own key."""
+
+    def __init__(self, rest: Rest, context: ProviderContext) -> None:
+        telnyx = context.settings.providers.telnyx
+        self._rest = rest
+        self._clock = context.clock
+        self._connections = context.connections
+        self._has_operators = bool(telnyx.api_key.get_secret_value() or telnyx.public_keys)
+
+    def of(self, connection_id: str) -> Rest:
+        """The operator's ("") or a connection's. Raises Permanent."""
+        if not connection_id:
+            return self._rest
+        found = self._connections.get(connection_id)
+        if found is None:
+            raise Permanent("Telnyx can't be asked: the connection is gone, or can't be opened")
+        key = found.secrets.get("api_key", "")
+        return self._rest.asking_as({"Authorization": f"Bearer {key}"})
+
+    async def missed(self, since: int) -> AsyncIterator[Event]:
+        """See `Carrier.missed`: of the operator's account, then of each tenant's.
+
+        Who refuses a tenant's key keeps nobody else's events away.
+        """
+        failure: EffectError | None = None
+        if self._has_operators:
+            try:
+                async for event in missed(self._rest, self._clock, since):
+                    yield event
+            except EffectError as error:
+                failure = error
+        for found in self._connections.all(PROVIDER):
+            # Of several that hold an account one is asked, none where the operator is.
+            proof = self._connections.proof(self._connections.holders(PROVIDER, found.secrets))
+            if proof.scope != found.connection_id:
+                continue
+            rest = self.of(found.connection_id)
+            try:
+                async for event in missed(rest, self._clock, since, rooms=False):
+                    yield scoped(event, proof, RouteTable())
+            except Permanent as error:
+                logger.warning(
+                    "telnyx.missed_refused", connection=found.connection_id, why=str(error)
+                )
+            except EffectError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+async def _carry_out(accounts: _Accounts, commands: "_Commands", event: Event) -> None:
     """Raises Permanent also where something else was done instead: the decision was not."""
     data = event.data
     if data.decision is None or not data.control_id:
         return
+    rest = accounts.of(data.connection_id)
     refusal: Permanent | None = None
     for number, (action, body) in enumerate(commands.of(event, data.decision)):
         body["command_id"] = event_id(PROVIDER, event.id, action, str(number))
@@ -108,7 +163,7 @@ async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
 
 
 async def _redirect(
-    rest: Rest,
+    accounts: _Accounts,
     commands: "_Commands",
     answers: Answers,
     clock: Clock,
@@ -120,6 +175,7 @@ async def _redirect(
     The transfer leaves that bridge until the fallback answers, so LiveKit's room must not be closed
     before the SIP leg has left it: Telnyx would end both. A TeXML call gets a new document.
     """
+    rest = accounts.of(call.data.connection_id)
     if not call.data.control_id:
         await _replace_texml(rest, answers, call, fallback)
         return
@@ -140,7 +196,9 @@ async def _replace_texml(rest: Rest, answers: Answers, call: Event, fallback: st
     if not data.provider_account:
         raise Permanent("the webhook of a TeXML call did not say whose it is: AccountSid")
     try:
-        document = answers.to_number(fallback, data.to_number) if fallback else answers.apology
+        document = answers.apology
+        if fallback:
+            document = answers.to_number(fallback, data.to_number, data.connection_id)
     except ValueError as error:
         raise Permanent(str(error)) from error
     account, own_id = quote(data.provider_account, safe=""), quote(data.provider_call_id)
@@ -168,7 +226,7 @@ async def _is_taken(rest: Rest, call: Event, command: Command) -> bool:
     return True
 
 
-async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
+async def _standing(accounts: _Accounts, ref: CallRef) -> Standing | None:
     """Telnyx knows a call for ten minutes after its end; TeXML's only id of one is this very id.
 
     Nowhere is said that TeXML's calls are known here too. So one that is not known may go on: were
@@ -180,7 +238,7 @@ async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
     if not control_id:
         return None
     try:
-        found = await rest.get(_path(control_id))
+        found = await accounts.of(ref.connection_id).get(_path(control_id))
     except Permanent as error:
         if error.code != _INVALID_ID:
             raise

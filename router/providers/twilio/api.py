@@ -5,12 +5,13 @@ A caller whose agent was lost is in the middle of our `<Dial>`: new TwiML for th
 dial and takes its place. Twilio still requests the dial's action, and follows no answer of it
 (twilio.com/changelog/changes-to-dial-behavior-for-enhanced-programmable-sip-feature-accounts).
 
-Each account is asked with its own Auth Token, the first of those that are configured; an account
-whose webhooks are signed with shared keys alone can't be asked.
+Each account is asked with its own Auth Token, the first of those that are configured, or that of
+the connection by which the call came; an account whose webhooks are signed with shared keys alone
+can't be asked.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final
@@ -42,34 +43,48 @@ _ENDINGS: Final[Mapping[str, Disposition]] = {
 @asynccontextmanager
 async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
     """Twilio as it can be asked, until the block ends."""
-    settings = context.settings.providers.twilio
-    async with AsyncExitStack() as stack:
-        accounts = {
-            account: await stack.enter_async_context(_open(settings.api_url, account, tokens[0]))
-            for account, tokens in auth_tokens(settings).items()
-            if tokens
-        }
+    url = context.settings.providers.twilio.api_url
+    async with open_rest(
+        name="Twilio", url=url, timeout=_TIMEOUT, code_of=_code, headers={}
+    ) as rest:
+        accounts = _Accounts(rest, context)
         yield Carrier(
-            standing=partial(_standing, accounts),
-            redirect=partial(_redirect, accounts, context),
+            standing=partial(_standing, accounts), redirect=partial(_redirect, accounts, context)
         )
 
 
-@asynccontextmanager
-async def _open(url: str, account: str, token: str) -> AsyncIterator[Rest]:
-    async with open_rest(
-        name="Twilio",
-        url=f"{url}/2010-04-01/Accounts/{quote(account, safe='')}",
-        timeout=_TIMEOUT,
-        code_of=_code,
-        headers={"Authorization": aiohttp.encode_basic_auth(account, token)},
-    ) as rest:
-        yield rest
+class _Accounts:
+    """Each account's API, asked with its own Auth Token."""
+
+    def __init__(self, rest: Rest, context: ProviderContext) -> None:
+        self._rest = rest
+        self._connections = context.connections
+        self._tokens = auth_tokens(context.settings.providers.twilio)
+
+    def of(self, account: str, connection_id: str) -> Rest:
+        """The account's; a tenant's is asked as their connection. Raises Permanent."""
+        if connection_id:
+            found = self._connections.get(connection_id)
+            if found is None:
+                raise Permanent("Twilio can't be asked: the connection is gone, or can't be opened")
+            token = found.secrets.get("auth_token", "")
+            return self._as(found.provider_account, token, account or found.provider_account)
+        tokens = self._tokens.get(account)
+        if not tokens:
+            raise Permanent(
+                "Twilio can't be asked: providers.twilio has no Auth Token of the account"
+            )
+        return self._as(account, tokens[0], account)
+
+    def _as(self, user: str, token: str, account: str) -> Rest:
+        headers = {"Authorization": aiohttp.encode_basic_auth(user, token)}
+        path = f"/2010-04-01/Accounts/{quote(account, safe='')}"
+        return self._rest.asking_as(headers, path=path)
 
 
-async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | None:
+async def _standing(accounts: _Accounts, ref: CallRef) -> Standing | None:
     """See `Carrier.standing`; Permanent also where there is no Auth Token of the call's account."""
-    rest = _account(accounts, ref.provider_account)
+    rest = accounts.of(ref.provider_account, ref.connection_id)
     found = await rest.get(f"/Calls/{quote(ref.provider_call_id, safe='')}.json")
     if found is None:
         # A wrong api_url answers the same about every call, and the room of each would be closed.
@@ -90,11 +105,11 @@ async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | No
 
 
 async def _redirect(
-    accounts: Mapping[str, Rest], context: ProviderContext, call: Event, fallback: str
+    accounts: _Accounts, context: ProviderContext, call: Event, fallback: str
 ) -> None:
     """See `Carrier.redirect`."""
     data = call.data
-    rest = _account(accounts, data.provider_account)
+    rest = accounts.of(data.provider_account, data.connection_id)
     try:
         answers = answers_of(context)
         document = answers.apology
@@ -110,13 +125,6 @@ async def _redirect(
     except Permanent as error:
         if error.code != _NOT_IN_PROGRESS:
             raise
-
-
-def _account(accounts: Mapping[str, Rest], account: str) -> Rest:
-    rest = accounts.get(account)
-    if rest is None:
-        raise Permanent("Twilio can't be asked: providers.twilio has no Auth Token of the account")
-    return rest
 
 
 class _Call(msgspec.Struct):

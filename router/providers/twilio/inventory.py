@@ -36,7 +36,7 @@ from router.provider import (
     ProviderContext,
 )
 from router.providers.twilio.keys import auth_tokens
-from router.rest import body_of, bounded, refusal, tried
+from router.rest import body_of, bounded, legible, refusal, tried
 
 _TIMEOUT: Final = 10.0  # seconds, of one request
 _MOST: Final = 1000  # numbers on a page
@@ -106,6 +106,7 @@ class Inventory:
         self._client, self._clock = client, clock
         self._public_url = public_url
 
+    @legible("Twilio")
     async def search(self, query: NumberQuery) -> Sequence[AvailableNumber]:
         """See `NumberInventory.search`; nothing where Twilio has no such numbers at all."""
         offers = self._client.available_phone_numbers(query.country)
@@ -125,6 +126,7 @@ class Inventory:
         offered = [each for each in found if query.matches(each.phone_number)]
         return [_available(each, query) for each in offered[: query.limit]]
 
+    @legible("Twilio")
     async def buy(self, number: str, *, tag: str) -> OwnedNumber:
         """See `NumberInventory.buy`. With the tag of an earlier purchase it is that one's end."""
         webhooks = self._webhooks()
@@ -146,6 +148,7 @@ class Inventory:
             raise
         return self._owned(bought)
 
+    @legible("Twilio")
     async def find(self, number: str, *, tag: str = "") -> OwnedNumber | None:
         """See `NumberInventory.find`."""
         held = await self._find(number)
@@ -153,6 +156,7 @@ class Inventory:
             return None
         return self._owned(held)
 
+    @legible("Twilio")
     async def owned(self, *, limit: int = 1000) -> Sequence[OwnedNumber]:
         """See `NumberInventory.owned`."""
         held = await self._ask(
@@ -162,13 +166,16 @@ class Inventory:
         )
         return [self._owned(each) for each in held]
 
+    @legible("Twilio")
     async def configure(self, owned: OwnedNumber) -> OwnedNumber:
         """See `NumberInventory.configure`. A trunk or an application that it had is taken off.
 
         With one of them Twilio ignores the webhooks.
         """
-        sid = owned.provider_number_id
         webhooks = self._webhooks()
+        sid = await self._sid(owned)
+        if not sid:
+            raise Permanent("the Twilio account does not hold this number", code="20404")
         changed = await self._ask(
             lambda: self._client.incoming_phone_numbers(sid).update_async(
                 trunk_sid="", voice_application_sid="", **webhooks
@@ -176,14 +183,24 @@ class Inventory:
         )
         return self._owned(changed)
 
+    @legible("Twilio")
     async def release(self, owned: OwnedNumber) -> None:
         """See `NumberInventory.release`."""
-        sid = owned.provider_number_id
+        sid = await self._sid(owned)
+        if not sid:
+            return
         try:
             await self._ask(lambda: self._client.incoming_phone_numbers(sid).delete_async())
         except Permanent as error:
             if error.code != "20404":
                 raise
+
+    async def _sid(self, owned: OwnedNumber) -> str:
+        """Twilio's id of the number, "" where the account does not hold it."""
+        if owned.provider_number_id:
+            return owned.provider_number_id
+        held = await self._find(owned.number)
+        return (held.sid or "") if held is not None else ""
 
     async def _find(self, number: str) -> IncomingPhoneNumberInstance | None:
         found = await self._ask(
@@ -195,7 +212,7 @@ class Inventory:
         async def once() -> T:
             try:
                 return await ask()
-            except (TwilioException, ValueError, TypeError, AttributeError, LookupError) as error:
+            except TwilioException as error:  # it can't find the items on a page
                 raise Ambiguous("Twilio answered something that can't be read") from error
 
         return await tried(self._clock, once, repeatable=repeatable)

@@ -57,8 +57,6 @@ class CallLeg:
 class Call:
     """A call and its transcript. Made by `TelnyxStandIn.place_call`."""
 
-    account_sid = ""  # its webhooks' events name none
-
     def __init__(
         self,
         to: str,

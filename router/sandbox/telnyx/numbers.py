@@ -8,7 +8,7 @@ is taken and of a locked number, is not documented but inferred.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -20,7 +20,7 @@ from router.clock import Clock
 from router.events.codec import to_rfc3339
 from router.events.phone import is_e164
 from router.provider import NumberType
-from router.sandbox.pool import Pool
+from router.sandbox.pool import Offer, Pool
 from router.sandbox.telnyx.account import Account, CallControl, Order, PhoneNumber
 from router.sandbox.telnyx.errors import (
     DUPLICATE,
@@ -106,12 +106,14 @@ _APPLICATION_FILTERS: Final[Mapping[str, Filter]] = {
 class Numbers:
     """The handlers.
 
-    `order_time`: seconds that an order takes; `failing`: numbers whose orders fail.
+    `order_time`: seconds that an order takes; `failing`: numbers whose orders fail;
+    `keeps_reference`: whether an order's reference becomes its numbers', which is not documented.
     """
 
     def __init__(self, pool: Pool, clock: Clock, on_release: Callable[[str], None]) -> None:
         self.order_time = 0.5
         self.failing: set[str] = set()
+        self.keeps_reference = True
         self._pool, self._clock, self._on_release = pool, clock, on_release
 
     def routes(self, guarded: Callable[[Handler], Any]) -> list[web.RouteDef]:
@@ -152,6 +154,7 @@ class Numbers:
         if not limit.isdecimal() or int(limit) < 1:
             raise ApiError(INVALID, "filter[limit] must be a number")
         area_code = query.get("filter[national_destination_code]", "")
+        offers: Iterator[Offer]
         if type_ is None and pattern:  # without a type, any: found by its very number
             offers = filter(None, [self._pool.offer(number) for number in _whole(country, pattern)])
         else:
@@ -219,15 +222,15 @@ class Numbers:
         return PhoneNumber(number=number, country=offer.country, type=offer.type, created_at=now)
 
     async def _orders(self, request: web.Request, account: Account) -> web.Response:
-        self._settle(account)
+        self.settle(account)
         items = [_shown_order(each) for each in reversed(account.orders.values())]
         return web.json_response(page(items, request.query, _ORDER_FILTERS))
 
     async def _order_status(self, request: web.Request, account: Account) -> web.Response:
-        self._settle(account)
+        self.settle(account)
         return web.json_response({"data": _shown_order(_one(request, account.orders))})
 
-    def _settle(self, account: Account) -> None:
+    def settle(self, account: Account) -> None:
         """Finish the orders whose time has come."""
         for order in account.orders.values():
             if order.status != "pending" or self._clock.monotonic() < order.ready_at:
@@ -240,11 +243,12 @@ class Numbers:
             order.status = "success"
             for each in order.numbers:
                 each.connection_id = order.connection_id
-                each.customer_reference = order.customer_reference
+                if self.keeps_reference:
+                    each.customer_reference = order.customer_reference
                 self.hold(account, each)
 
     async def _list(self, request: web.Request, account: Account) -> web.Response:
-        self._settle(account)
+        self.settle(account)
         items = [_shown(account, each) for each in reversed(account.numbers.values())]
         return web.json_response(page(items, request.query, _NUMBER_FILTERS))
 

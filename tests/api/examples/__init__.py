@@ -48,6 +48,7 @@ class Request:
     path: str
     query: Mapping[str, str]
     body: Any
+    variables: Mapping[str, str]
 
 
 def cases(dialect: Dialect) -> list[tuple[Operation, Example]]:
@@ -114,9 +115,8 @@ def fill(operation: Operation, example: Example, things: Mapping[str, str]) -> R
         query=_filled(dict(example.query), things.__getitem__),
         body=_filled(example.body, things.__getitem__),
     )
-    return Request(
-        operation.method, operation.path.format(**filled.path), filled.query, filled.body
-    )
+    path = operation.path.format(**filled.path)
+    return Request(operation.method, path, filled.query, filled.body, filled.path)
 
 
 def _module(dialect: Dialect) -> Any:
