@@ -37,7 +37,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(api: RunningApi) -> Client:
-    return await api.account(str(uuid4()))
+    return await api.account(f"of-{uuid4()}")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
