@@ -67,6 +67,7 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 T = TypeVar("T")
+Offer = Any
 Order = Any  # the SDK has a class of its own for each answer that holds one
 
 
@@ -135,15 +136,24 @@ class Inventory:
             asked["national_destination_code"] = query.area_code
         if pattern and "*" not in pattern:
             asked["phone_number"] = {"contains": pattern}
-        found = await self._ask(
-            lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
-        )
+        found = await self._offers(asked)
         offered = [
             _available(each, query)
-            for each in found.data or ()
+            for each in found
             if each.phone_number and query.matches(each.phone_number)
         ]
         return offered[: query.limit]
+
+    async def _offers(self, asked: Mapping[str, Any]) -> Sequence[Offer]:
+        try:
+            found = await self._ask(
+                lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
+            )
+        except Permanent as error:
+            if not error.code or error.code in _ADVICE:
+                raise
+            return []  # "a region where Telnyx has no coverage" is refused, with no code of its own
+        return found.data or ()
 
     @legible("Telnyx")
     async def buy(self, number: str, *, tag: str) -> OwnedNumber:
@@ -291,10 +301,7 @@ class Inventory:
         national = phonenumbers.national_significant_number(parsed)
         asked: dict[str, Any] = {"phone_number": {"contains": national}, "limit": 5}
         asked["country_code"] = country or "US"  # only toll free ones of +1 are of no country
-        found = await self._ask(
-            lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
-        )
-        return any(each.phone_number == number for each in found.data or ())
+        return any(each.phone_number == number for each in await self._offers(asked))
 
     async def _orders_of(self, number: str, tag: str) -> Sequence[Order]:
         """The orders of this number that bear the tag, and did not fail."""
