@@ -254,8 +254,8 @@ async def _hold(control: Control, twilio: TwilioStandIn, telnyx: TelnyxStandIn) 
             continue
         if connection_id is None:
             carrier.hold(number, number_id=number_id)
-        else:  # of a tenant's account, which ended with the sandbox: it is not sold again
-            carrier.pool.taken.add(number)
+        else:  # of a tenant's account, which ended with the last sandbox
+            carrier.forget(number)
 
 
 def _free_port() -> int:

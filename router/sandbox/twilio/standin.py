@@ -70,6 +70,7 @@ class TwilioStandIn:
         self.account_sid = account_sid
         self.url = ""
         self.accounts = Accounts(Account(account_sid, auth_token))
+        self.numbers: dict[str, Number] = {}  # nobody's that differ from the default
         self.pool = Pool("twilio")
         self.faults = Faults(fault)
         self.phones: dict[str, Phone] = {}  # what `<Number>` reaches; the rest answers at once
@@ -141,6 +142,11 @@ class TwilioStandIn:
         held = IncomingNumber(number=number, friendly_name=number, created_at=now, **more)
         self._numbers.hold(account, held)
 
+    def forget(self, number: str) -> None:
+        """Somebody had this number; nobody has it any more, and it is not sold again."""
+        self.pool.taken.add(number)
+        self._released.add(number)
+
     def service(self, number: str) -> Service:
         """What becomes of a call to this number."""
         if self.accounts.holder(number) is not None:
@@ -197,7 +203,7 @@ class TwilioStandIn:
             return account, held.configuration()
         if self._strict or to in self._released:
             raise NotInService("the number is not in service: no account at Twilio has it")
-        return self.accounts.main, self._default
+        return self.accounts.main, self.numbers.get(to, self._default)
 
     def _remember(self, call: Call) -> None:
         if len(self._calls) >= _MAX_CALLS:
