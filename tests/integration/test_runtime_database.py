@@ -15,17 +15,12 @@ import pytest
 from config import Settings
 from router import runtime
 from router.cli.waiting import wait_until_held
-<<<<<<< HEAD
-from router.node import Node
-from router.storage.engine import open_database
-=======
 from router.events.ids import call_id
+from router.node import Node
 from router.routing.spec import route_of
-from router.runtime import Node
 from router.storage import changes, claims, mapping
 from router.storage.engine import Database, open_database
 from router.storage.migrate import current, prepare, rollback
->>>>>>> core
 from tests.integration.test_runtime import NOWHERE, call
 from tests.support.cli import Shell
 from tests.support.ingress import logged

@@ -26,11 +26,8 @@ from router.storage.connections import SealedConnection, tell
 from router.storage.engine import Database, open_database
 from router.storage.mapping import apply_mapping, delete_numbers, fingerprint
 from router.storage.migrate import prepare
-<<<<<<< HEAD
-from router.storage.schema import connections, revision
-=======
 from router.storage.records import version_of
->>>>>>> core
+from router.storage.schema import connections, revision
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import logged
 from tests.support.kafka_settings import log_settings
@@ -500,7 +497,6 @@ class _Slow(FakeLog):
             self.now -= 1
 
 
-<<<<<<< HEAD
 def sealed_of(log: FakeLog) -> list[tuple[str, int, bool]]:
     """(connection, rev, whether it is there) of the records."""
     return [
@@ -591,7 +587,8 @@ async def test_connections_that_are_newer_than_the_database_begin_an_epoch(
         await eventually(lambda: log.all(CONNECTIONS_TOPIC)[-1].headers.get("epoch") == "2")
     value = log.all(CONNECTIONS_TOPIC)[-1].value
     assert msgspec.json.decode(value or b"", type=SealedConnection).sealed == b"of yesterday"
-=======
+
+
 async def told_before(database: Database, log: FakeLog, agent_id: str) -> None:
     """The changes that wait, on the log as if their agents had this id; "": none yet."""
     for entry in await outbox.pending(database, 100):
@@ -625,4 +622,3 @@ async def test_the_same_agents_of_another_database_are_told_anew(database: Datab
         await eventually(lambda: len(log.all(ROUTES_TOPIC)) == 4)
     versions = [version_of(record.headers) for record in log.all(ROUTES_TOPIC)]
     assert [version.epoch for version in versions if version] == [1, 1, 2, 2]
->>>>>>> core
