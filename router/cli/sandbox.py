@@ -109,7 +109,7 @@ class Sandbox:
         ]
 
     def _purchase(self, where: str) -> list[str]:
-        wanted = {"area_code": "415", "agent": _TENANTS_AGENT}
+        wanted = {"area_code": "415", "agent_id": self.tenant.agent_id}
         return [
             f'  curl -H "Authorization: Bearer {self.tenant.token}" \\',
             f"    {where}/api/switchboard/v1/numbers -d '{json.dumps(wanted)}'",
