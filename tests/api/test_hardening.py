@@ -156,12 +156,15 @@ async def test_a_wrong_type_anywhere_is_no_fault_of_ours(place: Place, dialect: 
         with problems.of(operation):
             for body in _mutations(asked.body):
                 reply = await place.ask(operation, example, body=body)
+                if reply.status == example.status:  # 501 where an example ends with it
+                    continue
                 assert reply.status < 500, f"{json.dumps(body)[:300]}: {reply.text[:300]}"
                 if reply.status >= 400:
                     place.refused(reply, *range(400, 500))
             for query in _queries(operation, asked.query):
                 reply = await place.ask(operation, example, query=query)
-                assert reply.status < 500, f"{query}: {reply.text[:300]}"
+                documented = reply.status in (200, example.status)
+                assert documented or reply.status < 500, f"{query}: {reply.text[:300]}"
     problems.none()
 
 
