@@ -24,7 +24,7 @@ from config import Settings, load
 from router.clock import SYSTEM
 from router.control import accounts, agents, numbers
 from router.control.context import Control
-from router.control.model import Actor, Plan
+from router.control.model import Actor, Agent, Plan
 from router.errors import Ambiguous, EffectError, Permanent, RequestError, Transient
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
@@ -34,12 +34,12 @@ from router.storage import batch, mapping, schema
 from router.storage.engine import open_database
 from router.storage.migrate import migrate
 from router.vault import Vault
-from tests.support.control import follow, later, ordered, with_carrier
+from tests.support.control import all_of, follow, later, ordered, with_carrier
 from tests.support.fake_inventory import OPERATOR, FakeCarrier, Held, nothing_happens
 
 T = TypeVar("T")
 
-OFFERS: Final = [f"+1415555010{last}" for last in range(5)]
+OFFERS: Final = [f"+1415555010{last}" for last in range(4)]
 LIMITS: Final[Mapping[str, int | None]] = {"acme": 2, "rival": None}
 AGES: Final = 3600.0
 
@@ -54,11 +54,13 @@ BEFORE: Final = ("search", "find", "buy", "configure", "release")
 AFTER: Final = ("bought", "configured", "released")
 FATES: Final = st.one_of(
     st.none(),
+    st.none(),
     st.tuples(st.sampled_from(BEFORE), st.sampled_from([Transient, Ambiguous, Permanent, Killed])),
     st.tuples(st.sampled_from(AFTER), st.sampled_from([Ambiguous, Killed])),
 )
 ACCOUNTS: Final = st.sampled_from(list(LIMITS))
 NUMBERS: Final = st.sampled_from(OFFERS)
+CHOICES: Final = st.integers(0, len(OFFERS) - 1)
 AGENTS: Final = st.sampled_from([None, "anna", "berta"])
 
 
@@ -103,10 +105,18 @@ class Machine(RuleBasedStateMachine):
                 self.control, operator, name=name, plan=Plan(numbers=limit)
             )
             self.actors[name] = Actor(account_id=made.id, name=f"token of {name}")
-            for label in ("Anna", "Berta"):
-                await agents.create(
-                    self.control, self.actors[name], label=label, origin="native", config={}
-                )
+            anna, _ = await self.make(name, "anna"), await self.make(name, "berta")
+            await numbers.buy(
+                self.control,
+                self.actors[name],
+                provider="twilio",
+                number=OFFERS[len(self.carrier.held)],
+                agent_id=anna.id,
+            )
+
+    async def make(self, account: str, agent: str) -> Agent:
+        actor = self.actors[account]
+        return await agents.create(self.control, actor, label=agent, origin="native", config={})
 
     @override
     def teardown(self) -> None:
@@ -135,6 +145,11 @@ class Machine(RuleBasedStateMachine):
             return error
         finally:
             self.carrier.fate = nothing_happens
+
+    def one_of(self, account: str, choice: int) -> str:
+        """A number of the account, or any where it has none."""
+        own = self.run(all_of(self.control, self.actors[account]))
+        return own[choice % len(own)].number if own else OFFERS[choice]
 
     async def agent(self, account: str, name: str | None) -> str | None:
         if name is None:
@@ -175,23 +190,27 @@ class Machine(RuleBasedStateMachine):
         )
         self.attempt(work, fate)
 
-    @rule(account=ACCOUNTS, number=NUMBERS, from_deployed=st.booleans(), fate=FATES)
-    def release(self, account: str, number: str, from_deployed: bool, fate: Any) -> None:
+    @rule(account=ACCOUNTS, choice=CHOICES, from_deployed=st.booleans(), fate=FATES)
+    def release(self, account: str, choice: int, from_deployed: bool, fate: Any) -> None:
+        number = self.one_of(account, choice)
         work = numbers.release(
             self.control, self.actors[account], number, from_deployed=from_deployed
         )
         self.attempt(work, fate)
 
-    @rule(account=ACCOUNTS, number=NUMBERS)
-    def force_delete(self, account: str, number: str) -> None:
+    @rule(account=ACCOUNTS, choice=CHOICES)
+    def force_delete(self, account: str, choice: int) -> None:
+        number = self.one_of(account, choice)
         if not isinstance(
             self.attempt(numbers.force_delete(self.control, self.actors[account], number), None),
             Exception,
         ):
             self.abandoned.add(number)
 
-    @rule(account=ACCOUNTS, number=NUMBERS, agent=AGENTS, move=st.booleans())
-    def link(self, account: str, number: str, agent: str | None, move: bool) -> None:
+    @rule(account=ACCOUNTS, choice=CHOICES, agent=AGENTS, move=st.booleans())
+    def link(self, account: str, choice: int, agent: str | None, move: bool) -> None:
+        number = self.one_of(account, choice)
+
         async def work() -> Any:
             agent_id = await self.agent(account, agent)
             actor = self.actors[account]
@@ -199,8 +218,9 @@ class Machine(RuleBasedStateMachine):
 
         self.attempt(work(), None)
 
-    @rule(account=ACCOUNTS, number=NUMBERS, fallback=st.sampled_from(["", *OFFERS]))
-    def update(self, account: str, number: str, fallback: str) -> None:
+    @rule(account=ACCOUNTS, choice=CHOICES, fallback=st.sampled_from(["", *OFFERS]))
+    def update(self, account: str, choice: int, fallback: str) -> None:
+        number = self.one_of(account, choice)
         work = numbers.update(self.control, self.actors[account], number, fallback=fallback)
         self.attempt(work, None)
 
@@ -211,7 +231,9 @@ class Machine(RuleBasedStateMachine):
     )
     def change_agent(self, account: str, agent: str, status: Any) -> None:
         async def work() -> Any:
-            agent_id = await self.agent(account, agent) or ""
+            agent_id = await self.agent(account, agent)
+            if agent_id is None:
+                return await self.make(account, agent)
             return await agents.update(self.control, self.actors[account], agent_id, status=status)
 
         self.attempt(work(), None)
@@ -346,5 +368,5 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 TestNumbers = Machine.TestCase
 TestNumbers.settings = settings(
-    stateful_step_count=20, max_examples=max(1, settings().max_examples // 2), deadline=None
+    stateful_step_count=30, max_examples=max(1, settings().max_examples // 2), deadline=None
 )
