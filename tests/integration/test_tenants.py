@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
@@ -167,7 +168,7 @@ async def test_telnyx_calls_come_by_the_path_of_the_connection(tmp_path: Path) -
             signed = telnyx.headers(body, key=KEY, at=now.now())
             return await found.post(f"/webhooks/telnyx{path}", body, signed)
 
-        call = {"direction": "incoming", "state": "parked", "to": ACMES_NUMBER}
+        call: dict[str, Any] = {"direction": "incoming", "state": "parked", "to": ACMES_NUMBER}
         body = telnyx.event("call.initiated", **call)
         for path in ("", f"/c/{RIVALS}", "/c/nobody", f"/c/{ACMES}"):
             assert (await post(path, body))[0] == 403
