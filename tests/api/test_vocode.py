@@ -196,6 +196,14 @@ async def test_what_is_wrong_is_named(
     assert [each for each, _ in found] == [["body", "inbound_agent", *where]]
 
 
+async def test_a_label_that_is_wrong_makes_no_agent(client: Client, number: str) -> None:
+    body = {"inbound_agent": AGENT, "label": "two\nlines"}
+    query = {"phone_number": number}
+    reply = await client.post("/v1/numbers/update", body, query=query, headers=CLIENT)
+    assert [each for each, _ in refused(reply)] == [["body", "label"]]
+    assert ok(await client.get("/v1/agents/list"))["total"] == 0
+
+
 async def test_inline_parameters_change_the_agents_own_documents(
     client: Client, number: str
 ) -> None:
