@@ -70,6 +70,7 @@ class TwilioStandIn:
         self.account_sid = account_sid
         self.url = ""
         self.accounts = Accounts(Account(account_sid, auth_token))
+        self.numbers: dict[str, Number] = {}  # nobody's that differ from the default
         self.pool = Pool("twilio")
         self.faults = Faults(fault)
         self.phones: dict[str, Phone] = {}  # what `<Number>` reaches; the rest answers at once
@@ -197,7 +198,7 @@ class TwilioStandIn:
             return account, held.configuration()
         if self._strict or to in self._released:
             raise NotInService("the number is not in service: no account at Twilio has it")
-        return self.accounts.main, self._default
+        return self.accounts.main, self.numbers.get(to, self._default)
 
     def _remember(self, call: Call) -> None:
         if len(self._calls) >= _MAX_CALLS:
