@@ -181,7 +181,7 @@ class MethodNotAllowed(RequestError):
 
     status = 405
 
-    def __init__(self, message: str, *, allow: Sequence[str], code: str = "") -> None:
+    def __init__(self, message: str, *, allow: Sequence[str] = (), code: str = "") -> None:
         super().__init__(message, code=code)
         self.allow = allow
 
