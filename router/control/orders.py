@@ -68,13 +68,15 @@ Kind = Literal["buy", "release"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the number is to become, and who wants it."""
+    """What the number is to become, or was, and who wants it."""
 
     agent_id: str | None = None
     label: str = ""
     details: Mapping[str, Any] = {}  # secrets sealed, for the order's id
     actor: str = ""
     request_id: str = ""
+    number_id: str = ""  # of a release: the number's, and the carrier's own of it
+    provider_number_id: str = ""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -328,7 +330,12 @@ def _mine(order: Order) -> ColumnElement[bool]:
 
 async def begin_release(connection: AsyncConnection, actor: Actor, row: RowMapping) -> Order:
     """The order to give back a number at its carrier; its row is locked."""
-    request = Request(actor=actor.name, request_id=actor.request_id)
+    request = Request(
+        actor=actor.name,
+        request_id=actor.request_id,
+        number_id=row["id"],
+        provider_number_id=row["provider_number_id"],
+    )
     return await _insert(
         connection,
         actor,
@@ -346,7 +353,7 @@ async def give_back(control: Control, order: Order) -> NumberState:
     try:
         async with _of(control, order) as carrier:
             owned = await carrier.find(order.number)
-            if owned is not None:
+            if owned is not None and _is_the_same(owned, order.request):
                 await carrier.release(owned)
     except Permanent as error:
         logger.error(  # noqa: TRY400 - an answer of the carrier's
@@ -360,6 +367,11 @@ async def give_back(control: Control, order: Order) -> NumberState:
         await _postpone(control, order)
         return "deleting"
     return await _end_release(control, order, "released")
+
+
+def _is_the_same(owned: OwnedNumber, request: Request) -> bool:
+    """Whether it is what we bought: it may be given back already, and bought anew by somebody."""
+    return request.number_id == owned.tag or request.provider_number_id == owned.provider_number_id
 
 
 async def _end_release(control: Control, order: Order, state: NumberState) -> NumberState:

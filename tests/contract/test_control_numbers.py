@@ -621,6 +621,27 @@ class TestReleasing:
         assert (await numbers.release(control, acme, ONE)).state == "released"
         assert carrier.held == {}
 
+    async def test_one_that_somebody_bought_anew(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        """Its release was done, the answer lost: the next one is not ours to give back."""
+        await buy(control, acme)
+        carrier.fate = fails("released", Ambiguous("timed out"))
+        assert (await numbers.release(control, acme, ONE)).state == "deleting"
+        carrier.fate = well
+        carrier.held[ONE] = Held(OPERATORS, "in the console")
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await all_of(control, acme), list(carrier.held)) == ([], [ONE])
+
+    async def test_one_whose_tag_was_changed(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        await buy(control, acme)
+        carrier.held[ONE].tag = "renamed in the console"
+        assert (await numbers.release(control, acme, ONE)).state == "released"
+        assert carrier.held == {}
+
     async def test_one_that_the_carrier_does_not_have_any_more(
         self, control: Control, carrier: FakeCarrier, acme: Actor
     ) -> None:
