@@ -174,6 +174,16 @@ def _numbers() -> None:
     op.create_index("ix_numbers_connection_id", "numbers", ["connection_id"])
     op.create_index("ix_numbers_agent_id", "numbers", ["agent_id"])
     op.create_index("ix_numbers_account_id_number", "numbers", ["account_id", "number"])
+    paged = ["account_id", "short_id", "state"]
+    op.create_index("ix_numbers_account_id_short_id_state", "numbers", paged)
+    unlinked = sa.text("agent_id IS NULL")
+    op.create_index(
+        "ix_numbers_unlinked",
+        "numbers",
+        paged,
+        sqlite_where=unlinked,
+        postgresql_where=unlinked,
+    )
     op.execute(
         "INSERT INTO numbers (id, account_id, number, provider, agent_id, fallback, state, mode,"  # noqa: S608
         " label, details, provider_number_id, bought, rev, created_at, updated_at)"
