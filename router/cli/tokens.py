@@ -7,7 +7,14 @@ import msgspec
 import typer
 
 from router.cli.accounts import OPERATOR, PAGE, all_of, print_table, with_control
-from router.cli.context import ConfigOption, JsonOption, print_json, reported
+from router.cli.context import (
+    DEFAULT_NAME,
+    AccountOption,
+    ConfigOption,
+    JsonOption,
+    print_json,
+    reported,
+)
 from router.cli.render import console, date_time, facts, problems
 from router.clock import SYSTEM
 from router.control import accounts as account_service
@@ -30,9 +37,7 @@ def create_token(
             help=f"What it may do, more than once: {', '.join(token_service.SCOPES)}.",
         ),
     ] = None,
-    account: Annotated[
-        str, typer.Option("--account", metavar="ACCOUNT", help="Whose token it is.")
-    ] = "default",
+    account: AccountOption = DEFAULT_NAME,
     label: Annotated[str, typer.Option("--label", help="What it is for.")] = "",
     days: Annotated[
         float | None,

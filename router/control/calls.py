@@ -45,9 +45,8 @@ async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRe
     if not can_be_asked_for("".join((query.agent_name, *query.agent_ids))):
         return Page([], 0)
     wanted = [calls.c.account_id == actor.account_id, *_conditions(actor, query)]
-    order = [calls.c.initiated_at, calls.c.call_id]
-    if query.newest_first:
-        order = [each.desc() for each in order]
+    place = (calls.c.initiated_at, calls.c.call_id)
+    order = [each.desc() if query.newest_first else each.asc() for each in place]
     page = paged(select(calls).where(*wanted).order_by(*order), query.offset, query.limit)
     count = select(func.count()).select_from(calls).where(*wanted)
     async with control.database.read() as connection:
@@ -59,13 +58,9 @@ async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRe
 async def get(control: Control, actor: Actor, call_id: str) -> CallRecord:
     """NotFound: the account has no such call."""
     if can_be_asked_for(call_id):
-        query = select(calls).where(
-            calls.c.call_id == call_id, calls.c.account_id == actor.account_id
-        )
-        async with control.database.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        if row is not None:
-            return call_records.record_of(row)
+        found = await call_records.get(control.database, actor.account_id, call_id)
+        if found is not None:
+            return found
     raise NotFound("the account has no call with this id", code="call_not_found")
 
 

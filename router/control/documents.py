@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from router.control import agents, audit
 from router.control.context import Control
 from router.control.model import Actor, Document, DocumentKind, Page, checked_json, uuid_of
-from router.errors import NotFound
+from router.errors import Invalid, NotFound
 from router.storage.schema import documents
 from router.storage.sql import now_after, now_micros, paged
 from router.vault import conceal, masked, reveal
@@ -80,9 +80,8 @@ async def list_(
 ) -> Page[Document]:
     """The account's of that kind, oldest first."""
     theirs = (documents.c.account_id == actor.account_id, documents.c.kind == kind)
-    order = [documents.c.created_at, documents.c.id]
-    if newest_first:
-        order = [each.desc() for each in order]
+    place = (documents.c.created_at, documents.c.id)
+    order = [each.desc() if newest_first else each.asc() for each in place]
     page = paged(select(documents).where(*theirs).order_by(*order), offset, limit)
     count = select(func.count()).select_from(documents).where(*theirs)
     async with control.database.read() as connection:
@@ -121,7 +120,7 @@ async def update(
             before=masked(stored),
             after=_body(after),
         )
-        return _document(after), await agents.refresh_within(connection, actor, before["id"])
+        return _document(after), await _refresh(connection, actor, before["id"])
 
     document, untold = await control.database.transact(work)
     await agents.finish_refresh(control, actor, untold)
@@ -135,9 +134,20 @@ async def delete(control: Control, actor: Actor, kind: DocumentKind, document_id
         before = await _read(connection, actor, kind, document_id, locked=True)
         await connection.execute(delete_rows(documents).where(documents.c.id == before["id"]))
         await audit.record(connection, actor, f"{kind}.deleted", before["id"], before=_body(before))
-        return await agents.refresh_within(connection, actor, before["id"])
+        return await _refresh(connection, actor, before["id"])
 
     await agents.finish_refresh(control, actor, await control.database.transact(work))
+
+
+async def _refresh(connection: AsyncConnection, actor: Actor, document_id: str) -> list[str]:
+    """See `agents.refresh_within`; what is wrong is said of the document, not of the agent."""
+    try:
+        return await agents.refresh_within(connection, actor, document_id)
+    except Invalid as error:
+        why = "; ".join(words for _, words in error.problems)
+        raise Invalid(
+            (_BODY, f"an agent refers to it that could get no calls then: {why}")
+        ) from None
 
 
 async def _read(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from router.control import audit, documents
+from router.control import agents, audit, documents
 from router.control.context import Control
 from router.control.model import Actor
 from router.errors import Invalid, NotFound
@@ -106,3 +106,26 @@ async def test_another_accounts_looks_as_if_it_never_was(
     assert words == {("the account has no voice with this id", "voice_not_found")}
     assert (await documents.list_(control, acme, "voice")).total == 0
     assert await documents.get(control, rival, "voice", made.id) == made
+
+
+async def test_a_change_reaches_the_jobs_of_the_agents_that_name_it(
+    control: Control, acme: Actor
+) -> None:
+    prompt = await documents.create(control, acme, "prompt", {"content": "Hello"})
+    agent = await agents.create(
+        control, acme, label="anna", origin="vocode", config={"prompt": prompt.id}
+    )
+
+    async def given() -> Any:
+        found = await agents.get(control, acme, agent.id)
+        return found.metadata.get("documents", {}).get(prompt.id, {})
+
+    assert (await given())["content"] == "Hello"
+    await documents.update(control, acme, "prompt", prompt.id, {"content": "Hi"})
+    assert (await given())["content"] == "Hi"
+    with pytest.raises(Invalid, match=r"^body: an agent refers to it"):  # no job could take it
+        await documents.update(control, acme, "prompt", prompt.id, {"content": "x" * 60_000})
+    assert (await given())["content"] == "Hi"
+    assert (await documents.get(control, acme, "prompt", prompt.id)).body["content"] == "Hi"
+    await documents.delete(control, acme, "prompt", prompt.id)
+    assert await given() == {}

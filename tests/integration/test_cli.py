@@ -20,7 +20,14 @@ from typer.testing import CliRunner
 
 from router import errors
 from router.cli import context, main, render
-from router.errors import ConfigError, PartitionLost, SwitchboardError
+from router.errors import (
+    ConfigError,
+    Invalid,
+    PartitionLost,
+    RequestError,
+    SwitchboardError,
+    TooMany,
+)
 from router.events.call import CallRecord
 from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Event, EventData
@@ -155,17 +162,26 @@ def test_every_error_says_what_where_and_what_to_do(
     found = re.search(rf"\b{kind.__name__} .*\| (\d) +\| (\d+) +\|$", table, re.MULTILINE)
     assert found, f"{kind.__name__} is not in the table of router/errors.py"
     assert kind.exit_code == int(found[1])
-    more: dict[str, Any] = {"partitions": ()} if kind is PartitionLost else {}
-    assert _refusal(kind("what happened", **more)).status == int(found[2])
+    given: dict[type[SwitchboardError], dict[str, Any]] = {
+        PartitionLost: {"partitions": ()},
+        TooMany: {"retry_after": 1.0},
+    }
+    more = given.get(kind, {})
+    says: Any = (("body",), "what happened") if kind is Invalid else "what happened"
+    if issubclass(kind, RequestError):  # the API's; no webhook ends with one
+        assert kind.status == int(found[2])
+    else:
+        assert _refusal(kind(says, **more)).status == int(found[2])
     with pytest.raises(typer.Exit) as ended, context.reported():
-        raise kind("what happened, and where", **more)
+        raise kind(says, **more)
     assert ended.value.exit_code == kind.exit_code
     told = capsys.readouterr().err
-    assert told.startswith("what happened, and where\n")
-    if kind is not ConfigError:  # its message has the mend
-        assert len(told.splitlines()) == 2
+    assert told.startswith(f"{kind(says, **more)}\n")
+    # What these have to say depends on the case, so their messages have the mend.
+    has_the_mend = kind is ConfigError or issubclass(kind, RequestError)
+    assert len(told.splitlines()) == (1 if has_the_mend else 2)
     with pytest.raises(typer.Exit) as ended, context.reported():
-        raise ExceptionGroup("of tasks", [kind("what happened, in one task", **more)])
+        raise ExceptionGroup("of tasks", [kind(says, **more)])
     assert ended.value.exit_code == kind.exit_code
 
 
@@ -255,8 +271,8 @@ def test_nothing_is_there_yet(shell: Shell) -> None:
     for look in (["doctor"], ["export"], ["numbers", "list"], ["explain", "+14155550100"]):
         shell.invoke(*look)
         assert not (shell.folder / "data").exists(), look
-    assert shell.invoke("migrate").out == "Migrated: empty → 0003.\n"
-    assert shell.invoke("migrate").out == "Up to date (0003).\n"
+    assert shell.invoke("migrate").out == "Migrated: empty → 0004.\n"
+    assert shell.invoke("migrate").out == "Up to date (0004).\n"
     assert shell.invoke("calls", "list", "--json").out == "[]\n"
     ran = shell.invoke("calls", "show", "no[/]thing")
     assert ran.code == 1

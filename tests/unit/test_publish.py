@@ -24,6 +24,7 @@ from router.storage import outbox
 from router.storage.engine import Database, open_database
 from router.storage.mapping import apply_mapping, delete_numbers, fingerprint
 from router.storage.migrate import prepare
+from router.storage.records import version_of
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import logged
 from tests.support.kafka_settings import log_settings
@@ -491,3 +492,38 @@ class _Slow(FakeLog):
             return await super().append(topic, key, value, headers)
         finally:
             self.now -= 1
+
+
+async def told_before(database: Database, log: FakeLog, agent_id: str) -> None:
+    """The changes that wait, on the log as if their agents had this id; "": none yet."""
+    for entry in await outbox.pending(database, 100):
+        value = entry.value
+        if entry.topic == ROUTES_TOPIC and value is not None:
+            route = msgspec.json.decode(value, type=Route)
+            targets = tuple(msgspec.structs.replace(t, agent_id=agent_id) for t in route.targets)
+            value = msgspec.json.encode(msgspec.structs.replace(route, targets=targets))
+        await log.append(entry.topic, entry.key, value, entry.headers)
+        await outbox.done(database, [entry.id])
+
+
+async def test_routes_that_were_told_before_agents_had_ids_hold(database: Database) -> None:
+    log = FakeLog()
+    await maps(database, a="anna", b="bob")
+    await told_before(database, log, "")
+    guard = publish.Guard()
+    async with publishing(database, log, guard):
+        await maps(database, b="anna")
+        await forgotten(database)
+    assert told(log.all(ROUTES_TOPIC)) == [(A, 1, "anna"), (B, 1, "bob"), (B, 2, "anna")]
+    assert guard.finding == ""
+
+
+async def test_the_same_agents_of_another_database_are_told_anew(database: Database) -> None:
+    """It was deleted, and the same file applied once more: the ids are not those in use."""
+    log = FakeLog()
+    await maps(database, a="anna", b="bob")
+    await told_before(database, log, "of another database")
+    async with publishing(database, log):
+        await eventually(lambda: len(log.all(ROUTES_TOPIC)) == 4)
+    versions = [version_of(record.headers) for record in log.all(ROUTES_TOPIC)]
+    assert [version.epoch for version in versions if version] == [1, 1, 2, 2]

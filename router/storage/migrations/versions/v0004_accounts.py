@@ -35,7 +35,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep the account `default` alone; others' agents and numbers are dropped."""
+    """Keep the account `default` alone; others' agents and numbers are dropped.
+
+    So are numbers that are being released: the old mapping would route them.
+    """
     for table in ("audit", "idempotency_keys", "documents", "orders"):
         op.drop_table(table)
     with op.batch_alter_table("calls") as calls:
@@ -301,6 +304,7 @@ def _old_mapping() -> None:
         "INSERT INTO numbers SELECT number, provider, agents_new.name, fallback, numbers_new.rev,"  # noqa: S608
         " numbers_new.created_at, numbers_new.updated_at FROM numbers_new LEFT JOIN agents_new"
         f" ON agents_new.id = agent_id WHERE numbers_new.account_id = '{_DEFAULT}'"
+        " AND state = 'active'"  # what is being released has no route
     )
 
 
