@@ -113,7 +113,9 @@ def refusal(
     text += f": {advice}" if advice else ""
     if status == _TOO_MANY:
         after = headers.get("Retry-After", "") or headers.get("x-ratelimit-reset", "")
-        return Transient(text, retry_after=float(after) if after.isdecimal() else None)
+        # Some send a date instead, or seconds since 1970.
+        is_pause = after.isdecimal() and len(after) <= 5
+        return Transient(text, retry_after=float(after) if is_pause else None)
     if status >= 500 or status == _TIMED_OUT:
         return Ambiguous(text)
     return Permanent(text, code=code)
@@ -154,13 +156,26 @@ class Rest:
         url: str,
         timeout: float,
         code_of: Callable[[Any], str],
+        headers: Mapping[str, str],
     ) -> None:
         self._session = session
+        self._headers = headers
         self._name = name  # for messages
         self._where = f"{name} at {urlsplit(url).netloc.rpartition('@')[2]}"
         self._url = url.rstrip("/")
         self._timeout = timeout  # seconds
         self._code_of = code_of
+
+    def asking_as(self, headers: Mapping[str, str], *, path: str = "") -> "Rest":
+        """The same API below `path`, asked as somebody else, who shares only its sockets."""
+        return Rest(
+            self._session,
+            name=self._name,
+            url=self._url + path,
+            timeout=self._timeout,
+            code_of=self._code_of,
+            headers=headers,
+        )
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The JSON at `path`, None where there is nothing (404)."""
@@ -180,7 +195,9 @@ class Rest:
     async def _request(self, method: str, path: str, **how: Any) -> Any:
         async with (
             bounded(self._where, self._timeout),
-            self._session.request(method, self._url + path, allow_redirects=False, **how) as answer,
+            self._session.request(
+                method, self._url + path, allow_redirects=False, headers=self._headers, **how
+            ) as answer,
         ):
             return self._read(answer, await body_of(answer, self._name))
 
@@ -210,5 +227,6 @@ async def open_rest(
 ) -> AsyncIterator[Rest]:
     """An API whose every request has these headers: they say who asks."""
     connector = aiohttp.TCPConnector(limit=64)
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
-        yield Rest(session, name=name, url=url, timeout=timeout, code_of=code_of)
+    cookies = aiohttp.DummyCookieJar()  # a cookie says who asks, too
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=cookies) as session:
+        yield Rest(session, name=name, url=url, timeout=timeout, code_of=code_of, headers=headers)

@@ -48,7 +48,7 @@ from router.observability.metrics import (
     SILENT_SECONDS,
     UNREAD,
 )
-from router.provider import Provider, ProviderContext, Reply, WebhookSource
+from router.provider import NO_CONNECTIONS, Provider, ProviderContext, Reply, WebhookSource
 from router.providers import context_of, open_carriers, served
 from router.providers.livekit import setup_loop
 from router.providers.livekit.client import LiveKitClient, open_livekit
@@ -67,6 +67,7 @@ logger = log_of(__name__)
 RunConsumers = Callable[[Resources, asyncio.Event], Coroutine[Any, Any, None]]
 
 _PREPARE_AGAIN: Final = 3.0  # seconds
+_PATIENCE: Final = 2.0  # seconds that consumers wait for the tenants' connections, at most
 _WATCH: Final = 1.0  # seconds between looks at the relay for the metrics
 
 
@@ -104,7 +105,8 @@ async def run(
         supervisor = Supervisor(clock)
         log = await stack.enter_async_context(open_log(settings, supervisor=supervisor))
         connections = _connections(settings, log, clock)
-        context = context_of(settings, credentials, clock, connections.table)
+        book = NO_CONNECTIONS if connections is None else connections.table
+        context = context_of(settings, credentials, clock, book)
         health = DispatchHealth(clock) if "dispatch" in settings.roles else None
         resources = await _resources(context, log, supervisor, health, stack)
         routes = _follower(settings, log, clock)
@@ -152,7 +154,10 @@ def _follower(settings: Settings, log: OpenLog, clock: Clock) -> RouteFollower |
     return RouteFollower(RouteTable(), log, clock, settings.data_dir / "routes.json")
 
 
-def _connections(settings: Settings, log: OpenLog, clock: Clock) -> ConnectionFollower:
+def _connections(settings: Settings, log: OpenLog, clock: Clock) -> ConnectionFollower | None:
+    """Of whoever takes webhooks or speaks to carriers; the API asks the database."""
+    if settings.roles == ("api",):
+        return None
     table = ConnectionTable(open_vault(settings))
     return ConnectionFollower(table, log, clock, settings.data_dir / "connections.json")
 
@@ -192,7 +197,7 @@ class _Roles:
             endless = [tasks.create_task(self._watch_log())]
             if self._node.routes is not None:
                 endless.append(tasks.create_task(self._keep("routes", self._node.routes.run)))
-            if (known := self._node.connections) is not None and self._follows_connections():
+            if (known := self._node.connections) is not None:
                 endless.append(tasks.create_task(self._keep("connections", known.run)))
             if isinstance(listener := self._node.dispatching, HeartbeatFollower):
                 endless.append(tasks.create_task(self._keep("heartbeats", listener.run)))
@@ -206,10 +211,6 @@ class _Roles:
             await working
             for task in endless:
                 task.cancel()
-
-    def _follows_connections(self) -> bool:
-        """Whoever takes webhooks or speaks to carriers needs them; the API asks the database."""
-        return self._node.settings.roles != ("api",)
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -276,15 +277,24 @@ class _Roles:
                 work = partial(catchup.keep_up, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
             if self._node.api is not None:
-                for name, work in self._node.api.work().items():
-                    endless.append(tasks.create_task(self._keep(name, work)))
+                for name, own in self._node.api.work().items():
+                    endless.append(tasks.create_task(self._keep(name, own)))
             watch = self._keep("database", partial(self._watch_database, resources))
             endless.append(tasks.create_task(watch))
+            await self._known(drain)
             host = importlib.import_module("consumers.host")
             await cast("RunConsumers", host.run)(resources, drain)
             await drain.wait()  # the role relay has no consumer: that one came back at once
             for task in endless:
                 task.cancel()
+
+    async def _known(self, drain: asyncio.Event) -> None:
+        """Give the connections a moment to come: a tenant's call is carried out with theirs."""
+        until = self._clock.monotonic() + _PATIENCE
+        while not (self._node.has_connections() or drain.is_set()):
+            if self._clock.monotonic() > until:
+                return
+            await asyncio.sleep(0.02)
 
     def _keep(self, name: str, work: Work, *, once: bool = False) -> Coroutine[Any, Any, None]:
         return self._node.supervisor.keep(name, work, once=once)

@@ -197,6 +197,8 @@ class Api:
                 headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
             case MethodNotAllowed():
                 headers["Allow"] = ", ".join(error.allow)
+            case _:
+                pass
         return exchange.dialect.refuse(error)
 
     async def _admitted(self, exchange: _Exchange, operation: Operation) -> Answer:
@@ -295,7 +297,8 @@ class Api:
             return await self._idempotency.once(actor.account_id, key, said, carry_out)
 
     def _is_preflight(self, http: web.Request) -> bool:
-        return "Access-Control-Request-Method" in http.headers and bool(self._cors(http))
+        asks = "Access-Control-Request-Method" in http.headers
+        return asks and "Access-Control-Allow-Origin" in self._cors(http)
 
     def _cors(self, http: web.Request) -> dict[str, str]:
         if not self._settings.cors_origins:

@@ -7,6 +7,7 @@ async with running_api(tmp_path) as api:
 """
 
 import json
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
+from sqlalchemy import insert, select, update
+from yarl import URL
 
 from config.settings import Settings
 from router.api.app import Api, dialects
@@ -24,6 +28,8 @@ from router.control.context import Control
 from router.control.model import Account, Actor, Plan, Scope, Token
 from router.errors import Ambiguous, NotFound, Transient
 from router.events.ids import DEFAULT_ACCOUNT
+from router.events.model import EventData
+from router.events.types import EventType
 from router.files import make_data_folder
 from router.http.server import base_app, listening
 from router.provider import (
@@ -34,6 +40,7 @@ from router.provider import (
     NumberQuery,
     OwnedNumber,
 )
+from router.storage import schema
 from router.storage.engine import open_database
 from router.storage.migrate import prepare
 from router.vault import Vault
@@ -124,6 +131,65 @@ class RunningApi:
         )
         return Client(self, token, account, row)
 
+    async def call(self, account: Account, agent_id: str) -> str:
+        """A call of the account, with one event; its id."""
+        call_id, now = str(uuid.uuid4()), self.control.clock.now()
+        data = EventData(call_id=call_id, account_id=account.id, from_number="+12125550123")
+        record = {
+            "call_id": call_id,
+            "provider": "twilio",
+            "provider_call_id": f"CA{uuid.uuid4().hex}",
+            "account": "",
+            "account_id": account.id,
+            "agent_id": agent_id,
+            "direction": "inbound",
+            "from_number": "+12125550123",
+            "to_number": "+14155550100",
+            "state": "ended",
+            "disposition": "answered",
+            "agent": "anna",
+            "agent_ready": True,
+            "reason": "number is mapped to agent anna",
+            "initiated_at": now,
+            "answered_at": now,
+            "ended_at": now + 60_000_000,
+            "duration": 60.0,
+        }
+        event = {
+            "event_id": str(uuid.uuid4()),
+            "call_id": call_id,
+            "type": EventType.CALL_INITIATED.value,
+            "time": now,
+            "source": "twilio",
+            "data": msgspec.json.encode(data),
+        }
+        async with self.control.database.write() as connection:
+            await connection.execute(insert(schema.calls).values(record))
+            await connection.execute(insert(schema.call_events).values(event))
+        return call_id
+
+    async def revoke(self, client: Client) -> None:
+        """From now on its token is none."""
+        await tokens.revoke(self.control, ADMIN, client.row.id)
+
+    async def corrupt(self, number_id: str) -> None:
+        """As a release leaves a number that its carrier refuses for good."""
+        numbers = schema.numbers
+        async with self.control.database.write() as connection:
+            await connection.execute(
+                update(numbers).where(numbers.c.id == number_id).values(state="corrupted")
+            )
+
+    async def dump(self) -> dict[str, list[Any]]:
+        """All that the database holds, but for when tokens were used."""
+        found: dict[str, list[Any]] = {}
+        async with self.control.database.read() as connection:
+            for table in schema.metadata.sorted_tables:
+                columns = [each for each in table.c if each.name != "last_used_at"]
+                rows = await connection.execute(select(*columns))
+                found[table.name] = sorted(map(repr, rows.all()))
+        return found
+
     async def admin(self) -> Client:
         """A token with the scope admin, of the account `default`."""
         return await self.account("default", scopes=("admin",))
@@ -144,7 +210,7 @@ class RunningApi:
             data = json.dumps(body).encode()
             own.setdefault("Content-Type", "application/json")
         async with self.session.request(
-            method, self.url + path, data=data, params=query, headers=own
+            method, URL(self.url + path, encoded=True), data=data, params=query, headers=own
         ) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 
@@ -170,10 +236,12 @@ class FakeCarriers:
         account = credentials.provider_account if credentials else "operator"
         yield _FakeInventory(self, provider, self.owned.setdefault((provider, account), {}))
 
-    def give(self, provider: str, account: str, number: str) -> None:
-        """Let an account hold a number that was not bought by us."""
+    def give(self, provider: str, account: str) -> str:
+        """Let an account hold a number that was not bought by us; the number."""
         own = self.owned.setdefault((provider, account), {})
+        number = self.available[provider].pop()
         own[number] = OwnedNumber(number, f"PN{len(own):032x}")
+        return number
 
 
 @dataclass

@@ -22,7 +22,7 @@ class ConnectionShape(Shape):
     label: str
     provider_account: str = Field(description="Twilio's Account SID; empty at Telnyx")
     details: dict[str, Any]
-    credentials: dict[str, str] = Field(description="Each secret as `…` and its last four")
+    secrets: dict[str, str] = Field(description="Each secret as `…` and its last four")
     is_default: bool = Field(description="Whether it is meant where none is named")
     created_at: datetime
     updated_at: datetime
@@ -33,7 +33,7 @@ class NewConnection(Body):
 
     provider: Literal["twilio", "telnyx"]
     provider_account: str = Field("", description="Twilio: the Account SID, AC…")
-    credentials: dict[str, str] = Field(
+    secrets: dict[str, str] = Field(
         description="Twilio: `auth_token`; Telnyx: `api_key`, `public_key`. Never shown again",
         max_length=20,
     )
@@ -42,16 +42,16 @@ class NewConnection(Body):
 
 
 class ConnectionChange(Body):
-    """What is to change; what is absent stays, and so does a credential sent as it was shown."""
+    """What is to change; what is absent stays, and so does a secret sent as it was shown."""
 
     provider_account: str | None = None
-    credentials: dict[str, str] | None = Field(None, max_length=20)
+    secrets: dict[str, str] | None = Field(None, max_length=20)
     label: str | None = None
     details: dict[str, Any] | None = None
 
 
 def _shape(connection: Connection) -> dict[str, Any]:
-    return shaped(ConnectionShape, connection, credentials=connection.masked)
+    return shaped(ConnectionShape, connection, secrets=connection.masked)
 
 
 async def _create(request: ApiRequest) -> Answer:
@@ -60,7 +60,7 @@ async def _create(request: ApiRequest) -> Answer:
         request.control,
         request.actor,
         provider=body.provider,
-        secrets=body.credentials,
+        secrets=body.secrets,
         provider_account=body.provider_account,
         label=body.label,
         details=body.details,
@@ -87,7 +87,7 @@ async def _update(request: ApiRequest) -> Answer:
         request.control,
         request.actor,
         request.path["connection_id"],
-        secrets=body.credentials,
+        secrets=body.secrets,
         provider_account=body.provider_account,
         label=body.label,
         details=body.details,

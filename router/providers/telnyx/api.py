@@ -23,7 +23,6 @@ event: repeating an event is safe for as long as anybody is on the line.
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -31,7 +30,7 @@ import msgspec
 
 from config.settings import TelnyxSettings
 from router.clock import Clock
-from router.errors import Ambiguous, Permanent
+from router.errors import Ambiguous, EffectError, Permanent
 from router.events.codec import from_rfc3339
 from router.events.ids import event_id
 from router.events.model import Decision, Event
@@ -43,6 +42,8 @@ from router.providers.telnyx.envelope import CONTROL_ID, PROVIDER, text
 from router.providers.telnyx.missed import missed
 from router.providers.telnyx.reply import Answers, answers_of
 from router.rest import Rest, open_rest
+from router.routing.scope import scoped
+from router.routing.table import RouteTable
 
 logger = log.get(__name__)
 
@@ -73,13 +74,78 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         code_of=_code,
         headers={"Authorization": f"Bearer {key}"},
     ) as rest:
-        commands = _Commands(context.target, settings)
+        accounts = _Accounts(rest, context, _Commands(context.target, settings))
         yield Carrier(
-            standing=partial(_standing, rest),
-            carry_out=partial(_carry_out, rest, commands),
-            redirect=partial(_redirect, rest, commands, answers_of(context), context.clock),
-            missed=partial(missed, rest, context.clock),
+            standing=accounts.standing,
+            carry_out=accounts.carry_out,
+            redirect=accounts.redirect,
+            missed=accounts.missed,
         )
+
+
+class _Accounts:
+    """A `Carrier`: each account's API, asked and told with its own key."""
+
+    def __init__(self, rest: Rest, context: ProviderContext, commands: "_Commands") -> None:
+        telnyx = context.settings.providers.telnyx
+        self._rest = rest
+        self._commands, self._answers = commands, answers_of(context)
+        self._clock = context.clock
+        self._connections = context.connections
+        self._has_operators = bool(telnyx.api_key.get_secret_value() or telnyx.public_keys)
+
+    async def standing(self, ref: CallRef) -> Standing | None:
+        """See `Carrier`."""
+        return await _standing(self._of(ref.connection_id), ref)
+
+    async def carry_out(self, event: Event) -> None:
+        """See `Carrier`."""
+        await _carry_out(self._of(event.data.connection_id), self._commands, event)
+
+    async def redirect(self, call: Event, fallback: str) -> None:
+        """See `Carrier`."""
+        rest = self._of(call.data.connection_id)
+        await _redirect(rest, self._commands, self._answers, self._clock, call, fallback)
+
+    def _of(self, connection_id: str) -> Rest:
+        """The operator's ("") or a connection's. Raises Permanent."""
+        if not connection_id:
+            return self._rest
+        found = self._connections.get(connection_id)
+        if found is None:
+            raise Permanent("Telnyx can't be asked: the connection is gone, or can't be opened")
+        key = found.secrets.get("api_key", "")
+        return self._rest.asking_as({"Authorization": f"Bearer {key}"})
+
+    async def missed(self, since: int) -> AsyncIterator[Event]:
+        """See `Carrier.missed`: of the operator's account, then of each tenant's.
+
+        Who refuses a tenant's key keeps nobody else's events away.
+        """
+        failure: EffectError | None = None
+        if self._has_operators:
+            try:
+                async for event in missed(self._rest, self._clock, since):
+                    yield event
+            except EffectError as error:
+                failure = error
+        for found in self._connections.all(PROVIDER):
+            # Of several that hold an account one is asked, none where the operator is.
+            proof = self._connections.proof(self._connections.holders(PROVIDER, found.secrets))
+            if proof.scope != found.connection_id:
+                continue
+            rest = self._of(found.connection_id)
+            try:
+                async for event in missed(rest, self._clock, since, rooms=False):
+                    yield scoped(event, proof, RouteTable())
+            except Permanent as error:
+                logger.warning(
+                    "telnyx.missed_refused", connection=found.connection_id, why=str(error)
+                )
+            except EffectError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
 
 async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
@@ -140,7 +206,9 @@ async def _replace_texml(rest: Rest, answers: Answers, call: Event, fallback: st
     if not data.provider_account:
         raise Permanent("the webhook of a TeXML call did not say whose it is: AccountSid")
     try:
-        document = answers.to_number(fallback, data.to_number) if fallback else answers.apology
+        document = answers.apology
+        if fallback:
+            document = answers.to_number(fallback, data.to_number, data.connection_id)
     except ValueError as error:
         raise Permanent(str(error)) from error
     account, own_id = quote(data.provider_account, safe=""), quote(data.provider_call_id)

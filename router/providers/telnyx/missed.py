@@ -44,8 +44,12 @@ class _Page(msgspec.Struct):
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
-async def missed(rest: Rest, clock: Clock, since: int) -> AsyncIterator[Event]:
+async def missed(
+    rest: Rest, clock: Clock, since: int, *, rooms: bool = True
+) -> AsyncIterator[Event]:
     """The events since a time (µs since epoch), each once, undecided, the oldest first.
+
+    `rooms`: see `parse_event`.
 
     Telnyx promises no order, and an end that is read before its beginning would start an agent for
     a caller who is gone.
@@ -54,7 +58,7 @@ async def missed(rest: Rest, clock: Clock, since: int) -> AsyncIterator[Event]:
         EffectError: a list could not be read to its end; after what was found. Permanent only
             where asking again would bring nothing from the other list either.
     """
-    found = _Found()
+    found = _Found(rooms=rooms)
     failure: EffectError | None = None
     for path, query, data_in in _lists(to_rfc3339(since)):
         try:
@@ -116,7 +120,8 @@ class _Found:
     it must not hide the events behind it, nor be a line in the log each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rooms: bool = True) -> None:
+        self._rooms = rooms
         self.events: dict[str, Event] = {}  # by id
         self.unreadable: Counter[str] = Counter()  # why → how many
 
@@ -125,7 +130,7 @@ class _Found:
         if not isinstance(data, Mapping):
             return
         try:
-            events = parse_event(data, received_at)
+            events = parse_event(data, received_at, rooms=self._rooms)
         except BadPayload as error:
             self.unreadable[str(error)] += 1
         else:

@@ -5,14 +5,14 @@ A caller whose agent was lost is in the middle of our `<Dial>`: new TwiML for th
 dial and takes its place. Twilio still requests the dial's action, and follows no answer of it
 (twilio.com/changelog/changes-to-dial-behavior-for-enhanced-programmable-sip-feature-accounts).
 
-Each account is asked with its own Auth Token, the first of those that are configured; an account
-whose webhooks are signed with shared keys alone can't be asked.
+Each account is asked with its own Auth Token, the first of those that are configured, or that of
+the connection by which the call came; an account whose webhooks are signed with shared keys alone
+can't be asked.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -42,34 +42,54 @@ _ENDINGS: Final[Mapping[str, Disposition]] = {
 @asynccontextmanager
 async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
     """Twilio as it can be asked, until the block ends."""
-    settings = context.settings.providers.twilio
-    async with AsyncExitStack() as stack:
-        accounts = {
-            account: await stack.enter_async_context(_open(settings.api_url, account, tokens[0]))
-            for account, tokens in auth_tokens(settings).items()
-            if tokens
-        }
-        yield Carrier(
-            standing=partial(_standing, accounts),
-            redirect=partial(_redirect, accounts, context),
-        )
-
-
-@asynccontextmanager
-async def _open(url: str, account: str, token: str) -> AsyncIterator[Rest]:
+    url = context.settings.providers.twilio.api_url
     async with open_rest(
-        name="Twilio",
-        url=f"{url}/2010-04-01/Accounts/{quote(account, safe='')}",
-        timeout=_TIMEOUT,
-        code_of=_code,
-        headers={"Authorization": aiohttp.encode_basic_auth(account, token)},
+        name="Twilio", url=url, timeout=_TIMEOUT, code_of=_code, headers={}
     ) as rest:
-        yield rest
+        accounts = _Accounts(rest, context)
+        yield Carrier(standing=accounts.standing, redirect=accounts.redirect)
 
 
-async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | None:
-    """See `Carrier.standing`; Permanent also where there is no Auth Token of the call's account."""
-    rest = _account(accounts, ref.provider_account)
+class _Accounts:
+    """A `Carrier`: each account's API, asked and told with its own Auth Token."""
+
+    def __init__(self, rest: Rest, context: ProviderContext) -> None:
+        self._rest = rest
+        self._context = context
+        self._connections = context.connections
+        self._tokens = auth_tokens(context.settings.providers.twilio)
+
+    async def standing(self, ref: CallRef) -> Standing | None:
+        """See `Carrier`; Permanent also where there is no Auth Token of the call's account."""
+        return await _standing(self._of(ref.provider_account, ref.connection_id), ref)
+
+    async def redirect(self, call: Event, fallback: str) -> None:
+        """See `Carrier`."""
+        rest = self._of(call.data.provider_account, call.data.connection_id)
+        await _redirect(rest, self._context, call, fallback)
+
+    def _of(self, account: str, connection_id: str) -> Rest:
+        """The account's; a tenant's is asked as their connection. Raises Permanent."""
+        if connection_id:
+            found = self._connections.get(connection_id)
+            if found is None:
+                raise Permanent("Twilio can't be asked: the connection is gone, or can't be opened")
+            token = found.secrets.get("auth_token", "")
+            return self._as(found.provider_account, token, account or found.provider_account)
+        tokens = self._tokens.get(account)
+        if not tokens:
+            raise Permanent(
+                "Twilio can't be asked: providers.twilio has no Auth Token of the account"
+            )
+        return self._as(account, tokens[0], account)
+
+    def _as(self, user: str, token: str, account: str) -> Rest:
+        headers = {"Authorization": aiohttp.encode_basic_auth(user, token)}
+        path = f"/2010-04-01/Accounts/{quote(account, safe='')}"
+        return self._rest.asking_as(headers, path=path)
+
+
+async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
     found = await rest.get(f"/Calls/{quote(ref.provider_call_id, safe='')}.json")
     if found is None:
         # A wrong api_url answers the same about every call, and the room of each would be closed.
@@ -89,12 +109,8 @@ async def _standing(accounts: Mapping[str, Rest], ref: CallRef) -> Standing | No
     )
 
 
-async def _redirect(
-    accounts: Mapping[str, Rest], context: ProviderContext, call: Event, fallback: str
-) -> None:
-    """See `Carrier.redirect`."""
+async def _redirect(rest: Rest, context: ProviderContext, call: Event, fallback: str) -> None:
     data = call.data
-    rest = _account(accounts, data.provider_account)
     try:
         answers = answers_of(context)
         document = answers.apology
@@ -110,13 +126,6 @@ async def _redirect(
     except Permanent as error:
         if error.code != _NOT_IN_PROGRESS:
             raise
-
-
-def _account(accounts: Mapping[str, Rest], account: str) -> Rest:
-    rest = accounts.get(account)
-    if rest is None:
-        raise Permanent("Twilio can't be asked: providers.twilio has no Auth Token of the account")
-    return rest
 
 
 class _Call(msgspec.Struct):

@@ -16,7 +16,8 @@ a path that is an id must be one. The tests send every example
 """
 
 import importlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -47,6 +48,31 @@ class Request:
     path: str
     query: Mapping[str, str]
     body: Any
+    variables: Mapping[str, str]
+
+
+def cases(dialect: Dialect) -> list[tuple[Operation, Example]]:
+    """Every operation with its example. AssertionError: see `examples_of`."""
+    examples = examples_of(dialect)
+    return [(operation, examples[operation.id]) for operation in dialect.operations]
+
+
+@dataclass
+class Problems:
+    """What is wrong with which operations: a test looks at all of them before it fails."""
+
+    found: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, operation: Operation) -> Iterator[None]:
+        """Note an AssertionError of the block, and go on."""
+        try:
+            yield
+        except AssertionError as error:
+            self.found.append(f"{operation.method} {operation.path} ({operation.id}): {error}")
+
+    def none(self) -> None:
+        assert not self.found, "\n".join(self.found)
 
 
 Things = Callable[[Client], Awaitable[dict[str, str]]]
@@ -89,9 +115,8 @@ def fill(operation: Operation, example: Example, things: Mapping[str, str]) -> R
         query=_filled(dict(example.query), things.__getitem__),
         body=_filled(example.body, things.__getitem__),
     )
-    return Request(
-        operation.method, operation.path.format(**filled.path), filled.query, filled.body
-    )
+    path = operation.path.format(**filled.path)
+    return Request(operation.method, path, filled.query, filled.body, filled.path)
 
 
 def _module(dialect: Dialect) -> Any:

@@ -1,5 +1,9 @@
 """Of the native dialect."""
 
+from base64 import b64encode
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from tests.api.examples import Example
 from tests.support.api import Client
 from tests.support.twilio_requests import new_sid
@@ -14,10 +18,10 @@ async def things(client: Client) -> dict[str, str]:
     connection = await _made(
         client,
         "connections",
-        {"provider": "twilio", "provider_account": sid, "credentials": CREDENTIALS},
+        {"provider": "twilio", "provider_account": sid, "secrets": CREDENTIALS},
     )
     spare = await _made(
-        client, "connections", {"provider": "telnyx", "credentials": telnyx_credentials()}
+        client, "connections", {"provider": "telnyx", "secrets": telnyx_credentials()}
     )
     agent = await _made(client, "agents", {"name": "anna"})
     unused = await _made(client, "agents", {"name": "bob"})
@@ -39,12 +43,14 @@ async def things(client: Client) -> dict[str, str]:
         "short_number": str(other["short_id"]),
         "corrupted": corrupted["id"],
         "own_number": own,
+        "fresh": f"fresh-{client.account.name}",
         "call": await client.api.call(client.account, agent["id"]),
     }
 
 
 def telnyx_credentials() -> dict[str, str]:
-    key = "e5Zgzkzw1wBLJqB4Wbf0GzTdWxQ9Ck6xzV2XYl5iIUk="
+    public = Ed25519PrivateKey.from_private_bytes(b"k" * 32).public_key()
+    key = b64encode(public.public_bytes_raw()).decode()
     return {"api_key": "KEY0123456789ABCDEF_0123456789abcdef", "public_key": key}
 
 
@@ -75,7 +81,7 @@ EXAMPLES = {
     "list_audit": Example(admin=True),
     "list_connections": Example(),
     "create_connection": Example(
-        body={"provider": "telnyx", "credentials": telnyx_credentials()}, status=201
+        body={"provider": "telnyx", "secrets": telnyx_credentials()}, status=201
     ),
     "get_connection": Example(path={"connection_id": "$connection"}),
     "update_connection": Example(path={"connection_id": "$connection"}, body={"label": "ours"}),
