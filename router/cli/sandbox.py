@@ -192,8 +192,8 @@ async def _apply_example(settings: Settings, twilio: TwilioStandIn, telnyx: Teln
                 carrier = twilio if provider == "twilio" else telnyx
                 if connection_id is None:
                     carrier.hold(number, number_id=number_id)
-                else:  # of a tenant's account, which ended with the sandbox: it is not sold again
-                    carrier.pool.taken.add(number)
+                else:  # of a tenant's account, which ended with the last sandbox
+                    carrier.forget(number)
         return await fingerprint(database)
 
 

@@ -142,6 +142,11 @@ class TwilioStandIn:
         held = IncomingNumber(number=number, friendly_name=number, created_at=now, **more)
         self._numbers.hold(account, held)
 
+    def forget(self, number: str) -> None:
+        """Somebody had this number; nobody has it any more, and it is not sold again."""
+        self.pool.taken.add(number)
+        self._released.add(number)
+
     def service(self, number: str) -> Service:
         """What becomes of a call to this number."""
         if self.accounts.holder(number) is not None:
