@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from typing_extensions import override
 
 from router.control import numbers
 from router.control.context import Control
@@ -296,6 +297,7 @@ async def test_two_processes_and_one_number(control: Control, world: World, acto
         return result
 
     class Slow(_Mortal):
+        @override
         def __getattr__(self, name: str) -> Any:
             found = getattr(self._whole, name)
             if name != "buy":
@@ -307,7 +309,7 @@ async def test_two_processes_and_one_number(control: Control, world: World, acto
         provider: str, credentials: Credentials | None
     ) -> AsyncIterator[NumberInventory]:
         async with control.open_inventory(provider, credentials) as carrier:
-            yield Slow(carrier, Death(0), ())  # type: ignore[misc]
+            yield Slow(carrier, Death(0), ())
 
     slow = replace(control, open_inventory=open_inventory)
     made = await numbers.buy(slow, actor, provider=world.carrier, number=number)

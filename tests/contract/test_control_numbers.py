@@ -10,6 +10,7 @@ from sqlalchemy import update
 from router.control import accounts, agents, audit, connections, numbers, orders
 from router.control.context import Control
 from router.control.model import Actor, Agent, Number, Plan
+from router.control.number_rows import HELD
 from router.errors import (
     Ambiguous,
     Conflict,
@@ -17,14 +18,16 @@ from router.errors import (
     LimitReached,
     NotFound,
     Permanent,
+    StorageUnavailable,
     Transient,
 )
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
-from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
+from router.routing.spec import AgentSpec, AgentStatus, MappingSpec, NumberSpec
 from router.routing.table import RouteTable
 from router.storage import mapping
 from router.storage.schema import numbers as rows
+from router.storage.schema import orders as order_rows
 from tests.contract.conftest import OPERATOR, tenant
 from tests.support.control import all_of, follow, later, ordered, with_carrier
 from tests.support.fake_inventory import OPERATOR as OPERATORS
@@ -95,7 +98,7 @@ class TestBuying:
         await buy(control, acme)
         with pytest.raises(Conflict) as error:
             await buy(control, acme)
-        assert error.value.code == numbers.HELD
+        assert error.value.code == HELD
         with pytest.raises(NotFound) as missing:
             await buy(control, rival)
         with pytest.raises(NotFound) as unsold:
@@ -222,7 +225,7 @@ class TestBuying:
         carrier.fate = well
         with pytest.raises(Conflict) as error:
             await buy(control, actor)
-        assert error.value.code == numbers.HELD
+        assert error.value.code == HELD
         with pytest.raises(LimitReached):
             await buy(control, actor, TWO)
         with pytest.raises(NotFound):
@@ -242,7 +245,7 @@ class TestBuying:
         with pytest.raises(Ambiguous):
             await buy(control, actor, agent_id=anna.id, details={"api_key": "of some length"})
         async with control.database.read() as connection:
-            tag = (await connection.execute(orders.orders.select())).one().id
+            tag = (await connection.execute(order_rows.select())).one().id
         carrier.fate = well
         carrier.held[ONE] = Held(OPERATORS, tag, ours=False)
         await later(control.database, 10)
@@ -287,13 +290,13 @@ class TestBuying:
     ) -> None:
         """Its process slept; whoever got the slot meanwhile keeps it, and nothing is lost."""
         actor = await limited(control, 1)
-        request = {"provider": "twilio", "connection_id": None, "agent_id": None}
-        order = await orders.place(control, actor, number=ONE, label="", details={}, **request)
+        wanted: dict[str, Any] = {"provider": "twilio", "connection_id": None, "agent_id": None}
+        order = await orders.place(control, actor, number=ONE, label="", details={}, **wanted)
         await later(control.database, AGES)
         assert await numbers.recover(control) == 1
         assert (await orders.purchase(control, order)).number == ONE
         await numbers.release(control, actor, ONE)
-        order = await orders.place(control, actor, number=ONE, label="", details={}, **request)
+        order = await orders.place(control, actor, number=ONE, label="", details={}, **wanted)
         await later(control.database, AGES)
         assert await numbers.recover(control) == 1
         await buy(control, actor, TWO)
@@ -310,7 +313,7 @@ class TestBuying:
                 await buy(control, acme, number, details={"api_key": "of some length"})
         carrier.fate = well
         async with control.database.read() as connection:
-            for row in await connection.execute(orders.orders.select()):
+            for row in await connection.execute(order_rows.select()):
                 carrier.held[row.number] = Held(OPERATORS, row.id, ours=True)
         spec = MappingSpec(numbers=(NumberSpec(number=ONE, provider="twilio", fallback=THREE),))
         await mapping.apply_mapping(control.database, acme.account_id, spec)
@@ -362,7 +365,7 @@ class TestAtOnce:
             await buy(control, acme, number)
         table = RouteTable()
         for turn in range(6):
-            status = "paused" if turn % 2 else "deployed"
+            status: AgentStatus = "paused" if turn % 2 else "deployed"
             await asyncio.gather(
                 *(agents.update(control, acme, each.id, status=status) for each in both),
                 *(numbers.link(control, acme, ONE, each.id) for each in both),
@@ -704,3 +707,32 @@ async def test_limits_are_of_the_account(control: Control, acme: Actor) -> None:
     with pytest.raises(LimitReached):
         await buy(control, acme, TWO)
     assert (await numbers.get(control, acme, ONE)).state == "active"
+
+
+class TestTheLoop:
+    async def test_it_outlives_the_database(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        carrier.fate = fails("buy", Ambiguous("timed out"))
+        with pytest.raises(Ambiguous):
+            await buy(control, acme)
+        await later(control.database, AGES)
+        recovered, turns = orders.recover, 0
+
+        async def recover(of: Control) -> int:
+            nonlocal turns
+            turns += 1
+            if turns == 1:
+                raise StorageUnavailable("away")
+            return await recovered(of)
+
+        async def no_pause(_seconds: float) -> None:
+            if turns == 3:
+                raise asyncio.CancelledError
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(orders, "recover", recover)
+        monkeypatch.setattr(type(control.clock), "sleep", staticmethod(no_pause))
+        with pytest.raises(asyncio.CancelledError):
+            await orders.recover_loop(control)
+        assert await ordered(control.database) == []
