@@ -236,7 +236,7 @@ class World:
         async def work() -> Any:
             if not removed:
                 spec = NumberSpec(number=number, provider="twilio")
-                return await mapping.change(db, account_id, MappingSpec(numbers=(spec,)))
+                return await mapping.apply_mapping(db, account_id, MappingSpec(numbers=(spec,)))
             for row in await self.rows():
                 if (row["number"], row["account_id"]) == (number, account_id) and row["bought"]:
                     return None  # who bought it releases it
