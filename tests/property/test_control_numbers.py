@@ -23,7 +23,7 @@ from router.clock import SYSTEM
 from router.control import accounts, agents, numbers
 from router.control.context import Control
 from router.control.model import Actor, Agent, Plan
-from router.errors import Ambiguous, EffectError, Permanent, RequestError, Transient
+from router.errors import Ambiguous, ConfigError, EffectError, Permanent, RequestError, Transient
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
 from router.routing.spec import MappingSpec, NumberSpec, targets_of
@@ -133,7 +133,7 @@ class World:
         self.carrier.fate = lambda step: _raise(fate, step)
         try:
             return self.run(work)
-        except RequestError as error:
+        except (RequestError, ConfigError) as error:
             return error
         except (EffectError, Killed) as error:
             if not fate and self.carrier.delivers_at_once:
