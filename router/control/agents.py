@@ -27,9 +27,12 @@ from router.control.context import Control
 from router.control.model import (
     Actor,
     Agent,
+    Change,
+    Json,
     Number,
     Origin,
     Page,
+    changed,
     checked_json,
     checked_label,
     uuid_of,
@@ -65,8 +68,10 @@ async def create(
     livekit_agent_name: str = "",
     status: AgentStatus = "deployed",
     exact_name: bool = False,
+    number: str | None = None,
+    move: bool = True,
 ) -> Agent:
-    """Make an agent.
+    """Make an agent, and let `number` lead to it (`move`: as `numbers.link`), all or nothing.
 
     Its name is made from `label`, unique in the account (`-2`, `-3` … behind it); with `exact_name`
     a name that is taken is a Conflict. Without `livekit_agent_name` the account's worker serves it,
@@ -75,7 +80,8 @@ async def create(
 
     Raises:
         Invalid: too large for a job (METADATA_LIMIT), or a name can't be made.
-        Conflict: the exact name is taken (`agent_name_taken`).
+        Conflict: the exact name is taken (`agent_name_taken`); the number can't be linked.
+        NotFound: the account has no such number.
     """
     label = checked_label(("body", "name"), label)
     if exact_name and not label:
@@ -114,6 +120,11 @@ async def create(
             )
             if (found := made.mappings().one_or_none()) is not None:
                 await audit.record(connection, actor, "agent.created", agent_id, after=_told(found))
+                if number is not None:
+                    theirs = await number_rows.assign(
+                        connection, actor, agent_id, number, move=move
+                    )
+                    await mapping.publish(connection, actor.account_id, theirs)
                 return _agent(found)
         raise Conflict(
             f"the account has an agent {label!r} already: choose another name",
@@ -171,25 +182,30 @@ async def update(
     actor: Actor,
     agent_id: str,
     *,
-    config: Mapping[str, Any] | None = None,
+    config: Json | Change | None = None,
     metadata: Mapping[str, Any] | None = None,
     label: str | None = None,
     livekit_agent_name: str | None = None,
     status: AgentStatus | None = None,
+    number: str | msgspec.UnsetType | None = msgspec.UNSET,
+    move: bool = True,
 ) -> Agent:
-    """Change what is given; a masked secret in `config` keeps the stored one.
+    """Change what is given, all or nothing; a masked secret in `config` keeps the stored one.
 
-    `config` is the whole one (the caller has merged). `livekit_agent_name` "": the account's
-    worker, else the agent's own name. The name stays, whatever the label becomes.
+    `config` is the whole one, or what makes it from the present one. `livekit_agent_name` "": the
+    account's worker, else the agent's own name. The name stays, whatever the label becomes.
+    `number` alone leads to the agent from then on, None: no number does (`move`: as
+    `numbers.link`).
 
     Raises:
-        NotFound, Invalid.
+        NotFound: no such agent or number.
+        Conflict: the number can't be linked.
+        Invalid.
     """
     changes = _given(label=label, status=status, metadata=metadata)
     worker = None
     if livekit_agent_name is not None:
         worker = checked_label(("body", "livekit_agent_name"), livekit_agent_name)
-    checked_json(_CONFIG, config or {})  # before it is walked
 
     async def work(connection: AsyncConnection) -> tuple[Agent, bool]:
         row = await _row(connection, actor, agent_id, lock=True)
@@ -198,11 +214,16 @@ async def update(
             new["livekit_agent_name"] = worker or await _worker(connection, actor) or row["name"]
         if config is not None:
             before = _decoder.decode(row["config"])
-            after = conceal(control.vault, row["id"], config, before)
+            wanted = changed(config, masked(before))
+            checked_json(_CONFIG, wanted)  # before it is walked
+            after = conceal(control.vault, row["id"], wanted, before)
             new["config"] = _json(after)
             if metadata is None and _is_made(_decoder.decode(row["metadata"]), before):
                 new["metadata"] = _json(_checked(await _made(connection, actor, after)))
-        return await _change(connection, actor, "agent.updated", row, new)
+        moved: Sequence[str] = ()
+        if not isinstance(number, msgspec.UnsetType):
+            moved = await number_rows.assign(connection, actor, row["id"], number, move=move)
+        return await _change(connection, actor, "agent.updated", row, new, moved)
 
     agent, is_whole = await control.database.transact(work)
     if not is_whole:
@@ -320,30 +341,40 @@ async def refresh_within(connection: AsyncConnection, actor: Actor, document_id:
 
 
 async def _change(
-    connection: AsyncConnection, actor: Actor, action: str, row: RowMapping, new: dict[str, Any]
+    connection: AsyncConnection,
+    actor: Actor,
+    action: str,
+    row: RowMapping,
+    new: dict[str, Any],
+    moved: Sequence[str] = (),
 ) -> tuple[Agent, bool]:
-    """Write what differs, and tell of it: the agent, and whether all its numbers were told."""
+    """Write what differs, and tell of it: the agent, and whether all its numbers were told.
+
+    `moved`: numbers whose routes change anyway.
+    """
+    this, after = agents.c.id == row["id"], row
     new = {name: value for name, value in new.items() if value != row[name]}
-    if not new:
-        return _agent(row), True
-    this = agents.c.id == row["id"]
-    await connection.execute(update_rows(agents).where(this).values(**new, updated_at=now_micros()))
-    after = (await connection.execute(select(agents).where(this))).mappings().one()
-    await audit.record(connection, actor, action, row["id"], before=_told(row), after=_told(after))
-    if _leads(row) == _leads(after):
-        return _agent(after), True
-    query = (
-        select(numbers.c.number)
-        .where(numbers.c.agent_id == row["id"])
-        .order_by(numbers.c.number)
-        .limit(_AT_ONCE + 1)
-        .with_for_update()
-    )
-    theirs = (await connection.execute(query)).scalars().all()
-    if not theirs:
-        return _agent(after), True
-    rev = await mapping.publish(connection, actor.account_id, theirs[:_AT_ONCE])
-    await connection.execute(update_rows(agents).where(this).values(rev=rev))
+    if new:
+        statement = update_rows(agents).where(this).values(**new, updated_at=now_micros())
+        await connection.execute(statement)
+        after = (await connection.execute(select(agents).where(this))).mappings().one()
+        before, now = _told(row), _told(after)
+        await audit.record(connection, actor, action, row["id"], before=before, after=now)
+    theirs: Sequence[str] = ()
+    if _leads(row) != _leads(after):
+        query = (
+            select(numbers.c.number)
+            .where(numbers.c.agent_id == row["id"])
+            .order_by(numbers.c.number)
+            .limit(_AT_ONCE + 1)
+            .with_for_update()
+        )
+        theirs = (await connection.execute(query)).scalars().all()
+    if theirs or moved:
+        keys = list(dict.fromkeys((*moved, *theirs[:_AT_ONCE])))
+        rev = await mapping.publish(connection, actor.account_id, keys)
+        if theirs:
+            await connection.execute(update_rows(agents).where(this).values(rev=rev))
     return _agent(after), len(theirs) <= _AT_ONCE
 
 

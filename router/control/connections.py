@@ -18,7 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from config.fields import read_public_key
 from router.control import audit
 from router.control.context import Control
-from router.control.model import Actor, Connection, Page, checked_label, uuid_of
+from router.control.model import (
+    Actor,
+    Change,
+    Connection,
+    Json,
+    Page,
+    changed,
+    checked_label,
+    uuid_of,
+)
 from router.errors import Conflict, Forbidden, Invalid, NotFound
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import Credentials
@@ -140,7 +149,7 @@ async def update(
     secrets: Mapping[str, str] | None = None,
     provider_account: str | None = None,
     label: str | None = None,
-    details: Mapping[str, Any] | None = None,
+    details: Json | Change | None = None,
 ) -> Connection:
     """Change what is given; a secret given masked, as it was shown, keeps the stored one.
 
@@ -163,7 +172,7 @@ async def update(
         if label is not None:
             changes["label"] = checked_label(("body", "label"), label)
         if details is not None:
-            changes["details"] = _json(details)
+            changes["details"] = _json(changed(details, before.details))
         if not changes:
             return before
         epoch, rev, now = (await connection.execute(batch.NEXT)).one()

@@ -16,7 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.control import agents, audit
 from router.control.context import Control
-from router.control.model import Actor, Document, DocumentKind, Page, checked_json, uuid_of
+from router.control.model import (
+    Actor,
+    Change,
+    Document,
+    DocumentKind,
+    Json,
+    Page,
+    changed,
+    checked_json,
+    uuid_of,
+)
 from router.errors import Invalid, NotFound
 from router.storage.schema import documents
 from router.storage.sql import now_after, now_micros, paged
@@ -91,21 +101,22 @@ async def list_(
 
 
 async def update(
-    control: Control, actor: Actor, kind: DocumentKind, document_id: str, body: Mapping[str, Any]
+    control: Control, actor: Actor, kind: DocumentKind, document_id: str, body: Json | Change
 ) -> Document:
-    """Replace its body (the caller has merged); a masked secret keeps the stored one.
+    """Replace its body, or change it; a masked secret keeps the stored one.
 
     Raises:
         NotFound: as `get`.
         Invalid: a masked secret stands where none is stored; or with the document, an agent that
             refers to it has more than a job can take.
     """
-    checked_json(_BODY, body)
 
     async def work(connection: AsyncConnection) -> tuple[Document, list[str]]:
         before = await _read(connection, actor, kind, document_id, locked=True)
         stored = _decoder.decode(before["body"])
-        fresh = conceal(control.vault, before["id"], body, stored)
+        wanted = changed(body, masked(stored))
+        checked_json(_BODY, wanted)  # before it is walked
+        fresh = conceal(control.vault, before["id"], wanted, stored)
         if fresh == stored:
             return _document(before), []
         changing = update_rows(documents).where(documents.c.id == before["id"])

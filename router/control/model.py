@@ -4,7 +4,7 @@ Times are µs since the epoch, ids UUIDs as text, numbers E.164 with `+`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -25,6 +25,13 @@ NumberState = Literal["active", "deleting", "corrupted", "released"]
 """`released` is an answer's alone: such a number is gone."""
 NumberMode = Literal["webhook", "trunk"]
 Origin = Literal["file", "voiceai", "vocode", "resemble", "native"]
+
+Json = Mapping[str, Any]
+Change = Callable[[Json], Json]
+"""From a document as it is to what it shall be. It is called in the transaction that writes, with
+the row locked (again where that is repeated): so of two partial updates at once none is lost. Pure;
+what it raises changes nothing.
+"""
 
 COMMAND_LINE: Final = "command line"
 LABEL_LIMIT: Final = 200  # characters of what a person calls a thing
@@ -68,6 +75,11 @@ def checked_json(where: tuple[str | int, ...], document: Mapping[str, Any]) -> s
         raise Invalid((where, "has half of a surrogate pair in a text")) from None
     except RecursionError:
         raise Invalid((where, "is nested too deeply")) from None
+
+
+def changed(change: Json | Change, before: Json) -> Json:
+    """What a document becomes: the whole of it is given, or what makes it from the present one."""
+    return change(before) if callable(change) else change
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):

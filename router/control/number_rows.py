@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, func, select
+from sqlalchemy import ColumnElement, RowMapping, func, literal, select, union_all
+from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.control import audit
@@ -28,6 +29,11 @@ NOT_AVAILABLE: Final = "number_not_available"
 """`code` of the NotFound of a number that nobody sells, or that another account has."""
 HELD: Final = "number_held"
 """`code` of the Conflict of a number that the account has or is buying already."""
+
+NOT_LINKABLE: Final = frozenset(
+    {"number_not_found", "number_deleting", "number_corrupted", "number_linked"}
+)
+"""`code`s of the NotFound or Conflict of a number that can't be linked."""
 
 _DETAILS: Final = ("body", "details")
 _DIGITS: Final = tuple("123456789")
@@ -200,6 +206,61 @@ def told(row: RowMapping) -> dict[str, Any]:
     """What the audit says of a number."""
     fields: Sequence[str] = ("number", "agent_id", "fallback", "label", "state", "mode")
     return {name: row[name] for name in fields} | {"details": masked(stored_details(row))}
+
+
+async def write(
+    connection: AsyncConnection, actor: Actor, action: str, row: RowMapping, **values: Any
+) -> Number:
+    """Change a locked row, and leave a row of the audit; the route is the caller's to publish."""
+    this = numbers.c.id == row["id"]
+    await connection.execute(
+        update_rows(numbers).where(this).values(**values, updated_at=now_micros())
+    )
+    after = (await connection.execute(SHOWN.where(this))).mappings().one()
+    await audit.record(connection, actor, action, row["id"], before=told(row), after=told(after))
+    return shown(after)
+
+
+async def assign(
+    connection: AsyncConnection, actor: Actor, agent_id: str, key: str | None, *, move: bool
+) -> list[str]:
+    """Let one number alone lead to an agent whose row is locked; None: none does.
+
+    Returns:
+        The numbers whose routes change, for `mapping.publish`.
+
+    Raises:
+        NotFound: the account has no such number.
+        Conflict: it is not active, or leads to another agent and `move` is False.
+    """
+    number = None if key is None else (await found(connection, actor, key))["number"]
+    held = select(numbers.c.number).where(numbers.c.agent_id == agent_id)
+    concerned = held if number is None else union_all(held, select(literal(number)))
+    query = SHOWN.where(
+        numbers.c.account_id == actor.account_id, numbers.c.number.in_(concerned)
+    ).order_by(numbers.c.number)  # as all do that lock several
+    rows = await connection.execute(query.with_for_update(of=numbers))
+    each = {row["number"]: row for row in rows.mappings()}
+    if number is not None:
+        if number not in each:  # it went away meanwhile
+            raise missing()
+        require_active(each[number])
+        if not move and each[number]["agent_id"] not in (None, agent_id):
+            raise linked(each[number])
+    wanted = {name: agent_id if name == number else None for name in each}
+    moved = [name for name, row in each.items() if row["agent_id"] != wanted[name]]
+    for name in moved:
+        action = "number.unlinked" if wanted[name] is None else "number.linked"
+        await write(connection, actor, action, each[name], agent_id=wanted[name])
+    return moved
+
+
+def linked(row: RowMapping) -> Conflict:
+    """A number leads to an agent, and is not to be moved."""
+    return Conflict(
+        f"the phone number leads to agent {row['agent_name']!r} already: unlink it first",
+        code="number_linked",
+    )
 
 
 async def insert(

@@ -281,10 +281,7 @@ async def link(
         if row["agent_id"] == target:
             return shown(row)
         if row["agent_id"] is not None and target is not None and not move:
-            raise Conflict(
-                f"the phone number leads to agent {row['agent_name']!r} already: unlink it first",
-                code="number_linked",
-            )
+            raise number_rows.linked(row)
         action = "number.unlinked" if target is None else "number.linked"
         return await _change(connection, actor, action, row, agent_id=target)
 
@@ -299,13 +296,14 @@ async def update(
     label: str | None = None,
     fallback: str | None = None,
     details: Mapping[str, Any] | None = None,
+    agent_id: str | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> Number:
     """Change what is given; `details` are merged key by key, a value None removes its key.
 
-    `fallback`: who is called when no agent comes, "" for nobody.
+    `fallback`: who is called when no agent comes, "" for nobody. `agent_id`: as `link`.
 
     Raises:
-        NotFound: no such number.
+        NotFound: no such number or agent.
         Conflict: it is being released.
         Invalid: a label, a fallback, or a secret in `details` can't be right.
     """
@@ -317,9 +315,12 @@ async def update(
         changes["fallback"] = number_rows.checked_number(fallback, where) if fallback else ""
 
     async def work(connection: AsyncConnection) -> Number:
+        new = dict(changes)
+        if not isinstance(agent_id, msgspec.UnsetType):
+            agent = None if agent_id is None else await _agent(connection, actor, agent_id)
+            new["agent_id"] = None if agent is None else agent["id"]
         row = await number_rows.found(connection, actor, number, lock=True)
         number_rows.require_active(row)
-        new = dict(changes)
         if details is not None:
             stored = number_rows.stored_details(row)  # what was not given stays sealed as it is
             kept = {name: value for name, value in stored.items() if name not in details}
@@ -328,7 +329,10 @@ async def update(
         if new.get("fallback"):
             await _require_no_loop(connection, actor, row["number"], new["fallback"])
         new = {name: value for name, value in new.items() if value != row[name]}
-        return await _change(connection, actor, "number.updated", row, **new)
+        action = "number.updated"
+        if list(new) == ["agent_id"]:
+            action = "number.unlinked" if new["agent_id"] is None else "number.linked"
+        return await _change(connection, actor, action, row, **new)
 
     return await control.database.transact(work)
 
@@ -339,16 +343,10 @@ async def _change(
     """Write, tell the ingress where that changes the route, and leave a row of the audit."""
     if not values:
         return shown(row)
-    this = numbers.c.id == row["id"]
-    await connection.execute(
-        update_rows(numbers).where(this).values(**values, updated_at=now_micros())
-    )
+    written = await number_rows.write(connection, actor, action, row, **values)
     if not values.keys().isdisjoint(("agent_id", "fallback")):
         await mapping.publish(connection, actor.account_id, [row["number"]])
-    after = (await connection.execute(SHOWN.where(this))).mappings().one()
-    before_told, after_told = number_rows.told(row), number_rows.told(after)
-    await audit.record(connection, actor, action, row["id"], before=before_told, after=after_told)
-    return shown(after)
+    return written
 
 
 async def _require_no_loop(

@@ -1,5 +1,6 @@
 """Resemble: numbers of one's own Twilio account, their links to agents, deletion by force."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -409,3 +410,13 @@ async def test_ids_that_are_none_or_anothers(acme: Client) -> None:
         ):
             answered(reply, 404, "Refused")
     answered(await other.get(f"{NUMBERS}/{made['id']}"), 200, "PhoneNumberAnswer")
+
+
+async def test_of_updates_at_once_none_is_lost(acme: Client) -> None:
+    anna = (await agent(acme))["uuid"]
+    parts = {f"part_{count}": count for count in range(12)}
+    await asyncio.gather(
+        *(acme.patch(f"{AGENTS}/{anna}", {"llm": {name: value}}) for name, value in parts.items())
+    )
+    found = answered(await acme.get(f"{AGENTS}/{anna}"), 200, "AgentAnswer")["item"]
+    assert found["llm"] == parts

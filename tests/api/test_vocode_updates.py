@@ -333,3 +333,38 @@ def test_any_updates_of_a_document_end_as_they_do_in_a_model(
         stored = VOICE.updated(stored, sent, ("body",))
         _apply(model, {name: value for name, value in sent.items() if name != "id"})
         assert stored == model
+
+
+async def test_of_updates_at_once_none_is_lost(client: Client) -> None:
+    names = [f"field_{count}" for count in range(8)]
+
+    async def updated(path: str, made: Mapping[str, Any], *parts: Mapping[str, Any]) -> Any:
+        key = {"id": made["id"]}
+        await asyncio.gather(
+            *(client.post(f"/v1/{path}/update", part, query=key) for part in parts)
+        )
+        return ok(await client.get(f"/v1/{path}", key))
+
+    fields = [{name: 1} for name in names]
+    prompt = ok(await client.post("/v1/prompts/create", {"content": "Be brief."}))
+    assert (await updated("prompts", prompt, *fields)).items() >= dict.fromkeys(names, 1).items()
+    voice = {"type": "voice_rime", "speaker": "s"}
+    anna = {"prompt": prompt["id"], "voice": voice}
+    anna = ok(await client.post("/v1/agents/create", anna))
+    inner = [{"prompt": {f"inner_{name}": 2}} for name in names]
+    found = await updated("agents", anna, *fields, *inner)
+    assert found.items() >= dict.fromkeys(names, 1).items()
+    assert {f"inner_{name}" for name in names} <= found["prompt"].keys()
+
+
+async def test_of_additions_to_a_steering_pool_at_once_none_is_lost(client: Client) -> None:
+    credentials = {"twilio_account_sid": "AC" + "1" * 32, "twilio_auth_token": SECRET}
+    sent = {"type": "account_connection_twilio", "credentials": credentials}
+    key = {"id": ok(await client.post("/v1/account_connections/create", sent))["id"]}
+    numbers = {f"+1415555010{count}" for count in range(8)}
+    add = "/v1/account_connections/add_to_steering_pool"
+    await asyncio.gather(
+        *(client.post(add, {"phone_number": number}, query=key) for number in numbers)
+    )
+    found = ok(await client.get("/v1/account_connections", key))
+    assert set(found["steering_pool"]) == numbers

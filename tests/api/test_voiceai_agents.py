@@ -1,5 +1,6 @@
 """voice.ai: agents and their number, partial updates, what is shown of secrets, call history."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,27 @@ async def test_an_update_is_partial_and_null_clears(acme: Client) -> None:
     }
     assert found["updated_at"] > found["created_at"] == anna["created_at"]
     assert (await put(acme, anna, {"config": None}))["config"] == {"phone_number": None}
+
+
+async def test_of_updates_at_once_none_is_lost(acme: Client) -> None:
+    anna = await made(acme)
+    names = [f"field_{count}" for count in range(12)]
+    await asyncio.gather(*(put(acme, anna, {"config": {name: 1}}) for name in names))
+    assert (await shown(acme, anna))["config"] == {**dict.fromkeys(names, 1), "phone_number": None}
+
+
+async def test_a_number_that_cannot_be_linked_leaves_no_agent_and_no_change(acme: Client) -> None:
+    await has(acme, ONE)
+    anna = await made(acme, phone_number=ONE)
+    before = await acme.api.dump()
+    config = {"phone_number": NOBODYS, "prompt": "Be kind"}
+    for reply in (
+        await acme.post(AGENT, {"name": "Bob", "config": config}),
+        await acme.put(AGENT + anna["agent_id"], {"name": "Eve", "config": config}),
+    ):
+        detail = answered(reply, 422, "HTTPValidationError")["detail"]
+        assert [each["loc"] for each in detail] == [["body", "config", "phone_number"]]
+    assert await acme.api.dump() == before
 
 
 async def test_jobs_are_given_the_configuration_without_secrets(acme: Client) -> None:

@@ -12,6 +12,7 @@ from router.control.model import Actor, Agent
 from router.errors import Conflict, Invalid, NotFound
 from router.routing.spec import METADATA_LIMIT
 from router.routing.table import RouteTable
+from router.storage import mapping
 from tests.contract.conftest import OPERATOR
 from tests.support.control import follow, with_carrier
 from tests.support.fake_inventory import FakeCarrier, Held
@@ -256,3 +257,70 @@ async def test_an_adopted_number_may_have_an_agent(
         carried, acme, number=ONE, provider="twilio", connection_id=None, agent_id=made.id
     )
     assert (held.agent_id, held.agent_name, held.agent_label) == (made.id, "anna", "Anna")
+
+
+class TestNumber:
+    """The number of an agent, in the agent's own transaction."""
+
+    async def _routes(self, control: Control) -> Mapping[str, list[str]]:
+        found = [await mapping.find_route(control.database, number) for number in (ONE, TWO)]
+        return {
+            route.number: [target.agent for target in route.targets]
+            for route in found
+            if route is not None
+        }
+
+    async def _bought(self, control: Control, acme: Actor) -> None:
+        for number in (ONE, TWO):
+            await numbers.buy(control, acme, provider="twilio", number=number)
+
+    async def test_one_alone_leads_to_the_agent(self, carried: Control, acme: Actor) -> None:
+        await self._bought(carried, acme)
+        anna = await agent(carried, acme, number=ONE)
+        bob = await agent(carried, acme, "Bob", number=TWO)
+        assert await self._routes(carried) == {ONE: ["anna"], TWO: ["bob"]}
+        await agents.update(carried, acme, bob.id, number=ONE[1:])
+        assert await self._routes(carried) == {ONE: ["bob"], TWO: []}
+        await agents.update(carried, acme, anna.id, number=TWO, status="paused")
+        assert await self._routes(carried) == {ONE: ["bob"], TWO: []}
+        await agents.update(carried, acme, anna.id, number=ONE, status="deployed", move=True)
+        assert await self._routes(carried) == {ONE: ["anna"], TWO: []}
+        await agents.update(carried, acme, anna.id, number=None)
+        assert await self._routes(carried) == {ONE: [], TWO: []}
+        rows = [each.action for each in (await audit.list_(carried, acme, limit=20)).items]
+        assert {"number.linked", "number.unlinked", "agent.updated"} <= set(rows)
+
+    async def test_all_or_nothing(self, carried: Control, acme: Actor, rival: Actor) -> None:
+        await self._bought(carried, acme)
+        anna = await agent(carried, acme, number=ONE)
+        bob = await agent(carried, acme, "Bob", number=TWO)
+        for number, error in ((UNKNOWN, NotFound), (ONE, Conflict)):
+            with pytest.raises(error):
+                await agent(carried, acme, "Eve", number=number, move=False)
+            change: Any = {"number": number, "move": False, "label": "Eve", "config": {"a": 1}}
+            with pytest.raises(error):
+                await agents.update(carried, acme, bob.id, **change)
+        with pytest.raises(NotFound):
+            await agent(carried, rival, "Eve", number=ONE)
+        found = (await agents.list_(carried, acme)).items
+        assert [each.label for each in found] == [anna.label, bob.label]
+        assert [each.config for each in found] == [{}, {}]
+        assert await self._routes(carried) == {ONE: ["anna"], TWO: ["bob"]}
+
+    async def test_numbers_change_hands_at_once(self, carried: Control, acme: Actor) -> None:
+        await self._bought(carried, acme)
+        both, table = [await agent(carried, acme, label) for label in ("Anna", "Bob")], RouteTable()
+        for _ in range(5):
+            await asyncio.gather(
+                *(
+                    agents.update(carried, acme, each.id, number=number)
+                    for each in both
+                    for number in (ONE, TWO)
+                )
+            )
+            held = (await numbers.list_(carried, acme)).items
+            linked = [each.agent_name for each in held if each.agent_name]
+            assert len(set(linked)) == len(linked)
+            named = {each.number: [each.agent_name] if each.agent_name else [] for each in held}
+            assert await self._routes(carried) == named
+            await follow(carried.database, table)

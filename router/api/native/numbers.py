@@ -198,8 +198,7 @@ async def _get(request: ApiRequest) -> Answer:
 async def _update(request: ApiRequest) -> Answer:
     body: NumberChange = request.body
     key = request.path["number"]
-    if "agent_id" in body.model_fields_set:
-        await numbers.link(request.control, request.actor, key, body.agent_id)
+    linked = {"agent_id": body.agent_id} if "agent_id" in body.model_fields_set else {}
     number = await numbers.update(
         request.control,
         request.actor,
@@ -207,6 +206,7 @@ async def _update(request: ApiRequest) -> Answer:
         label=body.label,
         fallback=body.fallback,
         details=body.details,
+        **linked,
     )
     return Answer(body=_shape(number))
 

@@ -1,6 +1,8 @@
 """Agents, as far as their phone numbers need them: list, get, create, update, delete."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from router.api.fields import merged, rfc3339
@@ -20,6 +22,7 @@ from router.api.resemble.models import (
 )
 from router.control import agents, numbers
 from router.control.model import Agent, Number
+from router.control.number_rows import NOT_LINKABLE
 from router.errors import Conflict, Invalid, NotFound
 
 _TAG: Final = "Agents"
@@ -32,20 +35,17 @@ T = TypeVar("T")
 async def create(request: ApiRequest) -> Answer:
     """Make an agent; it takes calls at once."""
     wanted: CreateAgentRequest = request.body
-    number = await _free_number(request, wanted.phone_number_id, "")
-    made = await agents.create(
-        request.control,
-        request.actor,
-        label=wanted.name,
-        origin="resemble",
-        config=merged({}, _config(request.sent)),
-    )
-    if number is not None:
-        try:
-            await _link(request, number, made.id)
-        except Invalid:  # somebody was faster
-            await agents.delete(request.control, request.actor, made.id)
-            raise
+    number = await _number(request, wanted.phone_number_id)
+    with _naming_the_number():
+        made = await agents.create(
+            request.control,
+            request.actor,
+            label=wanted.name,
+            origin="resemble",
+            config=merged({}, _config(request.sent)),
+            number=number,
+            move=False,
+        )
     return answer(AgentAnswer(item=await _one(request, made)))
 
 
@@ -76,16 +76,18 @@ async def update(request: ApiRequest) -> Answer:
     """Change what is given."""
     wanted: UpdateAgentRequest = request.body
     found = await _find(request)
-    number = await _free_number(request, wanted.phone_number_id, found.id)
     changes: dict[str, Any] = {}
     if "name" in request.sent:
         changes["label"] = wanted.name
     if patch := _config(request.sent):
-        changes["config"] = merged(found.config, patch)
-    if changes:
-        found = await agents.update(request.control, request.actor, found.id, **changes)
+        changes["config"] = partial(merged, patch=patch)
     if _NUMBER in request.sent:
-        await _assign(request, found.id, number)
+        changes["number"] = await _number(request, wanted.phone_number_id)
+    if changes:
+        with _naming_the_number():
+            found = await agents.update(
+                request.control, request.actor, found.id, move=False, **changes
+            )
     return answer(AgentAnswer(item=await _one(request, found)))
 
 
@@ -99,35 +101,25 @@ async def delete(request: ApiRequest) -> Answer:
 # --- its number
 
 
-async def _free_number(request: ApiRequest, number_id: int | None, agent_id: str) -> Number | None:
-    """Before anything is changed: the account has it, and no other agent. Raises Invalid."""
+async def _number(request: ApiRequest, number_id: int | None) -> str | None:
+    """The account's number with this id. Raises Invalid."""
     if number_id is None:
         return None
     try:
-        number = await phone_numbers.find(request, str(number_id))
+        return (await phone_numbers.find(request, str(number_id))).id
     except NotFound:
         raise _wrong("the account has no such phone number") from None
-    if number.state != "active":
-        raise _wrong(f"the phone number is {number.state}: it takes no calls")
-    if number.agent_id not in (None, agent_id):
-        raise _wrong("is already linked to another agent: unlink it there first")
-    return number
 
 
-async def _link(request: ApiRequest, number: Number, agent_id: str) -> None:
+@contextmanager
+def _naming_the_number() -> Iterator[None]:
+    """Whatever is wrong with the number is wrong with the field that names it."""
     try:
-        await numbers.link(request.control, request.actor, number.id, agent_id, move=False)
+        yield
     except (NotFound, Conflict) as error:
+        if error.code not in NOT_LINKABLE:
+            raise
         raise _wrong(str(error)) from None
-
-
-async def _assign(request: ApiRequest, agent_id: str, number: Number | None) -> None:
-    """`number` alone leads to the agent from now on; None: none does."""
-    for held in await agents.numbers_of(request.control, request.actor, agent_id):
-        if number is None or held.id != number.id:
-            await numbers.link(request.control, request.actor, held.id, None)
-    if number is not None:
-        await _link(request, number, agent_id)
 
 
 async def _agent_of(request: ApiRequest, number: str) -> list[Agent]:

@@ -24,7 +24,7 @@ from router.api.vocode.schemas import (
     update_of,
 )
 from router.control import connections
-from router.control.model import Connection
+from router.control.model import Change, Connection, Json
 from router.errors import Conflict, Invalid, NotFound
 from router.vault import is_masked, mask
 
@@ -185,7 +185,7 @@ async def _changed(
         wanted = f"is account_connection_{stored.provider}, which can't be changed"
         raise Invalid(((*where, "type"), wanted))
     account, secrets = _credentials(known, sent.get("credentials") or {}, where)
-    details = {**stored.details, **_details(known, sent, where)}
+    own = _details(known, sent, where)
     return await connections.update(
         request.control,
         request.actor,
@@ -193,7 +193,7 @@ async def _changed(
         secrets=secrets or None,
         provider_account=account or None,
         label=sent["label"] if isinstance(sent.get("label"), str) else None,
-        details=details,
+        details=lambda present: {**present, **own},
     )
 
 
@@ -275,32 +275,44 @@ async def _update(request: ApiRequest) -> Answer:
 
 
 async def _add(request: ApiRequest) -> Answer:
-    stored, pool = await _pool(request)
     sent = (request.sent or {}).get("phone_number")
     if sent is None:
-        return Answer(body=shown(stored))
+        return Answer(body=shown(await _with_pool(request)))
     number = phone_number(sent, ("body", "phone_number"))
-    return await _with_pool(request, stored, [*(each for each in pool if each != number), number])
+
+    def add(details: Json) -> Json:
+        pool = [each for each in _pool(details) if each != number]
+        return {**details, "steering_pool": [*pool, number]}
+
+    return await _changing_pool(request, add)
 
 
 async def _remove(request: ApiRequest) -> Answer:
-    stored, pool = await _pool(request)
     number = phone_number(request.sent["phone_number"], ("body", "phone_number"))
-    if number not in pool:
-        raise NotFound("phone_number: it is not in the steering pool of this connection")
-    return await _with_pool(request, stored, [each for each in pool if each != number])
+
+    def remove(details: Json) -> Json:
+        pool = _pool(details)
+        if number not in pool:
+            raise NotFound("phone_number: it is not in the steering pool of this connection")
+        return {**details, "steering_pool": [each for each in pool if each != number]}
+
+    return await _changing_pool(request, remove)
 
 
-async def _pool(request: ApiRequest) -> tuple[Connection, list[str]]:
+def _pool(details: Json) -> list[str]:
+    return list(details.get("steering_pool", []))
+
+
+async def _with_pool(request: ApiRequest) -> Connection:
     stored = await connections.get(request.control, request.actor, request.query.id)
     if stored.provider == "openai":
         raise Conflict("a connection to OpenAI carries no calls, so it has no steering pool")
-    return stored, list(stored.details.get("steering_pool", []))
+    return stored
 
 
-async def _with_pool(request: ApiRequest, stored: Connection, pool: list[str]) -> Answer:
-    details = {**stored.details, "steering_pool": pool}
-    changed = await connections.update(request.control, request.actor, stored.id, details=details)
+async def _changing_pool(request: ApiRequest, change: Change) -> Answer:
+    stored = await _with_pool(request)
+    changed = await connections.update(request.control, request.actor, stored.id, details=change)
     return Answer(body=shown(changed))
 
 

@@ -3,6 +3,7 @@
 All kinds have the same four operations; a kind differs by its models alone.
 """
 
+from functools import partial
 from typing import Annotated, Any, Final
 
 from router.api.operation import Answer, ApiRequest, Operation
@@ -80,10 +81,9 @@ def _operations(kind: Kind) -> list[Operation]:
         return Answer(body=shown(made))
 
     async def update(request: ApiRequest) -> Answer:
-        control, actor, document_id = request.control, request.actor, request.query.id
-        stored = await documents.get(control, actor, name, document_id)
-        body = kind.updated(stored.body, request.sent or {}, ("body",))
-        updated = await documents.update(control, actor, name, document_id, body)
+        change = partial(kind.updated, sent=request.sent or {}, where=("body",))
+        document_id = request.query.id
+        updated = await documents.update(request.control, request.actor, name, document_id, change)
         return Answer(body=shown(updated))
 
     return [

@@ -6,6 +6,7 @@ nothing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from router.api.operation import ApiRequest
@@ -14,17 +15,18 @@ from router.api.vocode.documents import find
 from router.api.vocode.kinds import ACTION, CONNECTION, PARTS, Kind
 from router.api.vocode.schemas import Place, complete, from_client, guess, is_undefined, merged
 from router.control import agents, connections, documents
-from router.control.model import Agent
+from router.control.model import Agent, Change, Json
 from router.errors import Conflict, Invalid, NotFound
 
 
 @dataclass(frozen=True)
 class _Write:
-    """What becomes of a document: `id` None, a new one; `body` None, it stays as it is."""
+    """What becomes of a document: `id` None, a new one; `change` None, it stays as it is."""
 
     kind: Kind
     id: str | None = None
-    body: Mapping[str, Any] | None = None
+    body: Json | None = None
+    change: Change | None = None
 
 
 async def create(request: ApiRequest, sent: Mapping[str, Any], where: Place) -> Agent:
@@ -41,7 +43,7 @@ async def create(request: ApiRequest, sent: Mapping[str, Any], where: Place) -> 
     ]
     if missing:
         raise Invalid(*missing, kinds=["missing"] * len(missing))
-    config = await _composed(request, {}, sent, where)
+    config = (await _composed(request, {}, sent, where))({})
     return await agents.create(
         request.control,
         request.actor,
@@ -63,13 +65,13 @@ async def update(request: ApiRequest, agent: Agent, sent: Mapping[str, Any], whe
             f"the agent {agent.label!r} was not made here ({agent.origin}), so it is changed "
             "where it was made; what can be done here is to link another agent"
         )
-    config = await _composed(request, agent.config, sent, where)
+    change, name = await _composed(request, agent.config, sent, where), sent.get("name")
     return await agents.update(
         request.control,
         request.actor,
         agent.id,
-        config=config,
-        label=config.get("name"),
+        config=change,
+        label=name if isinstance(name, str) else None,
     )
 
 
@@ -101,10 +103,10 @@ async def default(request: ApiRequest) -> Agent:
 
 async def _composed(
     request: ApiRequest, config: Mapping[str, Any], sent: Mapping[str, Any], where: Place
-) -> dict[str, Any]:
-    """The config after an update. All of it is checked before the first document is written."""
+) -> Change:
+    """How the config changes. All of it is checked before the first document is written."""
     own = {name: value for name, value in sent.items() if name not in _writing(sent)}
-    after = merged(config, own)
+    after: dict[str, Any] = {}
     writes: dict[str, _Write] = {}
     for field in [field for field in PARTS if field in _writing(sent)]:
         present = config.get(field)
@@ -118,7 +120,7 @@ async def _composed(
         after[field] = await _written(request, write)
     if actions is not None:
         after["actions"] = [await _written(request, write) for write in actions]
-    return after
+    return lambda present: merged(present, own) | after
 
 
 def _writing(sent: Mapping[str, Any]) -> list[str]:
@@ -140,7 +142,9 @@ async def _planned(
     sent = _typed(request, kind, {} if stored is None else stored.body, sent, where)
     if stored is None or sent.get("type", "") != stored.body.get("type", ""):
         return _Write(kind, body=kind.completed(merged({}, sent), where))
-    return _Write(kind, id=stored.id, body=kind.updated(stored.body, sent, where))
+    change = partial(kind.updated, sent=sent, where=where)
+    change(stored.body)  # it is checked now, and made when it is written
+    return _Write(kind, id=stored.id, change=change)
 
 
 def _typed(
@@ -187,11 +191,10 @@ async def _planned_actions(
 async def _written(request: ApiRequest, write: _Write) -> str:
     """The document's id."""
     control, actor, kind = request.control, request.actor, write.kind.kind
-    if write.body is None and write.id is not None:
-        return write.id
     if write.id is None:
         return (await documents.create(control, actor, kind, write.body or {})).id
-    await documents.update(control, actor, kind, write.id, write.body or {})
+    if write.change is not None:
+        await documents.update(control, actor, kind, write.id, write.change)
     return write.id
 
 

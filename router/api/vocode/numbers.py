@@ -198,14 +198,16 @@ async def _update(request: ApiRequest) -> Answer:
     if label is not None:  # before the agent is changed
         label = checked_label(("body", "label"), label)
     number = await numbers.get(request.control, request.actor, _asked(request))
-    agent_id = await _inbound_after(request, number, sent.get("inbound_agent", {}), older=older)
-    details = {name: sent[name] for name in _OWN_DETAILS if name in sent}
-    if details or label is not None:
-        number = await numbers.update(
-            request.control, request.actor, number.number, label=label, details=details or None
+    changes: dict[str, Any] = {}
+    if "inbound_agent" in sent:
+        changes["agent_id"] = await _inbound_after(
+            request, number, sent["inbound_agent"], older=older
         )
-    if agent_id != number.agent_id:
-        number = await numbers.link(request.control, request.actor, number.number, agent_id)
+    if details := {name: sent[name] for name in _OWN_DETAILS if name in sent}:
+        changes["details"] = details
+    number = await numbers.update(
+        request.control, request.actor, number.number, label=label, **changes
+    )
     answer = await expanded(request, number)
     if older and answer["inbound_agent"] is not None:
         answer["inbound_agent"] = _in_older_document(answer["inbound_agent"])
@@ -218,8 +220,6 @@ async def _inbound_after(
     """The id of the agent that the number is to have; inline parameters change it, or make one."""
     if sent is None:
         return None
-    if is_undefined(sent):
-        return number.agent_id
     if isinstance(sent, str):
         return (await agents.get(request.control, request.actor, sent)).id
     tokens.require(request.actor, "agents:write")

@@ -4,13 +4,15 @@
 empty as soon as the number is released or moved, whoever did it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Literal
 
 from router.api.fields import merged, rfc3339
 from router.api.operation import Answer, ApiRequest, Operation
 from router.api.voiceai.answers import answer, pagination
-from router.api.voiceai.config import PHONE, kept, public, validated
+from router.api.voiceai.config import PHONE, AgentConfig, kept, public, validated
 from router.api.voiceai.models import (
     Agent,
     AgentConnectionStatusResponse,
@@ -25,8 +27,9 @@ from router.api.voiceai.models import (
     PaginatedAgentResponse,
     UpdateAgentRequest,
 )
-from router.control import agents, numbers
+from router.control import agents
 from router.control import model as control
+from router.control.number_rows import NOT_LINKABLE
 from router.errors import Conflict, Invalid, NotFound
 from router.routing.spec import AgentStatus
 
@@ -43,23 +46,17 @@ async def create(request: ApiRequest) -> Answer:
     wanted: CreateAgentRequest = request.body
     number = validated(wanted.config).phone_number
     config = kept(wanted.config)
-    if number is not None:
-        await _require_number(request, number)
-    made = await agents.create(
-        request.control,
-        request.actor,
-        label=wanted.name,
-        origin="voiceai",
-        config=config,
-        livekit_agent_name=config.get(_WORKER, ""),
-        status="paused",
-    )
-    if number is not None:
-        try:
-            await _link(request, number, made.id)
-        except Invalid:  # it went away meanwhile
-            await agents.delete(request.control, request.actor, made.id)
-            raise
+    with _naming_the_number():
+        made = await agents.create(
+            request.control,
+            request.actor,
+            label=wanted.name,
+            origin="voiceai",
+            config=config,
+            livekit_agent_name=config.get(_WORKER, ""),
+            status="paused",
+            number=number,
+        )
     return answer(_shown(made, number))
 
 
@@ -101,23 +98,37 @@ async def update(request: ApiRequest) -> Answer:
     changes: dict[str, Any] = {}
     if "name" in request.sent:
         changes["label"] = wanted.name
-    number, moves = None, False
     if "config" in request.sent:
         patch = wanted.config
-        moves = patch is None or PHONE in patch
-        config = {} if patch is None else merged(found.config, kept(patch, nulls=True))
-        # What the update does not touch may be of another dialect, and stays as it is.
-        number = validated({**(patch or {}), **_among(config, patch or {})}).phone_number
-        changes["config"] = config
+        changes["config"] = partial(_merged, patch=patch)
+        if patch is None or PHONE in patch:
+            changes["number"] = None if patch is None else _number_in(found.config, patch)
         if patch is None or _WORKER in patch:
-            changes[_WORKER] = config.get(_WORKER, "")
-    if number is not None:
-        await _require_number(request, number)
+            changes[_WORKER] = (patch or {}).get(_WORKER) or ""
     if changes:
-        found = await agents.update(request.control, request.actor, found.id, **changes)
-    if moves:
-        await _assign(request, found.id, number)
+        with _naming_the_number():
+            found = await agents.update(request.control, request.actor, found.id, **changes)
     return answer(await _one(request, found))
+
+
+def _merged(stored: control.Json, patch: control.Json | None) -> dict[str, Any]:
+    """The configuration after an update. Raises Invalid."""
+    if patch is None:
+        return {}
+    config = merged(stored, kept(patch, nulls=True))
+    _checked(config, patch)
+    return config
+
+
+def _number_in(stored: control.Json, patch: control.Json) -> str | None:
+    """The number that an update assigns. Raises Invalid."""
+    return _checked(merged(stored, kept(patch, nulls=True)), patch).phone_number
+
+
+def _checked(config: control.Json, patch: control.Json) -> AgentConfig:
+    """What the update does not touch may be of another dialect, and stays as it is."""
+    touched = {name: value for name, value in config.items() if name in patch}
+    return validated({**patch, **touched})
 
 
 async def deploy(request: ApiRequest) -> Answer:
@@ -150,9 +161,9 @@ async def disable(request: ApiRequest) -> Answer:
             "the agent is deployed: pause it first, then disable it", code="agent_deployed"
         )
     freed = await agents.numbers_of(request.control, request.actor, found.id)
-    for number in freed:
-        await numbers.link(request.control, request.actor, number.number, None)
-    disabled = await agents.update(request.control, request.actor, found.id, status="disabled")
+    disabled = await agents.update(
+        request.control, request.actor, found.id, status="disabled", number=None
+    )
     names = ", ".join(number.number for number in freed)
     message = f"Agent disabled; {names} is free now" if freed else "Agent disabled"
     return answer(AgentDeleteResponse(agent=_shown(disabled, None), message=message))
@@ -224,10 +235,6 @@ def _shown(agent: control.Agent, number: str | None) -> Agent:
     )
 
 
-def _among(config: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name in names}
-
-
 # --- its number
 
 
@@ -241,34 +248,16 @@ async def _number_of(request: ApiRequest, agent_id: str) -> str | None:
     return (await _numbers_of(request, [agent_id])).get(agent_id)
 
 
-async def _require_number(request: ApiRequest, number: str) -> None:
-    """Before anything is changed: the account holds it."""
+@contextmanager
+def _naming_the_number() -> Iterator[None]:
+    """Whatever is wrong with the number is wrong with the field that names it."""
     try:
-        held = await numbers.get(request.control, request.actor, number)
-    except NotFound:
-        raise _not_held() from None
-    if held.state != "active":
-        raise Invalid((_NUMBER, f"the phone number is {held.state}: it takes no calls"))
-
-
-async def _link(request: ApiRequest, number: str, agent_id: str) -> None:
-    try:
-        await numbers.link(request.control, request.actor, number, agent_id)
-    except NotFound:
-        raise _not_held() from None
-
-
-async def _assign(request: ApiRequest, agent_id: str, number: str | None) -> None:
-    """`number` alone leads to the agent from now on; None: none does."""
-    for held in await agents.numbers_of(request.control, request.actor, agent_id):
-        if held.number != number:
-            await numbers.link(request.control, request.actor, held.number, None)
-    if number is not None:
-        await _link(request, number, agent_id)
-
-
-def _not_held() -> Invalid:
-    return Invalid((_NUMBER, "the account holds no such phone number: select it first"))
+        yield
+    except (NotFound, Conflict) as error:
+        if error.code not in NOT_LINKABLE:
+            raise
+        held = "" if isinstance(error, Conflict) else ": select it first"
+        raise Invalid((_NUMBER, f"{error}{held}"), code=error.code) from None
 
 
 def _operation(method: Any, path: str, handle: Callable[..., Any], **rest: Any) -> Operation:
