@@ -25,7 +25,7 @@ from router import registry
 from router.api import docs, openapi
 from router.api.answers import as_request_error, dumped, response
 from router.api.idempotency import Idempotency
-from router.api.operation import Answer, ApiRequest, Dialect, Operation
+from router.api.operation import NOBODY, Answer, ApiRequest, Dialect, Operation
 from router.api.reading import is_storable, read_json, read_query, validate
 from router.control import tokens
 from router.control.context import Control
@@ -180,7 +180,7 @@ class Api:
             case Unauthorized():
                 why = ', error="invalid_token"' if error.code != "token_missing" else ""
                 headers["WWW-Authenticate"] = f'Bearer realm="switchboard"{why}'
-            case Forbidden() if exchange.operation is not None:
+            case Forbidden() if exchange.operation is not None and exchange.operation.scope:
                 scope = exchange.operation.scope
                 headers["WWW-Authenticate"] = (
                     f'Bearer realm="switchboard", error="insufficient_scope", scope="{scope}"'
@@ -197,12 +197,16 @@ class Api:
         """Check the head and read the body; then there is a place, and a time, for the handler."""
         try:
             self._admission.gate.check()
-            actor = await self._who(exchange)
+            actor = self._anybody(exchange) if operation.open else await self._who(exchange)
             if operation.scope is not None:
                 tokens.require(actor, operation.scope)
             body = await self._body(exchange.http)
             with self._admission.gate.place():
                 return await self._handled(exchange, operation, actor, body)
+        except Forbidden:
+            if operation.open:
+                self._failures.take(self._peer(exchange))
+            raise
         except (Full, TooSlow) as error:
             raise Unavailable(f"too much at once: {error}", code="overloaded") from error
         except RequestError:
@@ -216,7 +220,7 @@ class Api:
         Raises:
             Unauthorized, TooMany.
         """
-        address = peer(exchange.http, behind_proxy=self._http.behind_proxy)
+        address = self._peer(exchange)
         try:
             token = bearer(exchange.http)
             client = digest(token)
@@ -238,12 +242,22 @@ class Api:
         self._take(exchange, client)
         return actor
 
+    def _anybody(self, exchange: _Exchange) -> Actor:
+        """Whoever asks, as often as a token may: by the address. Raises TooMany."""
+        address = self._peer(exchange)
+        self._check_failures(address)
+        self._take(exchange, digest(address))
+        return NOBODY
+
+    def _peer(self, exchange: _Exchange) -> str:
+        return peer(exchange.http, behind_proxy=self._http.behind_proxy)
+
     def _take(self, exchange: _Exchange, client: bytes) -> None:
         room = self._rate.take(client)
         exchange.headers |= room.headers()
         if not room.allowed:
             raise TooMany(
-                f"more than {self._settings.requests_per_minute} requests a minute with this token",
+                f"more than {self._settings.requests_per_minute} requests a minute of one client",
                 retry_after=room.retry_after,
                 code="rate_limited",
             )
@@ -252,7 +266,7 @@ class Api:
         room = self._failures.look(address)
         if not room.allowed:
             raise TooMany(
-                "too many requests without a valid token from this address",
+                "too many requests without a valid token or link from this address",
                 retry_after=room.retry_after,
                 code="rate_limited",
             )

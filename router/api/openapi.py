@@ -22,7 +22,7 @@ _ALWAYS: Final = ("X-Request-Id", "RateLimit-Limit", "RateLimit-Remaining", "Rat
 _INTEGER: Final = {"type": "integer", "minimum": 0}
 _HEADERS: Final[Mapping[str, Any]] = {
     "X-Request-Id": ("Names this request in our logs; the client's own if it sent one", None),
-    "RateLimit-Limit": ("Requests that a token may send at once", _INTEGER),
+    "RateLimit-Limit": ("Requests that a client may send at once", _INTEGER),
     "RateLimit-Remaining": ("Requests that are left now", _INTEGER),
     "RateLimit-Reset": ("Seconds until all of them are there again", _INTEGER),
     "Retry-After": ("Seconds to wait before the next try", _INTEGER),
@@ -120,7 +120,9 @@ class _Part:
         }
         if operation.description:
             found["description"] = operation.description
-        if operation.scope is not None:
+        if operation.open:
+            found["security"] = []
+        elif operation.scope is not None:
             found["security"] = [{"bearer": [operation.scope]}]
         if parameters:
             found["parameters"] = parameters
@@ -227,8 +229,10 @@ def _can_answer(operation: Operation, status: int) -> bool:
         return operation.body is not None
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         return sends or "{" in operation.path
+    if status == HTTPStatus.UNAUTHORIZED:
+        return not operation.open
     if status == HTTPStatus.FORBIDDEN:
-        return operation.scope is not None
+        return operation.open or operation.scope is not None
     if status == HTTPStatus.NOT_FOUND:
         return operation.body is not None or operation.query is not None or "{" in operation.path
     if status in (HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.CONFLICT):

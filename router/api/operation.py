@@ -8,7 +8,7 @@ the dialect's shape.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -16,13 +16,16 @@ from router.control.context import Control
 from router.control.model import Actor, Scope
 from router.errors import RequestError
 
+NOBODY: Final = Actor(account_id="", name="nobody", scopes=frozenset())
+"""Who asks by an open operation, until its handler knows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiRequest:
     """A request whose sender may ask for it, and that its models found right."""
 
     control: Control
-    actor: Actor
+    actor: Actor  # of an open operation NOBODY
     path: Mapping[str, str] = field(default_factory=dict)
     query: Any = None  # an instance of `Operation.query`
     body: Any = None  # an instance of `Operation.body`; None where none was sent and none is needed
@@ -59,6 +62,7 @@ class Operation:
     body_required: bool = True
     answers: Mapping[int, Any]  # status → model (type) of its body, None: no body; successes first
     creates: bool = False  # takes an Idempotency-Key
+    open: bool = False  # asks for no token: the request itself proves that it may (a signed link)
     description: str = ""
 
 

@@ -1,22 +1,26 @@
 """What became of an account's calls: history, one call, usage."""
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from router.control.accounts import numbers_held
 from router.control.context import Control
-from router.control.model import Actor, Page, can_be_asked_for
-from router.errors import NotFound
+from router.control.model import Actor, Page, Scope, can_be_asked_for
+from router.errors import Forbidden, NotFound
 from router.events.call import CallRecord
 from router.events.model import Event
 from router.events.types import EventType
 from router.storage import calls as call_records
 from router.storage.schema import accounts, agents, call_events, calls
 from router.storage.sql import MICROS, paged
+from router.vault import Unreadable
+
+_LINK_SECONDS: Final = 3600
 
 
 class CallQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +116,30 @@ async def usage(control: Control, actor: Actor) -> Usage:
         numbers=held,
         numbers_limit=numbers_limit,
     )
+
+
+def sealed_link(control: Control, actor: Actor, call_id: str) -> str:
+    """What lets its bearer read the transcript of a call of the account, for an hour; URL-safe."""
+    until = control.clock.now() + _LINK_SECONDS * MICROS
+    sealed = control.vault.seal(_owner(call_id), {"account": actor.account_id, "until": until})
+    return urlsafe_b64encode(sealed).decode().rstrip("=")
+
+
+def opened_link(control: Control, call_id: str, link: str) -> Actor:
+    """Who may read that call, and no more, by what `sealed_link` made. Forbidden: it is not."""
+    try:
+        sealed = urlsafe_b64decode(link + "=" * (-len(link) % 4))
+        made = control.vault.open(_owner(call_id), sealed)
+    except (ValueError, Unreadable):
+        raise Forbidden("the link is not valid: ask for a new one", code="link_invalid") from None
+    if made["until"] <= control.clock.now():
+        raise Forbidden("the link has expired: ask for a new one", code="link_expired")
+    scopes: frozenset[Scope] = frozenset({"calls:read"})
+    return Actor(account_id=made["account"], name="link", scopes=scopes)
+
+
+def _owner(call_id: str) -> str:
+    return f"transcript/{call_id}"
 
 
 def _conditions(actor: Actor, query: CallQuery) -> list[ColumnElement[bool]]:

@@ -407,6 +407,8 @@ async def test_both_parameters_are_needed(
         '{"area_code": 415, "contains": "55530"}',
         "area_code:415,contains:55530",
         " country:us; area_code:415; contains:55530",
+        "country: US, area_code : 415, contains: 55530",
+        '{"country": null, "area_code": "415", "contains": "55530", "type": null}',
     ],
 )
 async def test_what_is_for_sale(client: Client, filters: str) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from router.api.voiceai import DIALECT
+from router.clock import SystemClock
 from router.control import agents, numbers
 from router.control.model import Actor
 from router.events.model import EventData
 from router.events.types import EventType
 from router.storage import mapping
-from tests.support.api import Client, running_api
+from tests.support.api import Client, Reply, running_api
 from tests.support.api_calls import BEGAN, called
 from tests.support.api_schemas import check
 
@@ -390,26 +392,75 @@ async def test_call_history(acme: Client) -> None:
 async def test_transcripts(acme: Client) -> None:
     said = [("inbound_track", "Hello?"), ("outbound_track", "Hi, this is Anna.")]
     call = await called(acme, said=said)
-    urls = [
-        answered(await acme.get(f"{HISTORY}/{key}/transcript"), 200, "TranscriptResponse")["url"]
-        for key in (call, str(BEGAN))
-    ]
-    url = urls[0]
-    assert urls == [url, url]
-    assert url.startswith(acme.api.url)
-    found = (await acme.get(url.removeprefix(acme.api.url))).json
-    assert found["call_id"] == call
-    assert [(each["role"], each["text"]) for each in found["transcript"]] == [
-        ("user", "Hello?"),
-        ("assistant", "Hi, this is Anna."),
-    ]
+    for key in (call, str(BEGAN)):
+        found = answered(await acme.get(f"{HISTORY}/{key}/transcript"), 200, "TranscriptResponse")
+        assert found["url"].startswith(f"{acme.api.url}{HISTORY}/{call}/transcript.json?signature=")
+        # A client opens it as it is: a browser sends no token.
+        read = (await acme.api.request("GET", found["url"].removeprefix(acme.api.url))).json
+        assert read["call_id"] == call
+        assert [(each["role"], each["text"]) for each in read["transcript"]] == [
+            ("user", "Hello?"),
+            ("assistant", "Hi, this is Anna."),
+        ]
     silent = await called(acme, "CA2", initiated_at=BEGAN + 1)
-    for path in ("transcript", "transcript.json"):
-        answered(await acme.get(f"{HISTORY}/{silent}/{path}"), 404, "ErrorResponse")
+    answered(await acme.get(f"{HISTORY}/{silent}/transcript"), 404, "ErrorResponse")
     other = await acme.api.account("other")
-    for path in ("transcript", "transcript.json", "recording"):
+    for path in ("transcript", "recording"):
         for key in (call, str(BEGAN), "x"):
             answered(await other.get(f"{HISTORY}/{key}/{path}"), 404, "ErrorResponse")
+
+
+class ByHand(SystemClock):
+    """A clock that goes on when it is told to."""
+
+    seconds = 0
+
+    @override
+    def now(self) -> int:
+        return BEGAN + self.seconds * 1_000_000
+
+    @override
+    def monotonic(self) -> float:
+        return float(self.seconds)
+
+
+async def _link(client: Client, call: str) -> str:
+    reply = await client.get(f"{HISTORY}/{call}/transcript")
+    url: str = answered(reply, 200, "TranscriptResponse")["url"]
+    return url.partition("signature=")[2]
+
+
+async def test_a_transcripts_link_is_for_one_call_and_an_hour(tmp_path: Path) -> None:
+    clock = ByHand()
+    limits = {"burst": 15, "failures_per_minute": 12}
+    async with running_api(tmp_path, only=[DIALECT], clock=clock, api=limits) as api:
+        acme, other = await api.account("acme"), await api.account("other")
+        said = [("inbound_track", "Hello?")]
+        call, second = await called(acme, said=said), await called(acme, "CA2", said=said)
+        theirs = await called(other, said=said)
+        link, foreign = await _link(acme, call), await _link(other, theirs)
+
+        async def read(call_id: str, signature: str | None) -> Reply:
+            query = {} if signature is None else {"signature": signature}
+            return await api.request("GET", f"{HISTORY}/{call_id}/transcript.json", query=query)
+
+        assert (await read(call, link)).status == 200
+        detail = answered(await read(call, None), 422, "HTTPValidationError")["detail"]
+        assert detail[0]["loc"] == ["query", "signature"]
+        turned = ("A" if link[20] != "A" else "B").join((link[:20], link[21:]))
+        wrong = [(second, link), (theirs, link), (call, foreign), ("x", link), (call, turned)]
+        wrong += [(call, link[:-1]), (call, "x"), (call, "é"), (call, "%"), (call, acme.token)]
+        for call_id, signature in wrong:
+            reply = await read(call_id, signature)
+            assert answered(reply, 403, "ErrorResponse")["code"] == "link_invalid"
+        clock.seconds = 3599
+        assert (await read(call, link)).status == 200
+        clock.seconds = 3601
+        assert answered(await read(call, link), 403, "ErrorResponse")["code"] == "link_expired"
+        for _ in range(20):  # somebody guesses
+            reply = await read(call, "x")
+        assert reply.status == 429
+        assert int(reply.headers["Retry-After"]) >= 1
 
 
 async def test_recordings(acme: Client) -> None:

@@ -13,6 +13,7 @@ from router.api.voiceai.models import (
     CallHistoryQuery,
     CallType,
     ErrorResponse,
+    LinkQuery,
     OutboundCallRequest,
     PageQuery,
     PaginatedCallHistoryResponse,
@@ -66,16 +67,16 @@ async def transcript_link(request: ApiRequest) -> Answer:
     if not _said(await calls.events(request.control, request.actor, record.call_id)):
         raise NotFound("the call has no transcript", code="transcript_not_found")
     path = f"/api/v1/agent/call-history/{record.call_id}/transcript.json"
-    return answer(TranscriptResponse(url=f"{_origin(request)}{path}"))
+    link = calls.sealed_link(request.control, request.actor, record.call_id)
+    return answer(TranscriptResponse(url=f"{_origin(request)}{path}?signature={link}"))
 
 
 async def transcript(request: ApiRequest) -> Answer:
-    """What was said in a call."""
-    record = await _find(request)
-    said = _said(await calls.events(request.control, request.actor, record.call_id))
-    if not said:
-        raise NotFound("the call has no transcript", code="transcript_not_found")
-    return answer(Transcript(call_id=record.call_id, transcript=list(said)))
+    """What was said in a call; whoever has the link may read it."""
+    call_id = request.path["call_id"]
+    reader = calls.opened_link(request.control, call_id, request.query.signature)
+    said = _said(await calls.events(request.control, reader, call_id))
+    return answer(Transcript(call_id=call_id, transcript=list(said)))
 
 
 async def recording(request: ApiRequest) -> Answer:
@@ -200,7 +201,8 @@ OPERATIONS: Final = (
         path="/api/v1/agent/call-history/{call_id}/transcript",
         id="get_call_transcript_url",
         summary="Call Transcript",
-        description="Where the transcript of a call is: reading it takes the same token.",
+        description="Where the transcript of a call is: a link that works for an hour, without a "
+        "token.",
         tag=_TAG,
         handle=transcript_link,
         scope="calls:read",
@@ -213,7 +215,9 @@ OPERATIONS: Final = (
         summary="What Was Said",
         tag=_TAG,
         handle=transcript,
-        scope="calls:read",
+        scope=None,
+        open=True,
+        query=LinkQuery,
         answers={200: Transcript},
     ),
     Operation(

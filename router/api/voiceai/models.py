@@ -292,6 +292,12 @@ class CallHistoryQuery(_Query):
     sort_dir: Literal["asc", "desc"] = "desc"
 
 
+class LinkQuery(_Query):
+    """What proves that a link was given away by us."""
+
+    signature: str = Field(min_length=1, max_length=500, description="Of the link")
+
+
 class CallHistoryItem(_Answered):
     """A call."""
 
@@ -317,7 +323,7 @@ class PaginatedCallHistoryResponse(_Answered):
 
 
 class TranscriptResponse(_Answered):
-    """Where the transcript is; reading it takes the same token."""
+    """Where the transcript is, for an hour."""
 
     url: str
 

@@ -1,5 +1,7 @@
 """Of voice.ai's dialect."""
 
+from yarl import URL
+
 from tests.api.examples import Example
 from tests.support.api import Client
 from tests.support.api_calls import called
@@ -18,12 +20,15 @@ async def things(client: Client) -> dict[str, str]:
         assert (await client.post(SELECT, {"phone_number": number})).status == 200
     reply = await client.post("/api/v1/agent/", {"name": "Anna", "config": {"greeting": "Hello"}})
     assert reply.status == 200, reply.text
+    call = await called(client, said=[("inbound_track", "Hello?")])
+    told = await client.get(f"/api/v1/agent/call-history/{call}/transcript")
     return {
         "number": mine,
         "spare": spare,
         "for_sale": sold,
         "agent": reply.json["agent_id"],
-        "call": await called(client, said=[("inbound_track", "Hello?")]),
+        "call": call,
+        "link": URL(told.json["url"]).query["signature"],
     }
 
 
@@ -58,7 +63,9 @@ EXAMPLES = {
         query={"sort_by": "duration", "agent_ids": "$agent"}, foreign={"agent": 200}
     ),
     "get_call_transcript_url": Example(path=_CALL),
-    "get_call_transcript": Example(path=_CALL),
+    "get_call_transcript": Example(
+        path=_CALL, query={"signature": "$link"}, foreign={"call": 403, "link": 403}
+    ),
     "get_call_recording_url": Example(path=_CALL),
     "create_outbound_call": Example(
         body={"agent_id": "a", "target_phone_number": "+14155550100"}, status=501
