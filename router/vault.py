@@ -30,7 +30,7 @@ _VERSION: Final = b"\x01"
 _ID: Final = slice(1, 5)
 _NONCE: Final = slice(5, 17)
 _HEADER: Final = 17
-_SHORT: Final = 12  # of fewer characters, four would be too many to show
+_SHORT: Final = 8  # of fewer characters, four would be too many to show
 _SHOWN: Final = 4
 _ELLIPSIS: Final = "…"
 
@@ -117,7 +117,7 @@ def _derived(key: bytes) -> tuple[bytes, AESGCM]:
 
 
 def mask(secret: str) -> str:
-    """As answers show it: `…` and its last four characters; `…` alone where it is short (< 12)."""
+    """As answers show it: `…` and its last four characters; `…` alone where it is short (< 8)."""
     return _ELLIPSIS + secret[-_SHOWN:] if len(secret) >= _SHORT else _ELLIPSIS
 
 

@@ -44,8 +44,11 @@ async def search(
     *,
     provider: str,
     connection_id: str | None = None,
+    where: tuple[str | int, ...] = ("body",),
 ) -> Sequence[AvailableNumber]:
     """What can be bought at that connection (see `connections.resolve`).
+
+    `where`: the field to be named if the carrier refuses.
 
     Raises:
         Invalid: the carrier refuses the query; it says why.
@@ -56,14 +59,16 @@ async def search(
         control, actor, provider=provider, connection_id=connection_id
     )
     async with orders.inventory(control, provider, credentials) as carrier:
-        return await _offers(carrier, query)
+        return await _offers(carrier, query, where)
 
 
-async def _offers(carrier: NumberInventory, query: NumberQuery) -> Sequence[AvailableNumber]:
+async def _offers(
+    carrier: NumberInventory, query: NumberQuery, where: tuple[str | int, ...] = ("body",)
+) -> Sequence[AvailableNumber]:
     try:
         return await carrier.search(query)
     except Permanent as error:
-        raise Invalid((("body",), str(error)), code=orders.REFUSED) from error
+        raise Invalid((where, str(error)), code=orders.REFUSED) from error
 
 
 async def buy(

@@ -203,7 +203,13 @@ async def test_a_number_that_the_account_has_is_not_bought_over(
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [("+14155550999", NotAvailable), ("+14155", Permanent), ("0", Permanent)]
+    ("number", "kind"),
+    [
+        ("+14155550999", NotAvailable),
+        ("+19995550123", NotAvailable),  # there is no such area code
+        ("+14155", Permanent),
+        ("0", Permanent),
+    ],
 )
 async def test_a_number_that_is_not_for_sale(
     world: World, inventory: NumberInventory, number: str, kind: type[Permanent]

@@ -19,5 +19,7 @@ DIALECT = Dialect(
         *calls.OPERATIONS,
     ],
     refuse=refuse,
-    errors=dict.fromkeys((400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 503), Problem),
+    errors=dict.fromkeys(
+        (400, 401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503), Problem
+    ),
 )

@@ -139,6 +139,7 @@ async def _search(request: ApiRequest) -> Answer:
         NumberQuery(asked.country, asked.area_code, asked.contains, asked.type, asked.limit),
         provider=asked.provider,
         connection_id=asked.connection_id,
+        where=("query", "connection_id"),
     )
     return Answer(body={"items": [shaped(OfferShape, each) for each in offers]})
 

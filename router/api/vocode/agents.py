@@ -271,6 +271,7 @@ OPERATIONS: Final = (
         body=AgentUpdateParams,
         body_required=False,  # the client sends no body where nothing is to change
         answers={200: AgentAnswer},
+        creates=True,  # documents, where parameters describe them
         description=(
             "What is left out or {} stays as it is; null clears where it is allowed. Inline "
             "parameters change the agent's own document, or, of another type, make a new one."

@@ -181,7 +181,12 @@ async def _available(request: ApiRequest) -> Answer:
     )
     query = _filters(asked.filters)._replace(limit=asked.limit)
     found = await numbers.search(
-        request.control, request.actor, query, provider=provider, connection_id=connection_id
+        request.control,
+        request.actor,
+        query,
+        provider=provider,
+        connection_id=connection_id,
+        where=("query", "telephony_account_connection"),
     )
     connection = await wire_connections.expanded(request, connection_id)
     items = [_offered(request, each, connection) for each in found]
@@ -232,9 +237,9 @@ def _pairs(text: str) -> dict[str, Any]:
             pairs = msgspec.json.decode(text)
         except msgspec.DecodeError as error:
             raise Invalid((where, f"is no JSON object: {error}")) from None
-        return dict(pairs)
+        return {name: value for name, value in pairs.items() if value is not None}
     pairs = {}
-    for pair in filter(None, re.split(r"[,;\s]+", text)):
+    for pair in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*:\s*", ":", text))):
         name, colon, value = pair.partition(":")
         if not colon:
             raise Invalid((where, "must be a JSON object, or key:value pairs with commas between"))

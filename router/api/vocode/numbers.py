@@ -281,6 +281,7 @@ OPERATIONS: Final = (
         body=UpdateNumberRequest,
         body_required=False,  # the client sends no body where nothing is to change
         answers={200: UpdatedPhoneNumber},
+        creates=True,  # an agent, where parameters describe one
         description=(
             "`inbound_agent`: an agent's id, null, or parameters, which change the number's agent "
             "or make one. Its prompt is a text here and in the answer; with the header "

@@ -31,7 +31,7 @@ _CODES: Final = {
 }
 """Where an error has no word of its own."""
 
-_ANYWHERE: Final = (401, 403, 404, 409, 413, 415, 429, 500, 503)
+_ANYWHERE: Final = (401, 403, 404, 405, 409, 413, 415, 429, 500, 503)
 ERRORS: Final[Mapping[int, Any]] = {
     **dict.fromkeys(_ANYWHERE, ErrorResponse),
     422: HTTPValidationError,

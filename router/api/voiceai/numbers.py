@@ -21,7 +21,7 @@ from router.api.voiceai.models import (
 )
 from router.control import numbers
 from router.control.model import Number
-from router.errors import NotFound
+from router.errors import Conflict, NotFound
 from router.events.phone import country_of
 from router.provider import NumberQuery
 
@@ -56,9 +56,12 @@ async def search(request: ApiRequest) -> Answer:
 async def select(request: ApiRequest) -> Answer:
     """Buy a number; it takes a slot of the plan."""
     wanted: PurchasePhoneNumberRequest = request.body
-    number = await numbers.buy(
-        request.control, request.actor, provider=wanted.provider, number=wanted.phone_number
-    )
+    try:
+        number = await numbers.buy(
+            request.control, request.actor, provider=wanted.provider, number=wanted.phone_number
+        )
+    except Conflict as error:  # the document has one word for all that is not to be had
+        raise NotFound(str(error), code=error.code) from None
     return answer(PurchasePhoneNumberResponse(phone_number=number.number, status="selected"))
 
 
@@ -174,7 +177,7 @@ OPERATIONS: Final = (
         handle=select,
         scope="numbers:write",
         body=PurchasePhoneNumberRequest,
-        answers={200: PurchasePhoneNumberResponse, 402: ErrorResponse, 409: ErrorResponse},
+        answers={200: PurchasePhoneNumberResponse, 402: ErrorResponse},
         creates=True,
     ),
     Operation(

@@ -63,7 +63,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "buy it there, then it can be adopted",
     "21651": "the address does not satisfy what the number requires",
 }
-_UNSOLD: Final = frozenset({"20404", "21422", "21452"})
+_UNSOLD: Final = frozenset({"20404", "21421", "21422", "21452"})
 
 T = TypeVar("T")
 
