@@ -81,6 +81,8 @@ async def buy(
 ) -> Number:
     """Buy this number, or the first one that answers `query` and can be had.
 
+    A request that is repeated (`Actor.request_key`) gets what it bought, as long as that is held.
+
     Raises:
         LimitReached: the plan's numbers are used up.
         NotFound: nobody sells it (or it is another account's, which looks the same), or there is
@@ -94,6 +96,8 @@ async def buy(
     """
     wanted = None if number is None else number_rows.checked_number(number)
     label = checked_label(("body", "label"), label)
+    if (bought := await repeated(control, actor)) is not None:
+        return bought
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
@@ -123,6 +127,11 @@ async def buy(
             if wanted is not None or error.code not in (NOT_AVAILABLE, HELD):
                 raise
     raise NotFound("no such phone number is available: search elsewhere", code=NOT_AVAILABLE)
+
+
+async def repeated(control: Control, actor: Actor) -> Number | None:
+    """What this request bought at an earlier try. Ambiguous: that is still under way."""
+    return await orders.repeated(control, actor)
 
 
 async def adopt(

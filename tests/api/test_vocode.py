@@ -17,6 +17,7 @@ from router.control.model import Actor, Plan
 from tests.api.examples import vocode as examples
 from tests.api.examples.vocode import NOBODY, VOICE, ok
 from tests.support.api import Client, Reply, RunningApi, running_api
+from tests.support.control import later
 
 CLIENT: Final = {"X-Fern-SDK-Version": "0.0.48"}
 DOCUMENT: Final = yaml.safe_load(
@@ -586,3 +587,24 @@ async def test_numbers_are_no_way_around_the_scope_of_agents(api: RunningApi) ->
     assert ok(await whole.get("/v1/numbers/list"))["total"] == 0
     ok(await whole.post("/v1/numbers/buy", wanted))
     ok(await numbers_only.post("/v1/numbers/buy", wanted))  # it is there now
+
+
+async def test_a_purchase_whose_answer_is_lost_is_made_once(api: RunningApi) -> None:
+    client = await api.account("unlucky")
+    asked: dict[str, Any] = {"body": {"inbound_agent": AGENT}, "headers": {"Idempotency-Key": "1"}}
+    before = {number for held in api.carriers.owned.values() for number in held}
+    api.carriers.dies = True
+    try:
+        assert (await client.post("/v1/numbers/buy", **asked)).status == 503
+    finally:
+        api.carriers.away = False
+    assert (await client.post("/v1/numbers/buy", **asked)).status == 503  # under way
+    await later(api.control.database, 3600.0)
+    await numbers.recover(api.control)
+    bought = ok(await client.post("/v1/numbers/buy", **asked))
+    assert ok(await client.post("/v1/numbers/buy", **asked)) == bought
+    after = {number for held in api.carriers.owned.values() for number in held}
+    assert after - before == {bought["number"]}
+    assert [each["id"] for each in ok(await client.get("/v1/agents/list"))["items"]] == [
+        bought["inbound_agent"]["id"]
+    ]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -392,6 +393,45 @@ class TestAtOnce:
         finished = await asyncio.gather(*(numbers.recover(control) for _ in range(3)))
         assert sum(finished) == 3
         assert len(await all_of(control, acme)) == 3
+
+
+class TestRepeating:
+    """A request that is sent again with its Idempotency-Key, its first answer lost."""
+
+    async def test_what_it_bought_is_not_bought_again(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        any_one = {"provider": "twilio", "query": NumberQuery(area_code="415")}
+        carrier.fate = fails("bought", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await numbers.buy(control, again, **any_one)
+        carrier.fate = well
+        with pytest.raises(Ambiguous, match="still under way"):
+            await numbers.buy(control, again, **any_one)
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        bought = await numbers.buy(control, again, **any_one)
+        assert carrier.bought == [bought.number]
+        other = await numbers.buy(control, acme, **any_one)
+        theirs = await numbers.buy(
+            control, msgspec.structs.replace(rival, request_key="of one request"), **any_one
+        )
+        assert carrier.bought == [bought.number, other.number, theirs.number]
+
+    async def test_what_it_did_not_buy_is_bought(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        carrier.fate = fails("buy", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await buy(control, again)
+        carrier.fate = well
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await buy(control, again)).number == ONE
+        assert (await buy(control, again)).number == ONE
+        assert carrier.bought == [ONE]
 
 
 class TestAdopting:
