@@ -15,6 +15,7 @@ from functools import cache, partial
 from time import perf_counter
 from typing import Any, Final
 
+import msgspec
 import pydantic_core
 from aiohttp import web
 from structlog.contextvars import bound_contextvars
@@ -22,7 +23,7 @@ from structlog.contextvars import bound_contextvars
 from router import registry
 from router.api import docs, openapi
 from router.api.answers import as_request_error, dumped, response
-from router.api.idempotency import Idempotency
+from router.api.idempotency import Idempotency, request_key
 from router.api.operation import Answer, ApiRequest, Dialect, Operation
 from router.api.reading import is_storable, read_json, read_query, validate
 from router.control import tokens
@@ -269,8 +270,11 @@ class Api:
         self, exchange: _Exchange, operation: Operation, actor: Actor, body: bytes
     ) -> Answer:
         http = exchange.http
-        request = _request(self._control, operation, actor, http, body)
+        said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
         key = self._idempotency.key_of(http.headers) if operation.creates else ""
+        if key:
+            actor = msgspec.structs.replace(actor, request_key=request_key(key, said))
+        request = _request(self._control, operation, actor, http, body)
 
         async def carry_out() -> Answer:
             try:
@@ -283,7 +287,6 @@ class Api:
         async with asyncio.timeout(self._settings.request_timeout):
             if not key:
                 return await carry_out()
-            said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
             return await self._idempotency.once(actor.account_id, key, said, carry_out)
 
     def _is_preflight(self, http: web.Request) -> bool:

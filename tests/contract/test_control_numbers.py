@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -14,6 +15,7 @@ from router.control.number_rows import HELD
 from router.errors import (
     Ambiguous,
     Conflict,
+    Forbidden,
     Invalid,
     LimitReached,
     NotFound,
@@ -34,6 +36,7 @@ from tests.support.fake_inventory import OPERATOR as OPERATORS
 from tests.support.fake_inventory import FakeCarrier, Held
 
 ONE, TWO, THREE = "+14155550100", "+14155550101", "+14155550102"
+TENANTS = "AC" + "7e" * 16  # at the carrier
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 AGES = 3600.0
 
@@ -392,11 +395,50 @@ class TestAtOnce:
         assert len(await all_of(control, acme)) == 3
 
 
+class TestRepeating:
+    """A request that is sent again with its Idempotency-Key, its first answer lost."""
+
+    async def test_what_it_bought_is_not_bought_again(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        any_one = {"provider": "twilio", "query": NumberQuery(area_code="415")}
+        carrier.fate = fails("bought", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await numbers.buy(control, again, **any_one)
+        carrier.fate = well
+        with pytest.raises(Ambiguous, match="still under way"):
+            await numbers.buy(control, again, **any_one)
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        bought = await numbers.buy(control, again, **any_one)
+        assert carrier.bought == [bought.number]
+        other = await numbers.buy(control, acme, **any_one)
+        theirs = await numbers.buy(
+            control, msgspec.structs.replace(rival, request_key="of one request"), **any_one
+        )
+        assert carrier.bought == [bought.number, other.number, theirs.number]
+
+    async def test_what_it_did_not_buy_is_bought(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        carrier.fate = fails("buy", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await buy(control, again)
+        carrier.fate = well
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await buy(control, again)).number == ONE
+        assert (await buy(control, again)).number == ONE
+        assert carrier.bought == [ONE]
+
+
 class TestAdopting:
     async def test_a_number_that_is_there(
         self, control: Control, carrier: FakeCarrier, acme: Actor
     ) -> None:
-        carrier.held[ONE] = Held(OPERATORS, "of long ago")
+        carrier.held[ONE] = Held(TENANTS, "of long ago")
         actor = await limited(control, 1)
         made = await self.adopt(control, actor, label="front", details={"password": "of length"})
         assert (made.bought, made.label, carrier.held[ONE].ours) == (False, "front", True)
@@ -414,13 +456,13 @@ class TestAdopting:
     ) -> None:
         with pytest.raises(NotFound):
             await self.adopt(control, acme)
-        carrier.held[ONE] = Held(OPERATORS)
+        carrier.held[ONE] = Held(TENANTS)
         await self.adopt(control, acme)
         with pytest.raises(Conflict):
             await self.adopt(control, acme)
         with pytest.raises(NotFound):
             await self.adopt(control, rival)
-        carrier.held[TWO] = Held(OPERATORS)
+        carrier.held[TWO] = Held(TENANTS)
         carrier.fate = fails("configure", Permanent("a locked number"))
         with pytest.raises(Conflict, match="locked"):
             await self.adopt(control, acme, TWO)
@@ -430,14 +472,40 @@ class TestAdopting:
     async def test_at_once(
         self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
     ) -> None:
-        carrier.held[ONE] = Held(OPERATORS)
+        carrier.held[ONE] = Held(TENANTS)
         adopting = [self.adopt(control, actor) for actor in (acme, rival, acme, rival)]
         done = await asyncio.gather(*adopting, return_exceptions=True)
         assert sum(isinstance(each, Number) for each in done) == 1
 
+    async def test_what_the_operator_has_is_the_operators(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        carrier.held[ONE] = Held(OPERATORS, "a hotline")
+        for connection_id in (None, connections.DEFAULT):
+            taking = {"number": ONE, "provider": "twilio", "connection_id": connection_id}
+            with pytest.raises(Forbidden, match="connection of your own"):
+                await numbers.adopt(control, acme, **taking)
+        assert carrier.held[ONE] == Held(OPERATORS, "a hotline")
+        taken = await numbers.adopt(
+            control, OPERATOR, number=ONE, provider="twilio", connection_id=None
+        )
+        assert (taken.account_id, carrier.held[ONE].ours) == (DEFAULT_ACCOUNT, True)
+
     async def adopt(self, control: Control, actor: Actor, number: str = ONE, **more: Any) -> Number:
+        """Through the actor's own connection; all of these have the same account at the carrier."""
+        connection = await connections.find_same(
+            control, actor, provider="twilio", provider_account=TENANTS
+        )
+        if connection is None:
+            connection = await connections.create(
+                control,
+                actor,
+                provider="twilio",
+                provider_account=TENANTS,
+                secrets={"auth_token": "an auth token"},
+            )
         return await numbers.adopt(
-            control, actor, number=number, provider="twilio", connection_id=None, **more
+            control, actor, number=number, provider="twilio", connection_id=connection.id, **more
         )
 
 
