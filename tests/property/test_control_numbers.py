@@ -37,7 +37,7 @@ from tests.support.fake_inventory import FakeCarrier, Held, nothing_happens
 
 T = TypeVar("T")
 
-OFFERS: Final = [f"+1415555010{last}" for last in range(4)]
+OFFERS: Final = [f"+1415555010{last}" for last in range(6)]
 LIMITS: Final[Mapping[str, int | None]] = {"acme": 2, "rival": None}
 AGES: Final = 3600.0
 SID: Final = "AC" + "7e" * 16  # at the carrier, of both
@@ -51,15 +51,18 @@ class Killed(BaseException):
 # nobody can know.
 BEFORE: Final = ("search", "find", "buy", "configure", "release")
 AFTER: Final = ("bought", "configured", "released")
-FATES: Final = st.dictionaries(
-    st.sampled_from((*BEFORE, *AFTER)),
-    st.sampled_from([Transient, Ambiguous, Permanent, Killed]),
-    max_size=2,
-).map(
-    lambda fates: {
-        step: Ambiguous if step in AFTER and what is not Killed else what
-        for step, what in fates.items()
-    }
+FATES: Final = st.one_of(
+    st.just({}),
+    st.dictionaries(
+        st.sampled_from(BEFORE),
+        st.sampled_from([Transient, Ambiguous, Permanent, Killed]),
+        min_size=1,
+        max_size=2,
+    ),
+    st.dictionaries(
+        st.sampled_from(AFTER), st.sampled_from([Ambiguous, Killed]), min_size=1, max_size=2
+    ),
+    st.just({"bought": Ambiguous, "find": Transient}),  # nobody knows that it was bought
 )
 NOTHING: Final[Mapping[str, type[BaseException]]] = {}
 ACCOUNTS: Final = st.sampled_from(list(LIMITS))
