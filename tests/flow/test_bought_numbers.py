@@ -4,7 +4,9 @@ A whole node, with the sandbox's Twilio, Telnyx and LiveKit around it. No call c
 that nobody bought.
 """
 
+import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ from tests.support.nodes import (
     running,
 )
 from tests.support.sandbox_telnyx import API_KEY, SEED
+from tests.support.servers.postgres import Postgres
 from tests.support.twilio_requests import form, headers, new_sid, sign
 
 CALLER, FALLBACK = "+12125550123", "+14155550199"
@@ -375,3 +378,60 @@ async def test_a_revoked_token_is_none_from_the_next_request_on(tmp_path: Path) 
         other = await w.api.account("acme")
         record = await call_of(other, call.sid, state="ended", disposition="answered")
         assert record["agent"] == "anna"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of a database."""
+    if request.param == "sqlite":
+        return {}
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.create_database(f"slots_{uuid.uuid4().hex[:8]}")
+    return {"database": {"url": url}, "secret_key": "ab" * 32}
+
+
+async def test_slots_of_a_plan_are_never_exceeded(tmp_path: Path, database: dict[str, Any]) -> None:
+    """Twenty at once for five slots: the carrier is asked for five and sells five."""
+    async with world(tmp_path, **database) as w:
+        client = await w.api.account("acme", plan=Plan(numbers=5))
+        voice_ai = VoiceAi(client)
+        wanted = (await voice_ai.search())[:20]
+        assert len(wanted) == 20
+
+        async def select(number: str) -> Reply:
+            path = "/api/v1/agent/select-phone-number"
+            return await client.post(path, {"phone_number": number})
+
+        replies = await asyncio.gather(*map(select, wanted))
+        assert sorted(each.status for each in replies) == [200] * 5 + [402] * 15
+        codes = {each.json.get("code") for each in replies if each.status == 402}
+        assert codes == {"phone_number_limit_reached"}
+        held = {each.number for each in w.twilio.accounts.main.numbers.values()}
+        assert len(held) == w.twilio.faults.requests.count("buy") == 5
+        assert held == {each.json["phone_number"] for each in replies if each.status == 200}
+        listed = (await client.get("/api/v1/agent/phone-numbers")).json
+        assert {each["phone_number"] for each in listed["phone_numbers"]} == held
+        given_back = held.pop()
+        assert (await voice_ai.release(given_back)).status == 200
+        left = [number for number in wanted if number not in held]
+        replies = await asyncio.gather(*map(select, left))
+        assert sorted(each.status for each in replies) == [200] + [402] * 15
+
+
+async def test_one_number_is_sold_once(tmp_path: Path, database: dict[str, Any]) -> None:
+    """However many accounts want it at once, and however often each asks."""
+    async with world(tmp_path, **database) as w:
+        clients = [await w.api.account(f"account-{index}") for index in range(4)]
+        number = (await VoiceAi(clients[0]).search())[0]
+        path = "/api/v1/agent/select-phone-number"
+        asked = [client.post(path, {"phone_number": number}) for client in clients * 5]
+        statuses = [each.status for each in await asyncio.gather(*asked)]
+        assert statuses.count(200) == 1
+        assert set(statuses) <= {200, 404, 409}
+        assert w.twilio.faults.requests.count("buy") == 1
+        owners = [
+            client
+            for client in clients
+            if number in (await client.get("/api/v1/agent/phone-numbers")).text
+        ]
+        assert owners == [clients[statuses.index(200) % 4]]
