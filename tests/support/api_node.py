@@ -93,11 +93,12 @@ async def set_fallback(client: Client, number: str, fallback: str) -> None:
 async def call_of(client: Client, provider_call_id: str, **wanted: Any) -> dict[str, Any]:
     """The record of the account's call, once it has these values."""
     call: dict[str, Any] = {}
-    async with asyncio.timeout(15):
-        while not call or not wanted.items() <= call.items():
-            await asyncio.sleep(0.02)
-            call = await _record(client, provider_call_id)
-    return call
+    for _ in range(150):
+        call = await _record(client, provider_call_id)
+        if call and wanted.items() <= call.items():
+            return call
+        await asyncio.sleep(0.1)  # a token has 600 requests a minute
+    raise AssertionError(f"not {wanted}: {call}")
 
 
 async def _record(client: Client, provider_call_id: str) -> dict[str, Any]:
