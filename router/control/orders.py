@@ -242,7 +242,7 @@ async def _insert(
             due_at=now_micros() + micros(_LEASE),
             created_at=now_micros(),
         )
-        .on_conflict_do_nothing(index_elements=[orders.c.number])
+        .on_conflict_do_nothing()  # of the number, or of a request that was sent twice
         .returning(*_FIELDS)
     )
     row = (await connection.execute(statement)).one_or_none()
