@@ -402,7 +402,7 @@ class TestRepeating:
         self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
     ) -> None:
         again = msgspec.structs.replace(acme, request_key="of one request")
-        any_one = {"provider": "twilio", "query": NumberQuery(area_code="415")}
+        any_one: dict[str, Any] = {"provider": "twilio", "query": NumberQuery(area_code="415")}
         carrier.fate = fails("bought", RuntimeError("the process dies"))
         with pytest.raises(RuntimeError):
             await numbers.buy(control, again, **any_one)
@@ -482,7 +482,11 @@ class TestAdopting:
     ) -> None:
         carrier.held[ONE] = Held(OPERATORS, "a hotline")
         for connection_id in (None, connections.DEFAULT):
-            taking = {"number": ONE, "provider": "twilio", "connection_id": connection_id}
+            taking: dict[str, Any] = {
+                "number": ONE,
+                "provider": "twilio",
+                "connection_id": connection_id,
+            }
             with pytest.raises(Forbidden, match="connection of your own"):
                 await numbers.adopt(control, acme, **taking)
         assert carrier.held[ONE] == Held(OPERATORS, "a hotline")

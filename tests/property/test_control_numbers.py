@@ -51,7 +51,7 @@ class Killed(BaseException):
 # nobody can know.
 BEFORE: Final = ("search", "find", "buy", "configure", "release")
 AFTER: Final = ("bought", "configured", "released")
-FATES: Final = st.one_of(
+FATES: Final[st.SearchStrategy[dict[str, type[BaseException]]]] = st.one_of(
     st.just({}),
     st.dictionaries(
         st.sampled_from(BEFORE),
