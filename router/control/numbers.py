@@ -27,6 +27,7 @@ from router.control.context import Control
 from router.control.model import Actor, Number, NumberMode, Page, checked_label
 from router.control.number_rows import HELD, NOT_AVAILABLE, SHOWN, shown
 from router.errors import Conflict, Invalid, NotFound, Permanent
+from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import AvailableNumber, NumberInventory, NumberQuery
 from router.storage import batch, mapping
 from router.storage.schema import agents, numbers
@@ -139,10 +140,12 @@ async def adopt(
     """Take a number that is at that connection already: set its webhooks, hold it. Takes a slot.
 
     It is not given back on release: it was not bought by us. In mode `trunk` its webhooks stay as
-    they are.
+    they are. What is at the operator's own carrier account is for the account `default` alone:
+    the plan's `shared_carriers` is about what is bought there.
 
     Raises:
-        NotFound: the connection does not hold it, or another account does.
+        NotFound: the connection does not hold it, or another account does, or it would be the
+            operator's.
         LimitReached, Conflict, Invalid, Transient, Ambiguous: as `buy`; it may be asked again.
     """
     wanted = number_rows.checked_number(number)
@@ -150,6 +153,11 @@ async def adopt(
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
+    not_there = NotFound(
+        f"that account at {provider} has no such phone number", code="number_not_found"
+    )
+    if credentials is None and actor.account_id != DEFAULT_ACCOUNT:
+        raise not_there
     through = None if credentials is None else credentials.connection_id
     number_id = str(uuid.uuid4())
     kept = number_rows.sealed(control, number_id, details or {})
@@ -171,9 +179,7 @@ async def adopt(
         except Permanent as error:
             raise orders.refused(error) from error
     if owned is None:
-        raise NotFound(
-            f"that account at {provider} has no such phone number", code="number_not_found"
-        )
+        raise not_there
     at_carrier = owned.provider_number_id
 
     async def work(connection: AsyncConnection) -> Number:
@@ -219,8 +225,9 @@ async def list_(
     `agent_id`: those that lead to it; `unlinked`: those that lead to nobody.
     """
     wanted = [numbers.c.account_id == actor.account_id]
-    if agent_id is not None:
-        wanted.append(numbers.c.agent_id == agent_id)
+    if agent_id is not None:  # its numbers are its account's: so the index alone is counted
+        own = (agents.c.account_id == actor.account_id, agents.c.id == agent_id)
+        wanted = [numbers.c.agent_id == select(agents.c.id).where(*own).scalar_subquery()]
     if unlinked:
         wanted.append(numbers.c.agent_id.is_(None))
     if not deleting:
