@@ -10,7 +10,7 @@ from aiohttp import web
 from config.settings import HttpSettings, Settings
 from router.api.app import Api, dialects
 from router.clock import Clock
-from router.control import orders, tokens
+from router.control import orders, refresh, tokens
 from router.control.context import Control, control_of
 from router.errors import StorageError
 from router.observability import log
@@ -21,6 +21,7 @@ from router.supervisor import Work
 logger = log.get(__name__)
 
 _WRITE_USED: Final = 10.0  # seconds between two notes of which tokens were used
+_REFRESH: Final = 10.0  # seconds between two looks for changes of documents that were left undone
 _PRUNE: Final = 3600.0  # seconds between two removals of old Idempotency-Keys
 
 
@@ -49,6 +50,7 @@ class ApiRole:
         database = self._control.database
         return {
             "orders": partial(orders.recover_loop, self._control),
+            "refreshes": partial(self._again, _REFRESH, partial(refresh.recover, self._control)),
             "token_use": partial(
                 self._again, _WRITE_USED, partial(tokens.write_used, self._control)
             ),

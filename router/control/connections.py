@@ -26,6 +26,7 @@ from router.providers import carriers, configured
 from router.storage import batch
 from router.storage.connections import tell
 from router.storage.schema import accounts, connections, numbers, orders
+from router.storage.sql import paged
 from router.vault import Unreadable, is_masked, mask
 
 DEFAULT: Final = "default"
@@ -118,16 +119,12 @@ async def list_(
     mine = connections.c.account_id == actor.account_id
     if providers:
         mine &= connections.c.provider.in_(providers)
-    order = [connections.c.created_at, connections.c.id]
-    page = (
-        select(connections)
-        .where(mine)
-        .order_by(*(column.desc() if newest_first else column for column in order))
-        .offset(offset)
-        .limit(limit)
-    )
+    place = (connections.c.created_at, connections.c.id)
+    order = [each.desc() if newest_first else each.asc() for each in place]
+    page = paged(select(connections.c.id).where(mine).order_by(*order), offset, limit)
+    items = select(connections).where(connections.c.id.in_(page)).order_by(*order)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page)).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         total = await connection.execute(select(func.count()).select_from(connections).where(mine))
         return Page([_connection(control, row) for row in rows], total.scalar_one())
 
