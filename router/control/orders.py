@@ -153,6 +153,34 @@ def refused(error: Permanent) -> Conflict:
 # --- buying
 
 
+def id_for(actor: Actor) -> str:
+    """The id of a purchase. A request that is repeated makes no second one: it has the first's."""
+    if not actor.request_key:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{actor.account_id}/{actor.request_key}"))
+
+
+async def repeated(control: Control, actor: Actor) -> Number | None:
+    """What this very request has bought, at an earlier try whose answer got lost.
+
+    Raises:
+        Ambiguous: the carrier is still at it, or nobody knows yet.
+    """
+    if not actor.request_key:
+        return None
+    order_id = id_for(actor)
+    bought = (numbers.c.id == order_id) & (numbers.c.account_id == actor.account_id)
+    async with control.database.read() as connection:
+        under_way = await connection.execute(select(orders.c.id).where(orders.c.id == order_id))
+        is_under_way = under_way.first() is not None
+        row = (await connection.execute(number_rows.SHOWN.where(bought))).mappings().first()
+    if row is not None:
+        return number_rows.shown(row)
+    if is_under_way:
+        raise Ambiguous("what this request has ordered is still under way")
+    return None
+
+
 async def place(
     control: Control,
     actor: Actor,
@@ -169,7 +197,7 @@ async def place(
     Raises:
         LimitReached, Conflict, NotFound: see `numbers.buy`.
     """
-    order_id = str(uuid.uuid4())
+    order_id = id_for(actor)
     request = Request(
         agent_id=agent_id,
         label=label,
@@ -214,7 +242,7 @@ async def _insert(
             due_at=now_micros() + micros(_LEASE),
             created_at=now_micros(),
         )
-        .on_conflict_do_nothing(index_elements=[orders.c.number])
+        .on_conflict_do_nothing()  # of the number, or of a request that was sent twice
         .returning(*_FIELDS)
     )
     row = (await connection.execute(statement)).one_or_none()

@@ -4,33 +4,39 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
 from router.control import accounts, agents, audit, connections, numbers, orders
 from router.control.context import Control
 from router.control.model import Actor, Agent, Number, Plan
+from router.control.number_rows import HELD
 from router.errors import (
     Ambiguous,
     Conflict,
+    Forbidden,
     Invalid,
     LimitReached,
     NotFound,
     Permanent,
+    StorageUnavailable,
     Transient,
 )
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
-from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
+from router.routing.spec import AgentSpec, AgentStatus, MappingSpec, NumberSpec
 from router.routing.table import RouteTable
 from router.storage import mapping
 from router.storage.schema import numbers as rows
+from router.storage.schema import orders as order_rows
 from tests.contract.conftest import OPERATOR, tenant
 from tests.support.control import all_of, follow, later, ordered, with_carrier
 from tests.support.fake_inventory import OPERATOR as OPERATORS
 from tests.support.fake_inventory import FakeCarrier, Held
 
 ONE, TWO, THREE = "+14155550100", "+14155550101", "+14155550102"
+TENANTS = "AC" + "7e" * 16  # at the carrier
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 AGES = 3600.0
 
@@ -95,7 +101,7 @@ class TestBuying:
         await buy(control, acme)
         with pytest.raises(Conflict) as error:
             await buy(control, acme)
-        assert error.value.code == numbers.HELD
+        assert error.value.code == HELD
         with pytest.raises(NotFound) as missing:
             await buy(control, rival)
         with pytest.raises(NotFound) as unsold:
@@ -222,7 +228,7 @@ class TestBuying:
         carrier.fate = well
         with pytest.raises(Conflict) as error:
             await buy(control, actor)
-        assert error.value.code == numbers.HELD
+        assert error.value.code == HELD
         with pytest.raises(LimitReached):
             await buy(control, actor, TWO)
         with pytest.raises(NotFound):
@@ -242,7 +248,7 @@ class TestBuying:
         with pytest.raises(Ambiguous):
             await buy(control, actor, agent_id=anna.id, details={"api_key": "of some length"})
         async with control.database.read() as connection:
-            tag = (await connection.execute(orders.orders.select())).one().id
+            tag = (await connection.execute(order_rows.select())).one().id
         carrier.fate = well
         carrier.held[ONE] = Held(OPERATORS, tag, ours=False)
         await later(control.database, 10)
@@ -287,13 +293,13 @@ class TestBuying:
     ) -> None:
         """Its process slept; whoever got the slot meanwhile keeps it, and nothing is lost."""
         actor = await limited(control, 1)
-        request = {"provider": "twilio", "connection_id": None, "agent_id": None}
-        order = await orders.place(control, actor, number=ONE, label="", details={}, **request)
+        wanted: dict[str, Any] = {"provider": "twilio", "connection_id": None, "agent_id": None}
+        order = await orders.place(control, actor, number=ONE, label="", details={}, **wanted)
         await later(control.database, AGES)
         assert await numbers.recover(control) == 1
         assert (await orders.purchase(control, order)).number == ONE
         await numbers.release(control, actor, ONE)
-        order = await orders.place(control, actor, number=ONE, label="", details={}, **request)
+        order = await orders.place(control, actor, number=ONE, label="", details={}, **wanted)
         await later(control.database, AGES)
         assert await numbers.recover(control) == 1
         await buy(control, actor, TWO)
@@ -310,7 +316,7 @@ class TestBuying:
                 await buy(control, acme, number, details={"api_key": "of some length"})
         carrier.fate = well
         async with control.database.read() as connection:
-            for row in await connection.execute(orders.orders.select()):
+            for row in await connection.execute(order_rows.select()):
                 carrier.held[row.number] = Held(OPERATORS, row.id, ours=True)
         spec = MappingSpec(numbers=(NumberSpec(number=ONE, provider="twilio", fallback=THREE),))
         await mapping.apply_mapping(control.database, acme.account_id, spec)
@@ -362,7 +368,7 @@ class TestAtOnce:
             await buy(control, acme, number)
         table = RouteTable()
         for turn in range(6):
-            status = "paused" if turn % 2 else "deployed"
+            status: AgentStatus = "paused" if turn % 2 else "deployed"
             await asyncio.gather(
                 *(agents.update(control, acme, each.id, status=status) for each in both),
                 *(numbers.link(control, acme, ONE, each.id) for each in both),
@@ -389,11 +395,50 @@ class TestAtOnce:
         assert len(await all_of(control, acme)) == 3
 
 
+class TestRepeating:
+    """A request that is sent again with its Idempotency-Key, its first answer lost."""
+
+    async def test_what_it_bought_is_not_bought_again(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        any_one: dict[str, Any] = {"provider": "twilio", "query": NumberQuery(area_code="415")}
+        carrier.fate = fails("bought", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await numbers.buy(control, again, **any_one)
+        carrier.fate = well
+        with pytest.raises(Ambiguous, match="still under way"):
+            await numbers.buy(control, again, **any_one)
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        bought = await numbers.buy(control, again, **any_one)
+        assert carrier.bought == [bought.number]
+        other = await numbers.buy(control, acme, **any_one)
+        theirs = await numbers.buy(
+            control, msgspec.structs.replace(rival, request_key="of one request"), **any_one
+        )
+        assert carrier.bought == [bought.number, other.number, theirs.number]
+
+    async def test_what_it_did_not_buy_is_bought(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        carrier.fate = fails("buy", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await buy(control, again)
+        carrier.fate = well
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await buy(control, again)).number == ONE
+        assert (await buy(control, again)).number == ONE
+        assert carrier.bought == [ONE]
+
+
 class TestAdopting:
     async def test_a_number_that_is_there(
         self, control: Control, carrier: FakeCarrier, acme: Actor
     ) -> None:
-        carrier.held[ONE] = Held(OPERATORS, "of long ago")
+        carrier.held[ONE] = Held(TENANTS, "of long ago")
         actor = await limited(control, 1)
         made = await self.adopt(control, actor, label="front", details={"password": "of length"})
         assert (made.bought, made.label, carrier.held[ONE].ours) == (False, "front", True)
@@ -411,13 +456,13 @@ class TestAdopting:
     ) -> None:
         with pytest.raises(NotFound):
             await self.adopt(control, acme)
-        carrier.held[ONE] = Held(OPERATORS)
+        carrier.held[ONE] = Held(TENANTS)
         await self.adopt(control, acme)
         with pytest.raises(Conflict):
             await self.adopt(control, acme)
         with pytest.raises(NotFound):
             await self.adopt(control, rival)
-        carrier.held[TWO] = Held(OPERATORS)
+        carrier.held[TWO] = Held(TENANTS)
         carrier.fate = fails("configure", Permanent("a locked number"))
         with pytest.raises(Conflict, match="locked"):
             await self.adopt(control, acme, TWO)
@@ -427,14 +472,44 @@ class TestAdopting:
     async def test_at_once(
         self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
     ) -> None:
-        carrier.held[ONE] = Held(OPERATORS)
+        carrier.held[ONE] = Held(TENANTS)
         adopting = [self.adopt(control, actor) for actor in (acme, rival, acme, rival)]
         done = await asyncio.gather(*adopting, return_exceptions=True)
         assert sum(isinstance(each, Number) for each in done) == 1
 
+    async def test_what_the_operator_has_is_the_operators(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        carrier.held[ONE] = Held(OPERATORS, "a hotline")
+        for connection_id in (None, connections.DEFAULT):
+            taking: dict[str, Any] = {
+                "number": ONE,
+                "provider": "twilio",
+                "connection_id": connection_id,
+            }
+            with pytest.raises(Forbidden, match="connection of your own"):
+                await numbers.adopt(control, acme, **taking)
+        assert carrier.held[ONE] == Held(OPERATORS, "a hotline")
+        taken = await numbers.adopt(
+            control, OPERATOR, number=ONE, provider="twilio", connection_id=None
+        )
+        assert (taken.account_id, carrier.held[ONE].ours) == (DEFAULT_ACCOUNT, True)
+
     async def adopt(self, control: Control, actor: Actor, number: str = ONE, **more: Any) -> Number:
+        """Through the actor's own connection; all of these have the same account at the carrier."""
+        connection = await connections.find_same(
+            control, actor, provider="twilio", provider_account=TENANTS
+        )
+        if connection is None:
+            connection = await connections.create(
+                control,
+                actor,
+                provider="twilio",
+                provider_account=TENANTS,
+                secrets={"auth_token": "an auth token"},
+            )
         return await numbers.adopt(
-            control, actor, number=number, provider="twilio", connection_id=None, **more
+            control, actor, number=number, provider="twilio", connection_id=connection.id, **more
         )
 
 
@@ -704,3 +779,32 @@ async def test_limits_are_of_the_account(control: Control, acme: Actor) -> None:
     with pytest.raises(LimitReached):
         await buy(control, acme, TWO)
     assert (await numbers.get(control, acme, ONE)).state == "active"
+
+
+class TestTheLoop:
+    async def test_it_outlives_the_database(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        carrier.fate = fails("buy", Ambiguous("timed out"))
+        with pytest.raises(Ambiguous):
+            await buy(control, acme)
+        await later(control.database, AGES)
+        recovered, turns = orders.recover, 0
+
+        async def recover(of: Control) -> int:
+            nonlocal turns
+            turns += 1
+            if turns == 1:
+                raise StorageUnavailable("away")
+            return await recovered(of)
+
+        async def no_pause(_seconds: float) -> None:
+            if turns == 3:
+                raise asyncio.CancelledError
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(orders, "recover", recover)
+        monkeypatch.setattr(type(control.clock), "sleep", staticmethod(no_pause))
+        with pytest.raises(asyncio.CancelledError):
+            await orders.recover_loop(control)
+        assert await ordered(control.database) == []

@@ -20,10 +20,10 @@ from sqlalchemy import RowMapping, select
 
 from config import Settings, load
 from router.clock import SYSTEM
-from router.control import accounts, agents, numbers
+from router.control import accounts, agents, connections, numbers
 from router.control.context import Control
 from router.control.model import Actor, Agent, Plan
-from router.errors import Ambiguous, EffectError, Permanent, RequestError, Transient
+from router.errors import Ambiguous, ConfigError, EffectError, Permanent, RequestError, Transient
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
 from router.routing.spec import MappingSpec, NumberSpec, targets_of
@@ -33,13 +33,14 @@ from router.storage.engine import open_database
 from router.storage.migrate import migrate
 from router.vault import Vault
 from tests.support.control import all_of, follow, later, ordered, with_carrier
-from tests.support.fake_inventory import OPERATOR, FakeCarrier, Held, nothing_happens
+from tests.support.fake_inventory import FakeCarrier, Held, nothing_happens
 
 T = TypeVar("T")
 
-OFFERS: Final = [f"+1415555010{last}" for last in range(4)]
+OFFERS: Final = [f"+1415555010{last}" for last in range(6)]
 LIMITS: Final[Mapping[str, int | None]] = {"acme": 2, "rival": None}
 AGES: Final = 3600.0
+SID: Final = "AC" + "7e" * 16  # at the carrier, of both
 
 
 class Killed(BaseException):
@@ -50,15 +51,18 @@ class Killed(BaseException):
 # nobody can know.
 BEFORE: Final = ("search", "find", "buy", "configure", "release")
 AFTER: Final = ("bought", "configured", "released")
-FATES: Final = st.dictionaries(
-    st.sampled_from((*BEFORE, *AFTER)),
-    st.sampled_from([Transient, Ambiguous, Permanent, Killed]),
-    max_size=2,
-).map(
-    lambda fates: {
-        step: Ambiguous if step in AFTER and what is not Killed else what
-        for step, what in fates.items()
-    }
+FATES: Final[st.SearchStrategy[dict[str, type[BaseException]]]] = st.one_of(
+    st.just({}),
+    st.dictionaries(
+        st.sampled_from(BEFORE),
+        st.sampled_from([Transient, Ambiguous, Permanent, Killed]),
+        min_size=1,
+        max_size=2,
+    ),
+    st.dictionaries(
+        st.sampled_from(AFTER), st.sampled_from([Ambiguous, Killed]), min_size=1, max_size=2
+    ),
+    st.just({"bought": Ambiguous, "find": Transient}),  # nobody knows that it was bought
 )
 NOTHING: Final[Mapping[str, type[BaseException]]] = {}
 ACCOUNTS: Final = st.sampled_from(list(LIMITS))
@@ -106,6 +110,13 @@ class World:
                 self.control, operator, name=name, plan=Plan(numbers=limit)
             )
             self.actors[name] = Actor(account_id=made.id, name=f"token of {name}")
+            await connections.create(
+                self.control,
+                self.actors[name],
+                provider="twilio",
+                provider_account=SID,
+                secrets={"auth_token": "an auth token"},
+            )
             anna, _ = await self.make(name, "anna"), await self.make(name, "berta")
             await numbers.buy(
                 self.control,
@@ -133,7 +144,7 @@ class World:
         self.carrier.fate = lambda step: _raise(fate, step)
         try:
             return self.run(work)
-        except RequestError as error:
+        except (RequestError, ConfigError) as error:
             return error
         except (EffectError, Killed) as error:
             if not fate and self.carrier.delivers_at_once:
@@ -236,7 +247,7 @@ class World:
         async def work() -> Any:
             if not removed:
                 spec = NumberSpec(number=number, provider="twilio")
-                return await mapping.change(db, account_id, MappingSpec(numbers=(spec,)))
+                return await mapping.apply_mapping(db, account_id, MappingSpec(numbers=(spec,)))
             for row in await self.rows():
                 if (row["number"], row["account_id"]) == (number, account_id) and row["bought"]:
                     return None  # who bought it releases it
@@ -252,7 +263,7 @@ class World:
             del self.carrier.held[number]
 
     def somebody_buys_it_in_the_console(self, number: str) -> None:
-        self.carrier.held.setdefault(number, Held(OPERATOR, "in the console"))
+        self.carrier.held.setdefault(number, Held(SID, "in the console"))
 
     def deliver(self, at_once: bool) -> None:
         """The carrier takes its time from now on, or has taken it."""
@@ -304,7 +315,7 @@ class World:
         return {
             number
             for number, held in self.carrier.held.items()
-            if held.account == OPERATOR and held.tag != "in the console"
+            if held.account == SID and held.tag != "in the console"
         }
 
     async def settle(self) -> None:
