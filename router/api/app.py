@@ -12,9 +12,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, Final
 
+import msgspec
 import pydantic_core
 from aiohttp import web
 from structlog.contextvars import bound_contextvars
@@ -269,8 +271,11 @@ class Api:
         self, exchange: _Exchange, operation: Operation, actor: Actor, body: bytes
     ) -> Answer:
         http = exchange.http
-        request = _request(self._control, operation, actor, http, body)
         key = self._idempotency.key_of(http.headers) if operation.creates else ""
+        said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
+        if key:
+            actor = msgspec.structs.replace(actor, intent=f"{key} {sha256(said).hexdigest()}")
+        request = _request(self._control, operation, actor, http, body)
 
         async def carry_out() -> Answer:
             try:
@@ -283,7 +288,6 @@ class Api:
         async with asyncio.timeout(self._settings.request_timeout):
             if not key:
                 return await carry_out()
-            said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
             return await self._idempotency.once(actor.account_id, key, said, carry_out)
 
     def _is_preflight(self, http: web.Request) -> bool:

@@ -61,7 +61,7 @@ SharedOption = Annotated[
     bool | None,
     typer.Option(
         "--shared-carriers/--own-carriers",
-        help="Whether it may buy numbers through the operator's carriers where it has no connection.",
+        help="Whether it may buy numbers through the operator's carriers too.",
     ),
 ]
 WorkerOption = Annotated[

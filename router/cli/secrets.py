@@ -53,7 +53,7 @@ def _secrets() -> None:
 
 @secrets.command("rotate")
 def rotate(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Encrypt all stored credentials anew, with a new key of the data folder or that of the settings.
+    """Encrypt all stored credentials with a new key: of the data folder, or that of the settings.
 
     It works beside a running instance, and may be stopped and run again. Where secret_key is set:
     first put the new key there and the old one into previous_secret_keys, on every node.

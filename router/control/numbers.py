@@ -80,6 +80,8 @@ async def buy(
 ) -> Number:
     """Buy this number, or the first one that answers `query` and can be had.
 
+    A request that is sent again (`Actor.intent`) gets what it has bought before.
+
     Raises:
         LimitReached: the plan's numbers are used up.
         NotFound: nobody sells it (or it is another account's, which looks the same), or there is
@@ -93,6 +95,8 @@ async def buy(
     """
     wanted = None if number is None else number_rows.checked_number(number)
     label = checked_label(("body", "label"), label)
+    if (before := await orders.bought_before(control, actor)) is not None:
+        return before
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )

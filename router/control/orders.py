@@ -169,7 +169,7 @@ async def place(
     Raises:
         LimitReached, Conflict, NotFound: see `numbers.buy`.
     """
-    order_id = str(uuid.uuid4())
+    order_id = _order_id(actor)
     request = Request(
         agent_id=agent_id,
         label=label,
@@ -214,7 +214,7 @@ async def _insert(
             due_at=now_micros() + micros(_LEASE),
             created_at=now_micros(),
         )
-        .on_conflict_do_nothing(index_elements=[orders.c.number])
+        .on_conflict_do_nothing()  # of the number, or of a request that was sent twice
         .returning(*_FIELDS)
     )
     row = (await connection.execute(statement)).one_or_none()
@@ -222,6 +222,38 @@ async def _insert(
         await number_rows.require_free(connection, actor, number)
         raise number_rows.not_available()  # it was there a moment ago
     return _order(row)
+
+
+def _order_id(actor: Actor) -> str:
+    """The same for each repetition of a request that has an Idempotency-Key."""
+    if not actor.intent:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(uuid.UUID(actor.account_id), f"order {actor.intent}"))
+
+
+async def bought_before(control: Control, actor: Actor) -> Number | None:
+    """What the same request (`Actor.intent`) has bought; None: nothing that is known of.
+
+    Raises:
+        Ambiguous: its order is there, and not finished.
+    """
+    if not actor.intent:
+        return None
+    order_id = _order_id(actor)
+    own = (numbers.c.id == order_id) & (numbers.c.account_id == actor.account_id)
+    async with control.database.read() as connection:
+        found = await connection.execute(number_rows.SHOWN.where(own))
+        row = found.mappings().one_or_none()
+        waiting = await connection.execute(select(orders.c.id).where(orders.c.id == order_id))
+        is_waiting = waiting.one_or_none() is not None
+    if row is not None:
+        return number_rows.shown(row)
+    if is_waiting:
+        raise Ambiguous(
+            "what this request has ordered before is not finished: try again with the same "
+            "Idempotency-Key soon"
+        )
+    return None
 
 
 async def purchase(control: Control, order: Order) -> Number:

@@ -23,7 +23,7 @@ from router.clock import SYSTEM
 from router.control import accounts, agents, numbers
 from router.control.context import Control
 from router.control.model import Actor, Agent, Plan
-from router.errors import Ambiguous, EffectError, Permanent, RequestError, Transient
+from router.errors import Ambiguous, ConfigError, EffectError, Permanent, RequestError, Transient
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
 from router.routing.spec import MappingSpec, NumberSpec, targets_of
@@ -133,7 +133,7 @@ class World:
         self.carrier.fate = lambda step: _raise(fate, step)
         try:
             return self.run(work)
-        except RequestError as error:
+        except (RequestError, ConfigError) as error:
             return error
         except (EffectError, Killed) as error:
             if not fate and self.carrier.delivers_at_once:
@@ -236,7 +236,7 @@ class World:
         async def work() -> Any:
             if not removed:
                 spec = NumberSpec(number=number, provider="twilio")
-                return await mapping.change(db, account_id, MappingSpec(numbers=(spec,)))
+                return await mapping.apply_mapping(db, account_id, MappingSpec(numbers=(spec,)))
             for row in await self.rows():
                 if (row["number"], row["account_id"]) == (number, account_id) and row["bought"]:
                     return None  # who bought it releases it
