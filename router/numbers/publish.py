@@ -38,7 +38,8 @@ from router.storage.records import route_record, version_of
 
 logger = log.get(__name__)
 
-_POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` takes to hold
+# Seconds between looks at the outbox of which nobody told: with SQLite `apply` is another process.
+_POLL: Final = 0.1
 _RETRY: Final = 1.0
 _RECONCILE: Final = 300.0
 _BATCH: Final = 500  # records; of a webhook's event that many may be ahead
@@ -102,7 +103,7 @@ async def run(
         await guard.loaded.wait()
     while True:
         try:
-            async with leader(database, _LEASE) as leading:
+            async with leader(database, _LEASE, listens=True) as leading:
                 if leading:
                     await _lead(database, events, clock, guard)
         except (StorageUnavailable, LogUnavailable) as error:
@@ -120,8 +121,19 @@ async def _lead(database: Database, events: EventLog, clock: Clock, guard: Guard
         guard.comparing = False
         until = clock.monotonic() + _RECONCILE
         while clock.monotonic() < until and database.replaced == replaced:
+            database.filled.clear()
             if not await _drain(database, events):
-                await clock.sleep(_POLL)
+                await _wait(database.filled, clock)
+
+
+async def _wait(filled: asyncio.Event, clock: Clock) -> None:
+    """Until something is in the outbox, or it is time to look all the same."""
+    waiting = [asyncio.create_task(filled.wait()), asyncio.create_task(clock.sleep(_POLL))]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _admitted(database: Database, events: EventLog, clock: Clock, guard: Guard) -> Comparison:
