@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from bench import (
+    api,
     decision,
     dispatch,
     durability,
@@ -16,7 +17,10 @@ from bench import (
 )
 from bench.child import cores
 
-ORDER = ("ingress", "providers", "strangers", "dispatch", "decision", "mapping", "journal")
+ORDER = (
+    *("ingress", "providers", "strangers", "dispatch", "decision", "mapping", "journal"),
+    "api",
+)
 
 
 def main() -> None:
@@ -40,6 +44,7 @@ def main() -> None:
         "decision": lambda: decision.run(pinned),
         "mapping": lambda: mapping.run(pinned),
         "journal": lambda: durability.run(seconds),
+        "api": lambda: api.run(seconds, pinned),
     }
     for name in [name for name in ORDER if not given.names or name in given.names]:
         print(f"{name} …", flush=True)
