@@ -294,7 +294,12 @@ async def open_database(
     if url.get_backend_name() == "sqlite":
         path = Path(str(url.database))
         engine = create_async_engine(
-            url, pool_size=1, max_overflow=0, pool_timeout=_WAIT, hide_parameters=True
+            url,
+            connect_args={"async_creator_fn": sqlite.connect},
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=_WAIT,
+            hide_parameters=True,
         )
         file = _SqliteFile(path, sqlite.install(engine))
         try:
