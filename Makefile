@@ -4,6 +4,7 @@ BIN := .venv/bin
 TO ?= +14155550100
 ARGS ?=
 RUNS ?= 100000
+EXAMPLES ?= 200
 TARGET ?=
 # These tests share no server and measure no time, so that they may run beside each other.
 TOGETHER := not (kafka or postgres or redis or livekit or sip or serial)
@@ -11,7 +12,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist worksteal -m "$(TOGETHER)"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # one pip at a time in one .venv
-.PHONY: help setup run call check test test-all coverage mutation servers format lock bench fuzz clean
+.PHONY: help setup run call check test test-all coverage mutation servers format lock bench fuzz api-fuzz clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -72,6 +73,9 @@ bench: .venv/installed-dev ## Measure, and write bench/RESULTS.md
 
 fuzz: .venv/installed-fuzz ## Fuzz the verifiers and parsers: make fuzz RUNS=10000000 TARGET=log
 	$(BIN)/python -m tests.fuzz --runs $(RUNS) $(TARGET)
+
+api-fuzz: .venv/installed-dev ## Ask the API everything its documents allow, and not: EXAMPLES=1000
+	$(BIN)/python -m tests.api.fuzz --examples $(EXAMPLES) $(ARGS)
 
 mutation: .venv/installed-mutation ## Which changes of the code no test notices: [tool.mutmut]
 	$(BIN)/mutmut run $(ARGS)

@@ -5,6 +5,7 @@ sealed on the topic and in the copy; in memory they are open.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,6 +42,7 @@ class ConnectionTable:
         self._entries: dict[str, _Entry] = {}
         self._removed: dict[str, Version] = {}  # against records that come late
         self._held: dict[tuple[str, str], dict[str, None]] = {}  # (provider, account) → ids
+        self._at: dict[str, dict[str, None]] = {}  # provider → ids
         self._same: dict[_Secrets, dict[str, None]] = {}  # credentials → ids
         self.unreadable: set[str] = set()  # those that can't be opened as they are now
 
@@ -65,6 +67,7 @@ class ConnectionTable:
             same = before is not None and before.sealed.provider_account == sealed.provider_account
             credentials = before.credentials if before is not None and same else None
         self._entries[sealed.id] = _Entry(sealed, credentials)
+        self._at.setdefault(sealed.provider, {})[sealed.id] = None
         self._held.setdefault((sealed.provider, sealed.provider_account), {})[sealed.id] = None
         if credentials is not None:
             place = _secrets(credentials.provider, credentials.secrets)
@@ -110,13 +113,10 @@ class ConnectionTable:
         ranked.sort(key=lambda found: found[0])  # stable: the oldest first
         return [credentials for _, credentials in ranked]
 
-    def all(self, provider: str) -> Sequence[Credentials]:
+    def all(self, provider: str, *, limit: int | None = None) -> Sequence[Credentials]:
         """See `ConnectionBook`."""
-        return [
-            entry.credentials
-            for entry in self._oldest_first(self._entries)
-            if entry.sealed.provider == provider and entry.credentials is not None
-        ]
+        entries = self._oldest_first(islice(self._at.get(provider, ()), limit))
+        return [entry.credentials for entry in entries if entry.credentials is not None]
 
     def holders(self, provider: str, secrets: Mapping[str, str]) -> Sequence[str]:
         """See `ConnectionBook`."""
@@ -149,6 +149,7 @@ class ConnectionTable:
         self.unreadable.discard(connection_id)
         if before is None:
             return None
+        _drop(self._at, before.sealed.provider, connection_id)
         _drop(self._held, (before.sealed.provider, before.sealed.provider_account), connection_id)
         if (found := before.credentials) is not None:
             _drop(self._same, _secrets(found.provider, found.secrets), connection_id)

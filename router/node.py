@@ -69,19 +69,15 @@ class Node:
             able = able and self.database == "ok"
         return able, facts | self._parts()
 
-    def _parts(self) -> Mapping[str, Any]:
+    def _parts(self) -> dict[str, Any]:
         """The facts of what only some processes have."""
         facts: dict[str, Any] = {}
-        if self.routes is not None:
-            facts["routes"] = self.routes.facts()
+        if routes := self._routes():
+            facts["routes"] = routes
         if self.settings.roles != ("ingress",):
             facts["database"] = self.database
         if self.api is not None:
             facts["api"] = {"state": self.database, **self.api.facts()}
-        if self.guard.finding:
-            facts.setdefault("routes", {})["restored"] = self.guard.finding
-        if self.guard.comparing:
-            facts.setdefault("routes", {})["comparing"] = True
         if self.livekit_setup is not None:
             facts["livekit"] = self.livekit_setup.status
         if self.dispatching is not None:
@@ -90,4 +86,13 @@ class Node:
             facts["clock"] = self.clock_skew.trouble
         if self.webhooks is not None and (hints := self.webhooks.hints):
             facts["refused"] = hints
+        return facts
+
+    def _routes(self) -> Mapping[str, Any]:
+        """Of the route table, and of the comparison with the database that guards it."""
+        facts = dict(self.routes.facts()) if self.routes is not None else {}
+        if self.guard.finding:
+            facts["restored"] = self.guard.finding
+        if self.guard.comparing:
+            facts["comparing"] = True
         return facts

@@ -4,10 +4,12 @@
 docs/ADDING_A_PROVIDER.md shows how.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from config.settings import Settings
@@ -178,8 +180,8 @@ class ConnectionBook(Protocol):
     def of_account(self, provider: str, provider_account: str) -> Sequence[Credentials]:
         """Those with a provider account: of each account that has it the oldest, then the rest."""
 
-    def all(self, provider: str) -> Sequence[Credentials]:
-        """Those at a provider, the oldest first."""
+    def all(self, provider: str, *, limit: int | None = None) -> Sequence[Credentials]:
+        """Those at a provider, the oldest first; with `limit`, so many of them in any order."""
 
     def holders(self, provider: str, secrets: Mapping[str, str]) -> Sequence[str]:
         """The ids of those that have just these secrets."""
@@ -202,7 +204,7 @@ class NoConnections:
         """See `ConnectionBook`."""
         return ()
 
-    def all(self, provider: str) -> Sequence[Credentials]:  # noqa: ARG002
+    def all(self, provider: str, *, limit: int | None = None) -> Sequence[Credentials]:  # noqa: ARG002
         """See `ConnectionBook`."""
         return ()
 
@@ -298,6 +300,11 @@ class ProviderContext(NamedTuple):
     connections: ConnectionBook = NO_CONNECTIONS
 
 
+OpenInventory = Callable[
+    [ProviderContext, Credentials | None], AbstractAsyncContextManager[NumberInventory]
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """What a provider's folder exports as `PROVIDER`."""
@@ -307,13 +314,26 @@ class Provider:
     is_configured: Callable[[Settings], bool]
     source: Callable[[ProviderContext], WebhookSource]  # raises ConfigError
     carrier: Callable[[ProviderContext], AbstractAsyncContextManager[Carrier]] | None = None
-    inventory: (
-        Callable[
-            [ProviderContext, Credentials | None], AbstractAsyncContextManager[NumberInventory]
-        ]
-        | None
-    ) = None
+    inventory: OpenInventory | None = None
     """Its numbers, with a connection's credentials or (None) the operator's of the settings."""
+
+
+def inventory_in(module: str) -> OpenInventory:
+    """The `open_inventory` of a module that is imported when somebody first buys or looks.
+
+    A carrier's SDK takes a second to import. No command waits for it that does not need it, nor
+    do the calls of a process that does: it is imported in a thread.
+    """
+
+    @asynccontextmanager
+    async def opened(
+        context: ProviderContext, credentials: Credentials | None
+    ) -> AsyncIterator[NumberInventory]:
+        imported = await asyncio.to_thread(import_module, module)
+        async with imported.open_inventory(context, credentials) as inventory:
+            yield inventory
+
+    return opened
 
 
 def happened_at(claimed: int, received_at: int) -> int:

@@ -113,7 +113,9 @@ def refusal(
     text += f": {advice}" if advice else ""
     if status == _TOO_MANY:
         after = headers.get("Retry-After", "") or headers.get("x-ratelimit-reset", "")
-        return Transient(text, retry_after=float(after) if after.isdecimal() else None)
+        # Some send a date instead, or seconds since 1970.
+        is_pause = after.isdecimal() and len(after) <= 5
+        return Transient(text, retry_after=float(after) if is_pause else None)
     if status >= 500 or status == _TIMED_OUT:
         return Ambiguous(text)
     return Permanent(text, code=code)

@@ -280,8 +280,8 @@ class _Roles:
                 work = partial(catchup.keep_up, resources, resources.clock)
                 endless.append(tasks.create_task(self._keep("catch_up", work, once=True)))
             if self._node.api is not None:
-                for name, work in self._node.api.work().items():
-                    endless.append(tasks.create_task(self._keep(name, work)))
+                for name, own in self._node.api.work().items():
+                    endless.append(tasks.create_task(self._keep(name, own)))
             watch = self._keep("database", partial(self._watch_database, resources))
             endless.append(tasks.create_task(watch))
             await self._known(drain)

@@ -108,10 +108,14 @@ class History:
         """A fact of the decision where the call goes."""
         return self.fact(lambda data: get(data.decision) if data.decision else "") or ""
 
-    def owner(self) -> str:
-        """Whose call it is: the account of the number that it was routed by, as far as one says."""
-        decided = self.fact(lambda data: data.account_id if data.decision else "")
-        return decided or self.fact(lambda data: data.account_id) or DEFAULT_ACCOUNT
+    def owner(self) -> tuple[str, str]:
+        """Whose call it is, and the connection that carries it.
+
+        They are those of the number that it was routed by; where nothing decided, of who tells.
+        """
+        decided = self.fact(lambda data: data if data.decision and data.account_id else None)
+        told = decided or self.fact(lambda data: data if data.account_id else None)
+        return (told.account_id, told.connection_id) if told else (DEFAULT_ACCOUNT, "")
 
     def initiated_at(self) -> int:
         """When it began, as far as anybody says."""

@@ -32,13 +32,14 @@ def fold(events: Iterable[Event]) -> CallRecord | None:
     if all(distance == IN_A_ROOM for distance, _ in telling):
         return None
     history = History(telling)
+    account_id, connection_id = history.owner()
     return CallRecord(
         call_id=history.call_id,
         provider=history.provider,
         provider_call_id=history.fact(lambda data: data.provider_call_id) or "",
         provider_account=history.fact(lambda data: data.provider_account) or "",
-        account_id=history.owner(),
-        connection_id=history.fact(lambda data: data.connection_id) or "",
+        account_id=account_id,
+        connection_id=connection_id,
         direction=history.party(lambda data: data.direction),
         from_number=history.party(lambda data: data.from_number) or "",
         to_number=history.party(lambda data: data.to_number) or "",

@@ -197,6 +197,8 @@ class Api:
                 headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
             case MethodNotAllowed():
                 headers["Allow"] = ", ".join(error.allow)
+            case _:
+                pass
         return exchange.dialect.refuse(error)
 
     async def _admitted(self, exchange: _Exchange, operation: Operation) -> Answer:

@@ -1,6 +1,5 @@
 """What dialects have in common: phone numbers, times and pages, partial updates."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -8,31 +7,27 @@ from pydantic import AfterValidator, BaseModel, GetJsonSchemaHandler, WithJsonSc
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from router.control.number_rows import e164
 from router.events.codec import to_rfc3339
-from router.events.phone import normalise
 
 PAGE_LIMIT: Final = 1_000_000
 """The last page that can be asked for: far behind any list, and an offset that databases take."""
-
-_BARE: Final = re.compile(r"[1-9][0-9]{6,14}", re.ASCII)
-
-
-def e164(text: str) -> str:
-    """The E.164 form of a number that a client sent, with or without its +.
-
-    Raises:
-        ValueError: it is none; the message says why without repeating it.
-    """
-    text = text.strip()
-    return normalise(f"+{text}" if _BARE.fullmatch(text) else text)
-
 
 PhoneNumber = Annotated[
     str,
     AfterValidator(e164),
     WithJsonSchema({"type": "string", "examples": ["+14155550100"]}),
 ]
-"""A field with a phone number; its value is E.164."""
+"""A field with a phone number, with or without its `+`; its value is E.164."""
+
+
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A field with a time of `rfc3339`."""
+
+
+def no_default(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra`: where what is not set is left out, and is none of its values."""
+    schema.pop("default", None)
 
 
 class ShownAs:

@@ -230,7 +230,7 @@ def _can_answer(operation: Operation, status: int) -> bool:
     if status == HTTPStatus.FORBIDDEN:
         return operation.scope is not None
     if status == HTTPStatus.NOT_FOUND:
-        return operation.body is not None or "{" in operation.path
+        return operation.body is not None or operation.query is not None or "{" in operation.path
     if status in (HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.CONFLICT):
         return operation.method != "GET"
     return True

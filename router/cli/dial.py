@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import urlencode
+from urllib.parse import urldefrag, urlencode
 
 import aiohttp
 from twilio.request_validator import RequestValidator
@@ -166,7 +166,7 @@ def _told(step: Mapping[str, Any], carrier: str) -> tuple[str, str] | None:
     """The steps worth a line; the rest is told by the events."""
     match step["what"]:
         case "webhook.sent":
-            path = str(step["url"]).partition("/webhooks")[2]
+            path = urldefrag(str(step["url"])).url.partition("/webhooks")[2]
             return "webhook", plain(f"{path} {step.get('about', '')}".strip())
         case "webhook.answered":
             return "answered", f"HTTP {step['status']}"

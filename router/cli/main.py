@@ -66,6 +66,10 @@ COMMANDS: Final[Mapping[str, _Source]] = {
         "accounts:accounts", "Accounts: who owns agents and numbers, and how much of them."
     ),
     "tokens": _Source("tokens:tokens", "Bearer tokens of the control API."),
+    "connections": _Source(
+        "secrets:connections", "Connections: an account's credentials at a provider."
+    ),
+    "secrets": _Source("secrets:secrets", "The key that credentials are sealed with."),
     "audit": _Source("accounts:trail", "Who changed what, newest first."),
 }
 

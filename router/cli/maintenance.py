@@ -11,12 +11,15 @@ from router.catchup import catch_up as fetch_missed
 from router.cli.context import ConfigOption, JsonOption, print_json, reported, run, settings_of
 from router.cli.render import console
 from router.clock import SystemClock
+from router.connections import ConnectionTable
 from router.files import make_data_folder
 from router.providers import context_of, open_carriers
 from router.secrets import load_key, sip_credentials
+from router.storage.connections import published
 from router.storage.engine import open_database
 from router.storage.migrate import migrate as migrate_schema
 from router.storage.migrate import prepare
+from router.vault import open_vault
 
 _HOUR = 3600.0
 
@@ -62,10 +65,13 @@ async def _catch_up(settings: Settings, hours: float) -> Mapping[str, int]:
     credentials = sip_credentials(
         load_key(settings.secret_key.get_secret_value(), settings.data_dir)
     )
+    table = ConnectionTable(open_vault(settings))
     since = int((time.time() - hours * _HOUR) * 1_000_000)
     await prepare(settings)
-    context = context_of(settings, credentials, SystemClock())
+    context = context_of(settings, credentials, SystemClock(), table)
     async with open_database(settings) as database, open_carriers(context) as carriers:
+        async for connection in published(database, frozenset(carriers)):
+            table.put(connection)
         return {
             name: await fetch_missed(database, carrier, since)
             for name, carrier in carriers.items()

@@ -109,7 +109,7 @@ class Sandbox:
         ]
 
     def _purchase(self, where: str) -> list[str]:
-        wanted = {"area_code": "415", "agent": _TENANTS_AGENT}
+        wanted = {"area_code": "415", "agent_id": self.tenant.agent_id}
         return [
             f'  curl -H "Authorization: Bearer {self.tenant.token}" \\',
             f"    {where}/api/switchboard/v1/numbers -d '{json.dumps(wanted)}'",
@@ -254,8 +254,8 @@ async def _hold(control: Control, twilio: TwilioStandIn, telnyx: TelnyxStandIn) 
             continue
         if connection_id is None:
             carrier.hold(number, number_id=number_id)
-        else:  # of a tenant's account, which ended with the sandbox: it is not sold again
-            carrier.pool.taken.add(number)
+        else:  # of a tenant's account, which ended with the last sandbox
+            carrier.forget(number)
 
 
 def _free_port() -> int:

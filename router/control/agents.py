@@ -257,12 +257,17 @@ async def numbers_of(control: Control, actor: Actor, agent_id: str) -> list[Numb
 
 
 async def numbers_of_each(
-    control: Control, actor: Actor, agent_ids: Collection[str]
+    control: Control, actor: Actor, agent_ids: Collection[str], *, first: bool = False
 ) -> Mapping[str, Sequence[Number]]:
-    """The same of some agents (a page of them); one that has none is not in it."""
-    query = number_rows.SHOWN.where(
-        numbers.c.account_id == actor.account_id, numbers.c.agent_id.in_(agent_ids)
-    )
+    """The same of some agents (a page of them); one that has none is not in it.
+
+    `first`: the oldest of each alone, however many there are.
+    """
+    theirs = (numbers.c.account_id == actor.account_id, numbers.c.agent_id.in_(agent_ids))
+    query = number_rows.SHOWN.where(*theirs)
+    if first:
+        oldest = select(func.min(numbers.c.short_id)).where(*theirs).group_by(numbers.c.agent_id)
+        query = query.where(numbers.c.short_id.in_(oldest))
     found: dict[str, list[Number]] = {}
     async with control.database.read() as connection:
         for row in (await connection.execute(query.order_by(numbers.c.short_id))).mappings():

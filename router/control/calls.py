@@ -48,11 +48,10 @@ async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRe
     if not can_be_asked_for("".join((query.agent_name, *query.agent_ids))):
         return Page([], 0)
     wanted = [calls.c.account_id == actor.account_id, *_conditions(actor, query)]
-    order: list[ColumnElement[Any]] = [calls.c.initiated_at, calls.c.call_id]
+    place: list[ColumnElement[Any]] = [calls.c.initiated_at, calls.c.call_id]
     if query.by_duration:
-        order.insert(0, func.coalesce(calls.c.duration, 0.0))
-    if query.newest_first:
-        order = [each.desc() for each in order]
+        place.insert(0, func.coalesce(calls.c.duration, 0.0))
+    order = [each.desc() if query.newest_first else each.asc() for each in place]
     page = paged(select(calls).where(*wanted).order_by(*order), query.offset, query.limit)
     count = select(func.count()).select_from(calls).where(*wanted)
     async with control.database.read() as connection:

@@ -36,7 +36,7 @@ _ACCOUNT_SID: Final = re.compile(r"AC[0-9A-Za-z]{1,64}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 _LONGEST: Final = 4096  # characters of a secret
 _MOST: Final = 20  # secrets of a connection
-_NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
+NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
     "twilio": {"auth_token": "the account's Auth Token, from the front page of Twilio's console"},
     "telnyx": {
         "api_key": "an API v2 key, from Mission Control",
@@ -405,7 +405,7 @@ def _check_account(provider: str, provider_account: str) -> None:
 def _check_secrets(provider: str, secrets: Mapping[str, str]) -> None:
     problems: list[tuple[tuple[str | int, ...], str]] = [
         (("body", "secrets", name), f"is missing: {words}")
-        for name, words in _NEEDED.get(provider, {}).items()
+        for name, words in NEEDED.get(provider, {}).items()
         if name not in secrets
     ]
     if len(secrets) > _MOST or any(_NAME.fullmatch(name) is None for name in secrets):

@@ -1,6 +1,6 @@
 """What the functions of the control plane work with, made once by the composition root."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -30,6 +30,8 @@ class Control:
     clock: Clock
     used_tokens: set[str] = field(default_factory=set)
     """Ids of tokens that were used and whose `last_used_at` is old: see `tokens.write_used`."""
+    totals: dict[Hashable, tuple[object, int]] = field(default_factory=dict)
+    """How many numbers a list has, and at which revision: see `numbers.list_`."""
 
 
 def control_of(

@@ -14,11 +14,11 @@ list and routes nowhere, but has its slot; it is in the list as soon as it works
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import RowMapping, delete, func, select
+from sqlalchemy import ColumnElement, RowMapping, delete, func, select
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,11 +28,12 @@ from router.control.model import Actor, Number, NumberMode, Page, checked_label
 from router.control.number_rows import HELD, NOT_AVAILABLE, SHOWN, shown
 from router.errors import Conflict, Invalid, NotFound, Permanent
 from router.provider import AvailableNumber, NumberInventory, NumberQuery
-from router.storage import mapping
+from router.storage import batch, mapping
 from router.storage.schema import agents, numbers
 from router.storage.sql import now_micros, paged
 
 _OFFERS: Final = 5  # numbers that are tried, one after the other, where any will do
+_TOTALS: Final = 1000  # lists whose length is kept
 _CHAIN: Final = 20  # fallbacks of fallbacks that are looked at
 
 
@@ -228,11 +229,34 @@ async def list_(
     # The rows before the page are only counted, by the index, and never looked at.
     page = paged(select(numbers.c.short_id).where(*wanted).order_by(order), offset, limit)
     items = SHOWN.where(numbers.c.short_id.in_(page)).order_by(order)
-    total = select(func.count()).select_from(numbers).where(*wanted)
+    key = (actor.account_id, agent_id, unlinked, deleting)
     async with control.database.read() as connection:
         rows = (await connection.execute(items)).mappings().all()
-        count = (await connection.execute(total)).scalar_one()
-    return Page([shown(row) for row in rows], count)
+        total = await _total(control, connection, key, wanted)
+    return Page([shown(row) for row in rows], total)
+
+
+async def _total(
+    control: Control,
+    connection: AsyncConnection,
+    key: Hashable,
+    wanted: Sequence[ColumnElement[bool]],
+) -> int:
+    """How many there are; of a hundred thousand they are counted once after each change.
+
+    Whatever adds, removes or links a number takes a revision, which is read first: a count that is
+    newer than its revision is only made again.
+    """
+    position = tuple((await connection.execute(batch.POSITION)).one())
+    at, total = control.totals.get(key, (None, 0))
+    if at == position:
+        return total
+    query = select(func.count()).select_from(numbers).where(*wanted)
+    total = (await connection.execute(query)).scalar_one()
+    if len(control.totals) >= _TOTALS:
+        control.totals.clear()
+    control.totals[key] = (position, total)
+    return total
 
 
 async def link(
@@ -376,8 +400,7 @@ async def release(
         else:
             await connection.execute(delete(numbers).where(this))
             action = "number.released"
-        if row["state"] == "active":
-            await mapping.publish(connection, actor.account_id, [row["number"]])
+        await mapping.publish(connection, actor.account_id, [row["number"]])
         await audit.record(connection, actor, action, row["id"], before=before)
         state = "released" if order is None else "deleting"
         return shown(
@@ -406,6 +429,7 @@ async def force_delete(control: Control, actor: Actor, number: str) -> None:
                 code="number_not_corrupted",
             )
         await connection.execute(delete(numbers).where(numbers.c.id == row["id"]))
+        await connection.execute(batch.NEXT)
         await audit.record(
             connection, actor, "number.forgotten", row["id"], before=number_rows.told(row)
         )

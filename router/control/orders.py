@@ -44,6 +44,7 @@ from router.errors import (
 )
 from router.observability import log
 from router.provider import Credentials, NotAvailable, NumberInventory, OwnedNumber
+from router.storage import batch
 from router.storage.schema import numbers, orders
 from router.storage.sql import insert as upsert
 from router.storage.sql import micros, now_micros
@@ -380,6 +381,7 @@ async def _end_release(control: Control, order: Order, state: NumberState) -> Nu
         ended = await connection.execute(gone.where(leaving).returning(numbers.c.id))
         number_id = ended.scalar_one_or_none()
         if number_id is not None:
+            await connection.execute(batch.NEXT)
             action = "number.released" if state == "released" else "number.corrupted"
             await audit.record(
                 connection, order.actor, action, number_id, before={"number": order.number}

@@ -120,7 +120,7 @@ def stored_event(value: bytes) -> Event:
     event = _event_decoder.decode(value)
     if b'"account":' not in value:
         return event
-    return msgspec.structs.replace(event, data=stored_data(_part_decoder.decode(value).data))
+    return msgspec.structs.replace(event, data=stored_data(bytes(_part_decoder.decode(value).data)))
 
 
 class _Part(msgspec.Struct):

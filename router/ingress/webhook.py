@@ -54,7 +54,7 @@ from router.observability import log
 from router.observability.metrics import ALERTS, DECISIONS, FOREIGN, WEBHOOK_SECONDS, WEBHOOKS
 from router.provider import Endpoint, Reply, Verified, WebhookRequest, WebhookSource
 from router.routing.decide import decide, mapping_behind
-from router.routing.scope import is_foreign, scoped
+from router.routing.scope import admitted
 from router.routing.table import RouteTable
 
 logger = log.get(__name__)
@@ -208,16 +208,15 @@ class Webhooks:
         Raises:
             BadSignature: one is about a number that the signer's connection does not carry.
         """
-        events, proof = [plain(event) for event in source.parse(verified)], verified.proof
-        if proof is None:
-            return events
-        if any(is_foreign(event, proof, self._routes) for event in events):
+        parsed = [plain(event) for event in source.parse(verified)]
+        events = admitted(parsed, verified.proof, self._routes)
+        if events is None:
             FOREIGN.labels(source.name).inc()
             raise BadSignature(
                 "it is about a number that is not held through the connection whose key signed it: "
                 "map the number at that connection, or give the carrier the right one's URL"
             )
-        return [scoped(event, proof, self._routes) for event in events]
+        return events
 
     def _log_refusal(self, provider: str, kind: str, status: int, why: str) -> None:
         left_out = self._lines.spend((provider, kind, status))

@@ -6,6 +6,7 @@ get ids of their own, derived from the connection's, and it says nothing about a
 the connections with that very key carries. What the operator's key has signed is as it is.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +26,20 @@ class Proof(NamedTuple):
 
 
 OPERATOR = Proof(frozenset({""}))
+
+
+def admitted(
+    events: Sequence[Event], proof: Proof | None, table: RouteTable
+) -> Sequence[Event] | None:
+    """The events of one request as they may go on; None: one of them is not the signer's to tell.
+
+    No proof: of a provider without connections, whose events are the operator's.
+    """
+    if proof is None:
+        return events
+    if any(is_foreign(event, proof, table) for event in events):
+        return None
+    return [scoped(event, proof, table) for event in events]
 
 
 def scoped(event: Event, proof: Proof, table: RouteTable) -> Event:

@@ -5,7 +5,8 @@
   seconds for a step behind the first N
 - `POST /calls/{sid}/hangup` → `{status}`
 - `GET /numbers/{number}` → `{service}`: whether an account of this carrier has it
-- `POST /accounts` → another account's credentials, for connections of tenants
+- `POST /accounts` `{numbers?}` → another account's credentials, for connections of tenants; it has
+  these numbers already, set up for nobody
 
 Every request carries the bearer token.
 """
@@ -71,6 +72,12 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
     hold_seconds: Annotated[float, msgspec.Meta(ge=0, le=_MAX_HOLD)] | None = None
 
 
+class _NewAccount(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /accounts`."""
+
+    numbers: list[Annotated[str, msgspec.Meta(pattern=_E164)]] = []
+
+
 class ControlApi(Generic[C]):
     """The handlers; they know calls only by what they are given."""
 
@@ -82,7 +89,7 @@ class ControlApi(Generic[C]):
         find: Callable[[str], C | None],
         hang_up: Callable[[C], None],
         service: Callable[[str], Service],
-        add_account: Callable[[], Mapping[str, str]],
+        add_account: Callable[[Sequence[str]], Mapping[str, str]],
     ) -> None:
         self._token = token.encode()
         self._place, self._find, self._hang_up = place, find, hang_up
@@ -122,11 +129,12 @@ class ControlApi(Generic[C]):
     async def _number(self, request: web.Request) -> web.Response:
         return web.json_response({"service": self._service(request.match_info["number"])})
 
-    async def _account(self, _request: web.Request) -> web.Response:
+    async def _account(self, request: web.Request) -> web.Response:
         try:
-            return web.json_response(self._add_account(), status=201)
-        except ValueError as error:
-            return _error(503, str(error))
+            wanted = msgspec.json.decode(await request.read() or b"{}", type=_NewAccount)
+            return web.json_response(self._add_account(wanted.numbers), status=201)
+        except (msgspec.DecodeError, ValueError) as error:
+            return _error(400, str(error))
 
     async def _transcript(self, request: web.Request) -> web.Response:
         call = self._find(request.match_info["sid"])

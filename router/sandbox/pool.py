@@ -67,6 +67,10 @@ class Pool:
         self._lines = _LINES[carrier]
         self.taken: set[str] = set()
 
+    def covers(self, country: str) -> bool:
+        """Whether anything is sold there."""
+        return country in _NANP or country in _ELSEWHERE
+
     def sells(self, country: str, type_: NumberType) -> bool:
         """Whether there are such numbers at all."""
         if country in _NANP:

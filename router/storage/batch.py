@@ -38,7 +38,7 @@ from router.routing.spec import (
     NumberSpec,
     RouteChange,
 )
-from router.routing.table import NEVER, Route, Version
+from router.routing.table import NEVER, Version
 from router.storage import outbox
 from router.storage.changes import (
     State,
@@ -66,8 +66,8 @@ NEXT: Final = (
 _MANY: Final = 20_000  # keys
 _KEYS: Final = 500  # per statement; PostgreSQL takes 65535 parameters, SQLite 32766
 
+_NOBODY: Final = (None, 0)
 _NONE: Final[Mapping[str, NumberSpec]] = {}
-_NOTHING_PLANNED: Final[Mapping[str, Route | None]] = {}
 
 ACTIVE: Final = numbers.c.state == "active"
 """Of numbers that are part of the mapping: one that is being released has no route."""
@@ -115,41 +115,22 @@ async def write(
     dropped = {change.name for change in of_agents if change.after is None}
     names = names_of(upserts, own) | dropped
     before = await state(connection, account_id, names, keys, known=specs, lock=True)
-    dropped -= await in_use(connection, before, dropped, gone)
+    dropped -= await _in_use(connection, before, dropped, gone)
     desired = MappingSpec(agents=upserts, numbers=own)
     after = wanted(before, desired, prune=False, removed=gone, dropped=dropped)
-    planned = {c.number: c.before for c in part if isinstance(c, RouteChange)}
-    return await store(connection, before, after, planned=planned, origin="file")
-
-
-async def store(
-    connection: AsyncConnection,
-    before: State,
-    after: State,
-    *,
-    planned: Mapping[str, Route | None] = _NOTHING_PLANNED,
-    origin: str,
-) -> MappingResult:
-    """Write what differs, and tell of it; version 0 where nothing does.
-
-    `before` was read in this transaction with its rows locked. `planned`: how routes were before,
-    where a plan of several batches says it. `origin`: who makes the agents that are new.
-
-    Raises:
-        Conflict: another account took a new number meanwhile.
-    """
     changed_agents = tuple(agent_changes(before, after))
     if not changed_agents and next(route_changes(before, after, NEVER), None) is None:
         return MappingResult(0)
     epoch, rev, now = (await connection.execute(NEXT)).one()
     after = await _with_ids(connection, before, after)
+    planned = {c.number: c.before for c in part if isinstance(c, RouteChange)}
     changed_routes = tuple(
-        RouteChange(change.number, planned.get(change.number, change.before), change.after)
+        RouteChange(change.number, planned[change.number], change.after)
         for change in route_changes(before, after, Version(epoch, rev))
     )
-    await _put(connection, changed_agents, changed_routes, after, origin, (rev, now, now))
-    at = Version(epoch, rev)
-    await outbox.add(connection, drafts(after.account_id, changed_routes, at, now), now=now)
+    await _put(connection, changed_agents, changed_routes, after, (rev, now, now))
+    told = drafts(account_id, changed_routes, Version(epoch, rev), now)
+    await outbox.add(connection, told, now=now)
     return MappingResult(rev, changed_agents + changed_routes)
 
 
@@ -183,7 +164,8 @@ async def state(
         if owner != account_id or condition != "active":
             (foreign if owner != account_id else leaving).add(number)
             continue
-        agent, agent_rev = by_id[agent_id] if agent_id is not None else (None, 0)
+        # Between the two looks one that is not locked may have been unlinked and removed.
+        agent, agent_rev = by_id.get(agent_id, _NOBODY)
         spec = known.get(number)
         found = (provider, agent, fallback, connection_id)
         if spec is None or (spec.provider, spec.agent, spec.fallback, spec.connection) != found:
@@ -257,7 +239,7 @@ async def numbers_of(
     return found
 
 
-async def in_use(
+async def _in_use(
     connection: AsyncConnection, before: State, names: Collection[str], but_for: Collection[str]
 ) -> set[str]:
     """Those of the agents that a number leads to, other than the numbers `but_for`."""
@@ -296,14 +278,13 @@ async def _put(
     of_agents: Sequence[AgentChange],
     of_routes: Sequence[RouteChange],
     after: State,
-    origin: str,
     stamp: tuple[int, int, int],
 ) -> None:
     """Write the rows; agents come first and go last, because numbers refer to them."""
     ids = after.agent_ids
     for moved in (True, False):
         rows = [
-            (ids[change.name], after.account_id, *_agent_values(change.after), origin, *stamp)
+            (ids[change.name], after.account_id, *_agent_values(change.after), *stamp)
             for change in of_agents
             if change.after is not None and leads_elsewhere(change.before, change.after) is moved
         ]
@@ -356,6 +337,7 @@ async def _upsert(
 
 # What a row that is inserted has beside what the mapping says of it; a change leaves it alone.
 _DEFAULTS: Final[Mapping[str, ColumnElement[Any]]] = {
+    "origin": literal_column("'file'"),
     "config": literal_column("'{}'"),
     "state": literal_column("'active'"),
     "mode": literal_column("'webhook'"),
@@ -367,7 +349,7 @@ _KEYS_OF: Final[Mapping[Table, Sequence[str]]] = {
     agents: ("account_id", "name"),
     numbers: ("number",),
 }
-_ONCE: Final = frozenset({"id", "account_id", "label", "origin", "created_at", *_DEFAULTS})
+_ONCE: Final = frozenset({"id", "account_id", "label", "created_at", *_DEFAULTS})
 
 
 @cache

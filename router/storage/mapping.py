@@ -19,7 +19,6 @@ import asyncio
 import time
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
     Iterator,
@@ -64,9 +63,6 @@ _HELD: Final = 0.03
 
 Progress = Callable[[int, int], None]
 """Told after each batch of changes: (done, total)."""
-
-Then = Callable[[AsyncConnection], Awaitable[None]]
-"""Writes more in a change's own transaction."""
 
 
 class Counts(NamedTuple):
@@ -119,59 +115,6 @@ async def delete_numbers(db: Database, account_id: str, numbers: Sequence[str]) 
     """
     plan = await _plan(db, account_id, MappingSpec(), numbers, prune=False)
     return await _carry_out(db, account_id, plan, MappingSpec(), None)
-
-
-async def change(
-    db: Database,
-    account_id: str,
-    desired: MappingSpec,
-    *,
-    removed: Collection[str] = (),
-    dropped: Collection[str] = (),
-    then: Then | None = None,
-) -> MappingResult:
-    """Lay `desired` over the account's mapping, in one transaction with what `then` writes.
-
-    `removed` numbers and `dropped` agents go; those that the account does not have are no change.
-    `then` runs when the rows are written, also where none had to be. What it raises takes all
-    back; where PostgreSQL chose the transaction as a conflict's loser, it runs again.
-
-    Of an agent with more than some hundred numbers, those beyond are told of its change in
-    transactions that follow at once (a crash between is mended by `tell_outdated`).
-
-    Raises:
-        ConfigError: a number leads to an agent that would not exist.
-        Conflict: another account holds a number (`number_taken`), it is being released
-            (`number_leaving`), or a number leads to a dropped agent (`agent_in_use`).
-        StorageUnavailable: try again.
-    """
-    names = batch.names_of(desired.agents, desired.numbers) | set(dropped)
-    keys = _by_number(desired).keys() | set(removed)
-    left: set[str] = set()  # agents of which not all numbers were told
-
-    async def work(connection: AsyncConnection) -> MappingResult:
-        left.clear()
-        there = await batch.state(connection, account_id, names, (), lock=True)
-        moved = _led_elsewhere(there, desired)
-        theirs = sorted(await batch.numbers_of(connection, account_id, moved))
-        if len(theirs) > _LARGEST:
-            left.update(moved)
-        touched = keys.union(theirs[:_LARGEST])
-        before = await batch.state(connection, account_id, names, touched, lock=True)
-        if used := await batch.in_use(connection, before, dropped, removed):
-            raise Conflict(
-                f"agent {min(used)!r} has numbers: link them elsewhere first", code="agent_in_use"
-            )
-        after = wanted(before, desired, prune=False, removed=removed, dropped=dropped)
-        written = await batch.store(connection, before, after, origin="native")
-        if then is not None:
-            await then(connection)
-        return written if written.changes else MappingResult(before.position.rev)
-
-    done = await db.transact(work)
-    if left:
-        await tell(db, account_id, left)
-    return done
 
 
 async def publish(connection: AsyncConnection, account_id: str, keys: Sequence[str]) -> int:

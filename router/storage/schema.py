@@ -126,7 +126,18 @@ numbers: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index("ix_numbers_account_id_number", "account_id", "number"),
+    # Pages in their order, and how many there are, without a look at the rows.
+    Index("ix_numbers_account_id_short_id_state", "account_id", "short_id", "state"),
     sqlite_autoincrement=True,  # an id is never given twice, also after a release
+)
+_UNLINKED = numbers.c.agent_id.is_(None)
+Index(
+    "ix_numbers_unlinked",
+    numbers.c.account_id,
+    numbers.c.short_id,
+    numbers.c.state,
+    sqlite_where=_UNLINKED,
+    postgresql_where=_UNLINKED,
 )
 
 # What is under way at a carrier: written before the carrier is asked, so that a crash between

@@ -156,12 +156,16 @@ async def test_a_wrong_type_anywhere_is_no_fault_of_ours(place: Place, dialect: 
         with problems.of(operation):
             for body in _mutations(asked.body):
                 reply = await place.ask(operation, example, body=body)
-                assert reply.status < 500, f"{json.dumps(body)[:300]}: {reply.text[:300]}"
+                assert reply.status < 500 or reply.status == example.status, (
+                    f"{json.dumps(body)[:300]}: {reply.text[:300]}"
+                )
                 if reply.status >= 400:
-                    place.refused(reply, *range(400, 500))
+                    place.refused(reply, *range(400, 500), example.status)
             for query in _queries(operation, asked.query):
                 reply = await place.ask(operation, example, query=query)
-                assert reply.status < 500, f"{query}: {reply.text[:300]}"
+                assert reply.status < 500 or reply.status == example.status, (
+                    f"{query}: {reply.text[:300]}"
+                )
     problems.none()
 
 
@@ -249,6 +253,7 @@ async def test_json_is_read_whatever_it_is_called(place: Place, dialect: Dialect
         if operation.body is None or operation.method == "DELETE":
             continue
         asked = place.request(operation, example)
+        again: tuple[int, ...] = ()
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "x"):
             with problems.of(operation):
                 reply = await place.ask(
@@ -258,7 +263,8 @@ async def test_json_is_read_whatever_it_is_called(place: Place, dialect: Dialect
                     headers={"Content-Type": content_type},
                 )
                 # What was made by the first one may be there already for the next.
-                assert reply.status in (example.status, 402, 404, 409), reply.text
+                assert reply.status in (example.status, 402, 404, 409, *again), reply.text
+                again = (422,)  # of a dialect that says so of what is there
     problems.none()
 
 

@@ -69,12 +69,6 @@ async def targets(client: Client, number: str = ONE) -> list[str] | None:
     return None if route is None else [target.agent for target in route.targets]
 
 
-async def corrupt(client: Client, number_id: int) -> None:
-    async with client.api.control.database.write() as connection:
-        this = rows.c.short_id == number_id
-        await connection.execute(update(rows).where(this).values(state="corrupted", agent_id=None))
-
-
 async def test_a_number_is_created_shown_and_deleted(acme: Client) -> None:
     made = await create(acme)
     assert made["phone_number"] == ONE
@@ -211,7 +205,7 @@ async def test_deletion_by_force_is_for_corrupted_numbers(acme: Client) -> None:
     path = f"{NUMBERS}/{made['id']}"
     refused = answered(await acme.delete(f"{path}/force"), 422, "Refused")
     assert refused["message"] == "Force delete is only allowed for corrupted phone numbers"
-    await corrupt(acme, made["id"])
+    await acme.api.corrupt((await numbers.get(acme.api.control, actor(acme), ONE)).id)
     assert (await acme.get(path)).json["item"]["status"] == "corrupted"
     gone = answered(await acme.delete(f"{path}/force"), 200, "ForceDeleted")
     assert gone["message"].startswith("Phone number force deleted successfully")

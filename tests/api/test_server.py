@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import update
+from typing_extensions import override
 
 from router.api.operation import Answer, ApiRequest, Dialect, Operation
 from router.clock import SystemClock
@@ -107,6 +108,7 @@ class ByHand(SystemClock):
 
     seconds = 1000.0
 
+    @override
     def monotonic(self) -> float:
         return self.seconds
 
@@ -215,7 +217,7 @@ async def test_who_fails_too_often_is_not_asked_any_more(tmp_path: Path) -> None
 
 
 async def test_behind_a_proxy_its_own_word_for_the_address_counts(tmp_path: Path) -> None:
-    more = {"api": {"failures_per_minute": 2}, "http": {"behind_proxy": True}}
+    more: dict[str, Any] = {"api": {"failures_per_minute": 2}, "http": {"behind_proxy": True}}
     async with serving(tmp_path, clock=ByHand(), **more) as (api, _):
 
         async def ask(address: str) -> int:
@@ -287,8 +289,8 @@ async def test_a_key_is_for_one_request(tmp_path: Path) -> None:
     async with serving(tmp_path) as (api, handlers):
         client = await api.account("acme")
         assert (await client.post(THINGS, {"name": "a"}, headers=key("k"))).status == 201
-        for more in ({"body": {"name": "b"}}, {"body": {"name": "a"}, "query": {"x": "1"}}):
-            reply = await client.request("POST", THINGS, **more, headers=key("k"))
+        for body, query in (({"name": "b"}, {}), ({"name": "a"}, {"x": "1"})):
+            reply = await client.request("POST", THINGS, body, query=query, headers=key("k"))
             assert (reply.status, reply.json["code"]) == (422, "idempotency_key_reused")
         for odd in ("", " ", "x" * 256, "a b"):
             reply = await client.post(THINGS, {"name": "a"}, headers=key(odd))

@@ -419,8 +419,7 @@ async def _server(folder: Path) -> AsyncIterator[_Server]:
     try:
         async with running_api(folder, only=[DIALECT]) as api:
             client = await api.account("acme")
-            number = "+16285550100"
-            api.carriers.give("twilio", examples.sid(client), number)
+            number = api.carriers.give("twilio", examples.sid(client))
             things: Things = {
                 "sid": examples.sid(client),
                 "at_carrier": number,
@@ -472,7 +471,9 @@ async def test_every_method_of_the_async_client(tmp_path: Path) -> None:
             return b"".join([chunk async for chunk in answer])
         return await answer
 
-    async with _server(tmp_path) as server:
-        async with httpx.AsyncClient(timeout=20, follow_redirects=True) as http:
-            client = AsyncVocode(token=server.client.token, base_url=server.url, httpx_client=http)
-            await _run(server, client, call)
+    async with (
+        _server(tmp_path) as server,
+        httpx.AsyncClient(timeout=20, follow_redirects=True) as http,
+    ):
+        client = AsyncVocode(token=server.client.token, base_url=server.url, httpx_client=http)
+        await _run(server, client, call)

@@ -231,6 +231,9 @@ async def test_names_may_repeat_and_the_worker_is_the_configurations(acme: Clien
     third = await made(acme, livekit_agent_name="our-worker")
     stored = await agents.get(acme.api.control, actor(acme), third["agent_id"])
     assert stored.livekit_agent_name == "our-worker"
+    await put(acme, third, {"config": {"prompt": "Be kind"}})
+    stored = await agents.get(acme.api.control, actor(acme), third["agent_id"])
+    assert stored.livekit_agent_name == "our-worker"
     await put(acme, third, {"config": {"livekit_agent_name": None}})
     stored = await agents.get(acme.api.control, actor(acme), third["agent_id"])
     assert stored.livekit_agent_name == stored.name
@@ -300,6 +303,9 @@ async def test_an_agent_of_another_dialect_is_shown_in_voice_ais_types(acme: Cli
     )
     found = answered(await acme.get(AGENT + bob.id), 200, "Agent")
     assert found["config"] == {"greeting": "Hi", "voice": "v", "phone_number": None}
+    await put(acme, found, {"config": {"greeting": "Hello"}})  # and what it can't say, stays
+    stored = await agents.get(acme.api.control, actor(acme), bob.id)
+    assert stored.config == {**config, "greeting": "Hello"}
 
 
 # --- calls

@@ -214,6 +214,11 @@ class TestChanges:
             await agents.delete(carried, rival, made.id)
         assert [each.number for each in await agents.numbers_of(carried, acme, made.id)] == [ONE]
         assert await agents.numbers_of(carried, rival, made.id) == []
+        each = await agents.numbers_of_each(carried, acme, [made.id, UNKNOWN])
+        assert {key: [held.number for held in found] for key, found in each.items()} == {
+            made.id: [ONE]
+        }
+        assert await agents.numbers_of_each(carried, rival, [made.id]) == {}
         await numbers.link(carried, acme, ONE, None)
         await agents.delete(carried, acme, made.id)
         with pytest.raises(NotFound):
@@ -250,4 +255,4 @@ async def test_an_adopted_number_may_have_an_agent(
     held = await numbers.adopt(
         carried, acme, number=ONE, provider="twilio", connection_id=None, agent_id=made.id
     )
-    assert (held.agent_id, held.agent_name) == (made.id, "anna")
+    assert (held.agent_id, held.agent_name, held.agent_label) == (made.id, "anna", "Anna")

@@ -9,12 +9,14 @@ from typing_extensions import override
 
 from router.clock import SystemClock
 from router.control import accounts, calls
+from router.control.agents import create as make_agent
 from router.control.calls import CallQuery
 from router.control.context import Control
 from router.control.model import Actor, Plan
 from router.errors import NotFound
 from router.events.ids import call_id
-from router.storage.schema import agents
+from router.events.types import EventType
+from router.storage.schema import agents, call_events
 from router.storage.schema import calls as rows
 from tests.contract.conftest import OPERATOR
 
@@ -140,3 +142,46 @@ async def test_the_months_use(control: Control, acme: Actor, rival: Actor) -> No
     assert (await calls.usage(in_november, acme)).calls == 4
     clock.shows = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * SECOND
     assert (await calls.usage(in_november, acme)).minutes == 0
+
+
+async def test_calls_in_the_order_of_their_durations(control: Control, acme: Actor) -> None:
+    await called(control, acme, "short", initiated_at=1, duration=2.0)
+    await called(control, acme, "none", initiated_at=2)
+    await called(control, acme, "long", initiated_at=3, duration=9.5)
+    assert await names(control, acme, by_duration=True) == ["long", "short", "none"]
+    assert await names(control, acme, by_duration=True, newest_first=False) == [
+        "none",
+        "short",
+        "long",
+    ]
+
+
+async def test_calls_are_found_by_what_people_call_the_agent(
+    control: Control, acme: Actor, rival: Actor
+) -> None:
+    for actor, name in ((acme, "mine"), (rival, "theirs")):
+        made = await make_agent(
+            control, actor, label="Customer Support", origin="native", config={}
+        )
+        await called(control, actor, name, agent=made.name, agent_id=made.id)
+    assert await names(control, acme, agent_name="customer sup") == ["mine"]
+    assert await names(control, acme, agent_name="customer-sup") == ["mine"]
+    assert await names(control, acme, agent_name="%") == []
+
+
+async def test_which_calls_are_written_down(control: Control, acme: Actor, rival: Actor) -> None:
+    kinds = {
+        "heard": EventType.TRANSCRIPT_ADDED,
+        "spoken": EventType.MESSAGE_SPOKEN,
+        "silent": EventType.CALL_ANSWERED,
+    }
+    ids = {name: await called(control, acme, name) for name in kinds}
+    ids["theirs"] = await called(control, rival, "theirs")
+    async with control.database.write() as connection:
+        for name, kind in {**kinds, "theirs": EventType.TRANSCRIPT_ADDED}.items():
+            event = {"event_id": name, "call_id": ids[name], "type": kind.value, "time": 1}
+            values = {**event, "source": "twilio", "data": b"{}"}
+            await connection.execute(insert(call_events).values(values))
+    found = await calls.transcribed(control, acme, list(ids.values()))
+    assert found == {ids["heard"], ids["spoken"]}
+    assert await calls.transcribed(control, acme, []) == set()

@@ -11,6 +11,7 @@ from aiohttp import web
 from router.errors import Ambiguous, ConfigError, EffectError, Permanent, Transient
 from router.provider import Credentials, NotAvailable, NumberInventory, NumberQuery, OwnedNumber
 from router.providers.telnyx import inventory as of_telnyx
+from router.providers.telnyx import sdk
 from router.providers.twilio import inventory as of_twilio
 from router.sandbox.faults import OK, Fault
 from router.sandbox.serve import serve
@@ -44,7 +45,7 @@ async def inventory(world: World) -> AsyncIterator[NumberInventory]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (of_twilio, of_telnyx):
+    for module in (of_twilio, sdk):
         monkeypatch.setattr(module, "_TIMEOUT", 0.15)
 
 

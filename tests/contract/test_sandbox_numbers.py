@@ -48,11 +48,11 @@ AT_TELNYX = "+14155550750"
 def test_the_pool_sells_valid_numbers_one_carrier_each(country: str, type_: Any) -> None:
     sold: set[str] = set()
     for carrier in ("twilio", "telnyx"):
-        pool = Pool(carrier)  # type: ignore[arg-type]
+        pool = Pool(carrier)
         assert pool.sells(country, type_)
         offers = list(pool.offers(country, type_))
         assert offers
-        assert list(Pool(carrier).offers(country, type_)) == offers  # type: ignore[arg-type]
+        assert list(Pool(carrier).offers(country, type_)) == offers
         for offer in offers[:: max(1, len(offers) // 20)]:
             assert phonenumbers.is_valid_number(phonenumbers.parse(offer.number))
             found = pool.offer(offer.number)
@@ -364,15 +364,23 @@ async def test_accounts_and_numbers_by_the_control_api(carrier: str) -> None:
     opened = twilio_at if carrier == "twilio" else telnyx_at
     headers = {"Authorization": f"Bearer {SECRET}"}
     async with (
-        opened("http://127.0.0.1:9") as standin,  # type: ignore[operator]
+        opened("http://127.0.0.1:9") as standin,
         aiohttp.ClientSession(
             getattr(standin, "control_url", "") or standin.url, headers=headers
         ) as control,
     ):
-        async with control.post("/accounts") as answer:
+        theirs = "+14155559998"
+        async with control.post("/accounts", json={"numbers": [theirs]}) as answer:
             assert answer.status == 201
             made = await answer.json()
-        assert len(list(standin.accounts)) == 2
+        _, tenant = standin.accounts
+        assert tenant.holds(theirs) is not None
+        with pytest.raises(NotInService):
+            standin.place_call(theirs, CALLER)
+        async with control.post("/accounts", json={"numbers": [theirs]}) as answer:
+            assert answer.status == 400
+        async with control.post("/accounts", json={"numbers": ["1"]}) as answer:
+            assert answer.status == 400
         keys = {"account_sid", "auth_token"} if carrier == "twilio" else {"api_key", "public_key"}
         assert made.keys() == keys
         number = NUMBER if carrier == "twilio" else AT_TELNYX

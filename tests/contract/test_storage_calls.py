@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import event as sqlalchemy_events
+from sqlalchemy import text
 
 from router.events.call import CallRecord, CallState, Leg
 from router.events.ids import DEFAULT_ACCOUNT
@@ -267,3 +268,49 @@ async def test_calls_are_listed_by_state(db: Database) -> None:
     for state, call_id in wanted:
         found = await calls.list_calls(db, DEFAULT_ACCOUNT, limit=9, state=state)
         assert [record.call_id for record in found] == [call_id]
+
+
+ACME = "ac3e0000-0000-4000-8000-000000000001"
+
+
+def of_acme(events: Sequence[Event]) -> CallRecord:
+    return msgspec.structs.replace(fold(events), account_id=ACME, connection_id="c", agent_id="a")
+
+
+async def test_an_account_sees_its_own_calls_alone(db: Database) -> None:
+    theirs = "5f5d0000-0000-5000-8000-000000000002"
+    await kept(db, happened("a"))
+    await calls.record(db, [happened("b", theirs, at=1)], of_acme, telling=ALL)
+    assert await calls.get(db, DEFAULT_ACCOUNT, theirs) is None
+    assert await calls.get(db, ACME, CALL) is None
+    record = await calls.get(db, ACME, theirs)
+    assert record is not None
+    assert (record.account_id, record.connection_id, record.agent_id) == (ACME, "c", "a")
+    for account_id, own in ((DEFAULT_ACCOUNT, CALL), (ACME, theirs)):
+        for wanted in ("5f5d", own, f"CA-{own}"):
+            found = await calls.find(db, account_id, wanted)
+            assert found is not None
+            assert found.call_id == own
+        assert [each.call_id for each in await calls.list_calls(db, account_id, limit=9)] == [own]
+    assert await calls.find(db, ACME, CALL) is None
+    assert await calls.find(db, ACME, f"CA-{CALL}") is None
+    # A page that begins after a call of somebody else's is empty: it does not tell when that was.
+    assert await calls.list_calls(db, DEFAULT_ACCOUNT, limit=9, before=theirs) == []
+    both = await calls.unended(db, began_before=START + 9, limit=9)
+    assert [each.call_id for each in both] == [CALL, theirs]
+
+
+async def test_events_that_an_older_version_stored_keep_the_providers_account(
+    db: Database,
+) -> None:
+    old = {"call_id": CALL, "provider_call_id": "CA1", "account": "AC1"}
+    async with db.write() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO call_events (event_id, call_id, type, time, source, data)"
+                " VALUES ('e', :call, 'call.initiated', 1, 'twilio', :data)"
+            ),
+            {"call": CALL, "data": msgspec.json.encode(old)},
+        )
+    (told,) = await calls.events(db, CALL)
+    assert (told.data.provider_account, told.data.account_id) == ("AC1", DEFAULT_ACCOUNT)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Table, delete, event, select, update
 
 from router.errors import ConfigError
 from router.events.codec import decode
@@ -23,6 +23,7 @@ from router.routing.table import Route, Version
 from router.storage import mapping, outbox
 from router.storage.engine import Database
 from router.storage.records import version_of
+from router.storage.schema import accounts, agents, connections, numbers
 
 ONE, TWO, SPARE = "+14155550100", "+14155550101", "+14155550199"
 
@@ -393,3 +394,275 @@ async def test_an_epoch_is_above_all_that_was_seen(db: Database) -> None:
     await mapping.apply_mapping(db, DEFAULT_ACCOUNT, MappingSpec(numbers=(number(ONE, "bob"),)))
     (entry,) = [entry for entry in await told(db) if entry.topic == ROUTES_TOPIC]
     assert version_of(entry.headers) == Version(5, 92)
+
+
+ACME = "ac3e0000-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+async def acme(db: Database) -> str:
+    """The id of a second account."""
+    row = {"id": ACME, "name": "acme", "worker": "", "shared_carriers": True}
+    async with db.write() as connection:
+        await connection.execute(accounts.insert().values(**row, created_at=1, updated_at=1))
+    return ACME
+
+
+THREE = "+14155550102"
+ACMES = MappingSpec(
+    agents=(AgentSpec(name="anna", livekit_agent_name="acme-anna"),),
+    numbers=(number(THREE, "anna"),),
+)
+
+
+async def set_state(db: Database, number: str, state: str) -> None:
+    async with db.write() as connection:
+        this = numbers.c.number == number
+        await connection.execute(update(numbers).where(this).values(state=state))
+
+
+async def rows_of(db: Database, table: Table) -> list[dict[str, object]]:
+    async with db.read() as connection:
+        found = await connection.execute(select(table).order_by(table.c.id))
+        return [dict(row) for row in found.mappings()]
+
+
+async def test_accounts_have_agents_of_the_same_name_and_numbers_of_their_own(
+    db: Database, acme: str
+) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    await mapping.apply_mapping(db, acme, ACMES)
+    assert await mapping.list_agents(db, acme) == list(ACMES.agents)
+    assert await mapping.list_numbers(db, acme) == list(ACMES.numbers)
+    assert await mapping.list_agents(db, DEFAULT_ACCOUNT) == [anna(), BOB]
+    assert await mapping.counts(db, acme) == (1, 1)
+    assert await mapping.counts(db, DEFAULT_ACCOUNT) == (2, 2)
+    assert await mapping.size(db) == 3
+    assert await mapping.get_route(db, acme, ONE) is None
+    assert await mapping.get_route(db, DEFAULT_ACCOUNT, THREE) is None
+    theirs = await mapping.find_route(db, THREE)
+    assert theirs == await mapping.get_route(db, acme, THREE)
+    assert theirs is not None
+    assert theirs.account_id == acme
+    assert theirs.targets[0].livekit_agent_name == "acme-anna"
+    ids = await mapping.agent_ids(db, acme), await mapping.agent_ids(db, DEFAULT_ACCOUNT)
+    assert ids[0]["anna"] == theirs.targets[0].agent_id
+    assert ids[0]["anna"] != ids[1]["anna"]
+    told_of = routes(await told(db))
+    assert told_of[THREE] == theirs
+    assert len(told_of) == 3
+
+
+async def test_what_an_account_prunes_and_removes_is_its_own(db: Database, acme: str) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    await mapping.apply_mapping(db, acme, ACMES)
+    await told(db)
+    before = await rows_of(db, numbers), await rows_of(db, agents)
+    assert (await mapping.delete_numbers(db, acme, [ONE, TWO])).changes == ()
+    assert await told(db) == []
+    result = await mapping.apply_mapping(db, acme, MappingSpec(), prune=True)
+    assert [change.after for change in result.changes] == [None, None]
+    assert routes(await told(db)) == {THREE: None}
+    mine = tuple([row for row in rows if row["account_id"] != acme] for rows in before)
+    assert (await rows_of(db, numbers), await rows_of(db, agents)) == mine
+
+
+async def test_an_agent_of_one_account_changes_that_accounts_routes_alone(
+    db: Database, acme: str
+) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    await mapping.apply_mapping(db, acme, ACMES)
+    await told(db)
+    await mapping.apply_mapping(
+        db, acme, MappingSpec(agents=(AgentSpec(name="anna", livekit_agent_name="newer"),))
+    )
+    assert list(routes(await told(db))) == [THREE]
+    assert await mapping.list_agents(db, DEFAULT_ACCOUNT) == [anna(), BOB]
+
+
+@pytest.mark.parametrize("prune", [False, True])
+async def test_a_number_of_another_account_is_refused_without_telling_whose(
+    db: Database, acme: str, prune: bool
+) -> None:
+    await mapping.apply_mapping(db, acme, ACMES)
+    await told(db)
+    wanted = msgspec.structs.replace(BOTH, numbers=(*BOTH.numbers, number(THREE, "bob")))
+    for attempt in (mapping.plan_mapping, mapping.apply_mapping):
+        with pytest.raises(ConfigError, match="held by another account") as caught:
+            await attempt(db, DEFAULT_ACCOUNT, wanted, prune=prune)
+        assert THREE not in str(caught.value)
+        assert "acme" not in str(caught.value)
+        assert acme not in str(caught.value)
+    assert await mapping.counts(db, DEFAULT_ACCOUNT) == (0, 0)
+    assert await mapping.list_numbers(db, acme) == list(ACMES.numbers)
+    assert await told(db) == []
+
+
+async def test_of_two_accounts_that_want_a_number_at_once_one_gets_it(
+    db: Database, other: Database, acme: str
+) -> None:
+    for turn in range(5):
+        spec = MappingSpec(numbers=(number(f"+1415555020{turn}", None),))
+        outcomes = await asyncio.gather(
+            mapping.apply_mapping(db, DEFAULT_ACCOUNT, spec),
+            mapping.apply_mapping(other, acme, spec),
+            return_exceptions=True,
+        )
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == [
+            "ConfigError",
+            "MappingResult",
+        ]
+    held = [*await mapping.list_numbers(db, DEFAULT_ACCOUNT), *await mapping.list_numbers(db, acme)]
+    assert len(held) == 5
+    assert len([entry for entry in await told(db) if entry.topic == ROUTES_TOPIC]) == 5
+
+
+async def test_two_who_add_an_agent_at_once_mean_the_same_one(
+    db: Database, other: Database
+) -> None:
+    specs = [MappingSpec(agents=(anna(),), numbers=(number(one, "anna"),)) for one in (ONE, TWO)]
+    await asyncio.gather(
+        mapping.apply_mapping(db, DEFAULT_ACCOUNT, specs[0]),
+        mapping.apply_mapping(other, DEFAULT_ACCOUNT, specs[1]),
+    )
+    ids = await mapping.agent_ids(db, DEFAULT_ACCOUNT)
+    targets = [route.targets[0] async for route in mapping.all_routes(db)]
+    assert [target.agent_id for target in targets] == [ids["anna"]] * 2
+
+
+@pytest.mark.parametrize("state", ["deleting", "corrupted"])
+@pytest.mark.parametrize("prune", [False, True])
+async def test_a_number_that_is_being_released_is_no_part_of_the_mapping(
+    db: Database, state: str, prune: bool
+) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    await told(db)
+    await set_state(db, ONE, state)
+    assert await mapping.get_route(db, DEFAULT_ACCOUNT, ONE) is None
+    assert await mapping.find_route(db, ONE) is None
+    assert [route.number async for route in mapping.all_routes(db)] == [TWO]
+    assert await mapping.list_numbers(db, DEFAULT_ACCOUNT) == [number(TWO, "bob")]
+    assert await mapping.counts(db, DEFAULT_ACCOUNT) == (2, 1)
+    assert await mapping.missing(db, [ONE, TWO]) == {ONE}
+    assert await mapping.fallbacks(db, DEFAULT_ACCOUNT, [ONE]) == {}
+    with pytest.raises(ConfigError, match="is being released"):
+        await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH, prune=prune)
+    assert (await mapping.delete_numbers(db, DEFAULT_ACCOUNT, [ONE])).changes == ()
+    # Nor does it keep its agent: that may go.
+    kept = MappingSpec(agents=(BOB,), numbers=(number(TWO, "bob"),))
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, kept, prune=True)
+    assert await mapping.list_agents(db, DEFAULT_ACCOUNT) == [BOB]
+    states = {row["number"]: row["state"] for row in await rows_of(db, numbers)}
+    assert states == {ONE: state, TWO: "active"}
+    assert ONE not in routes(await told(db))
+
+
+async def test_a_change_keeps_what_is_no_part_of_the_mapping(db: Database) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    async with db.write() as connection:
+        await connection.execute(
+            update(numbers).values(label="desk", details='{"a":1}', bought=True, mode="trunk")
+        )
+        await connection.execute(
+            update(agents).values(label="Anna B.", origin="vocode", config='{"b":2}')
+        )
+    before = {row["number"]: row for row in await rows_of(db, numbers)}
+    moved = MappingSpec(agents=(anna(new="yes"),), numbers=(number(ONE, "bob"),))
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, moved)
+    after = {row["number"]: row for row in await rows_of(db, numbers)}
+    changed = {key for key, value in after[ONE].items() if value != before[ONE][key]}
+    assert changed == {"agent_id", "fallback", "rev", "updated_at"}
+    assert {(row["label"], row["origin"], row["config"]) for row in await rows_of(db, agents)} == {
+        ("Anna B.", "vocode", '{"b":2}')
+    }
+
+
+async def connect(db: Database, of: str, connection_id: str) -> None:
+    row = {
+        "id": connection_id,
+        "account_id": of,
+        "provider": "twilio",
+        "label": "own",
+        "provider_account": "AC1",
+        "details": "{}",
+        "sealed": b"",
+        "is_default": True,
+        "rev": 1,
+        "created_at": 1,
+        "updated_at": 1,
+    }
+    async with db.write() as connection:
+        await connection.execute(connections.insert().values(row))
+
+
+async def test_a_number_keeps_its_connection_until_it_moves_to_another_carrier(
+    db: Database, acme: str
+) -> None:
+    await connect(db, acme, "c0ffee00-0000-4000-8000-000000000001")
+    connected = msgspec.structs.replace(
+        ACMES.numbers[0], connection="c0ffee00-0000-4000-8000-000000000001"
+    )
+    first = msgspec.structs.replace(ACMES, numbers=(connected,))
+    await mapping.apply_mapping(db, acme, first)
+    route = await mapping.get_route(db, acme, THREE)
+    assert route is not None
+    assert route.connection_id == connected.connection
+    assert (await mapping.apply_mapping(db, acme, ACMES)).changes == ()
+    with_fallback = MappingSpec(numbers=(number(THREE, "anna", SPARE),))
+    await mapping.apply_mapping(db, acme, with_fallback)
+    route = await mapping.get_route(db, acme, THREE)
+    assert route is not None
+    assert (route.connection_id, route.fallback) == (connected.connection, SPARE)
+    await mapping.apply_mapping(
+        db, acme, MappingSpec(agents=(AgentSpec(name="anna", livekit_agent_name="newer"),))
+    )
+    assert routes(await told(db))[THREE] == await mapping.get_route(db, acme, THREE)
+    elsewhere = NumberSpec(number=THREE, provider="telnyx", agent="anna")
+    await mapping.apply_mapping(db, acme, MappingSpec(numbers=(elsewhere,)))
+    route = await mapping.get_route(db, acme, THREE)
+    assert route is not None
+    assert (route.provider, route.connection_id) == ("telnyx", "")
+
+
+async def test_what_happened_to_a_number_names_its_account(db: Database, acme: str) -> None:
+    await mapping.apply_mapping(db, acme, ACMES)
+    await mapping.delete_numbers(db, acme, [THREE])
+    happened = [
+        decode(entry.key, entry.headers, entry.value)
+        for entry in await told(db)
+        if entry.topic == NUMBERS_TOPIC
+    ]
+    assert [(event.type, event.data.account_id) for event in happened] == [
+        (EventType.NUMBER_MAPPED, acme),
+        (EventType.NUMBER_UNMAPPED, acme),
+    ]
+    assert happened[0].data.agent_id == (await mapping.agent_ids(db, acme))["anna"]
+
+
+async def test_agents_changes_of_every_account_are_finished(db: Database, acme: str) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    await mapping.apply_mapping(db, acme, ACMES)
+    await told(db)
+    async with db.write() as connection:
+        await connection.execute(update(agents).values(rev=99))
+    behind = {route.number for route in await mapping.told_routes(db, [ONE, TWO, THREE])}
+    assert behind == set()
+    assert await mapping.tell_outdated(db) == 3
+    assert set(routes(await told(db))) == {ONE, TWO, THREE}
+
+
+async def test_what_another_function_wrote_is_published_with_it(db: Database) -> None:
+    await mapping.apply_mapping(db, DEFAULT_ACCOUNT, BOTH)
+    await told(db)
+    async with db.write() as connection:
+        this = numbers.c.number == ONE
+        await connection.execute(update(numbers).where(this).values(agent_id=None))
+        await connection.execute(delete(numbers).where(numbers.c.number == TWO))
+        rev = await mapping.publish(connection, DEFAULT_ACCOUNT, [ONE, TWO])
+    entries = await told(db)
+    assert routes(entries) == {
+        ONE: await mapping.get_route(db, DEFAULT_ACCOUNT, ONE),
+        TWO: None,
+    }
+    versions = {version_of(entry.headers) for entry in entries if entry.topic == ROUTES_TOPIC}
+    assert versions == {Version(1, rev)}

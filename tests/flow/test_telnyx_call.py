@@ -125,7 +125,9 @@ async def test_a_caller_who_is_still_held_after_seventy_seconds_is_not_left_ther
     tmp_path: Path, to: str, asked: list[str]
 ) -> None:
     async with world(tmp_path, clock=_Behind()) as w:
-        w.telnyx._sender._clock = SystemClock()  # signed now: it is no clock that is wrong
+        w.telnyx.accounts.main.sender._clock = (
+            SystemClock()
+        )  # signed now: it is no clock that is wrong
         w.livekit.register_worker("anna")
         call = w.telnyx.place_call(to, CALLER, hold_seconds=0.3)
         await eventually(lambda: bool(commands(call)))

@@ -72,7 +72,7 @@ class _Told(Rest):
 
     def __init__(self, data: bytes, code_of: Callable[[Any], str]) -> None:
         nobody = cast("aiohttp.ClientSession", None)
-        super().__init__(nobody, name="API", url="", timeout=1.0, code_of=code_of)
+        super().__init__(nobody, name="API", url="", timeout=1.0, code_of=code_of, headers={})
         after, _, self._said = data[1:].partition(b"\0")
         status = _STATUSES[data[0] % len(_STATUSES)] if data else 200
         self._answer = _Answer(status, {"Retry-After": text(after)})
@@ -103,7 +103,7 @@ def _target(name: str, code_of: Callable[[Any], str], ask: Ask, bodies: Sequence
 
 
 async def _twilio_standing(rest: Rest) -> object:
-    return await twilio._standing({_REF.provider_account: rest}, _REF)
+    return await twilio._standing(rest, _REF)
 
 
 def _command() -> Target:

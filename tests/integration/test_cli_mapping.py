@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from typing_extensions import override
@@ -309,3 +310,88 @@ def test_ctrl_c_ends_the_waiting_alone(shell: Shell) -> None:
     assert started.process.returncode == 130
     assert "not waited until it holds" in started.text
     assert "Traceback" not in started.text
+
+
+class TestAccounts:
+    ACMES = (
+        "agents: [{name: anna, livekit_agent_name: acmes}]\n"
+        f'numbers: [{{number: "{C}", provider: twilio, agent: anna}}]\n'
+    )
+
+    @pytest.fixture
+    def two(self, shell: Shell) -> Shell:
+        """Accounts `default` and `acme`, each with a mapping."""
+        assert apply(shell, MAPPING, "--yes").code == 0
+        assert shell.invoke("accounts", "create", "acme").code == 0
+        assert apply(shell, self.ACMES, "--yes", "--account", "acme").code == 0
+        return shell
+
+    def test_each_has_a_mapping_of_its_own(self, two: Shell) -> None:
+        assert numbers_of(two) == [A, B]
+        (number,) = json.loads(two.invoke("numbers", "list", "--json", "--account", "acme").out)
+        (agent,) = json.loads(two.invoke("agents", "list", "--json", "--account", "acme").out)
+        assert (number["number"], number["agent"], agent["livekit_agent_name"]) == (
+            C,
+            "anna",
+            "acmes",
+        )
+        assert number["agent_id"] == agent["id"]
+        agents = json.loads(two.invoke("agents", "list", "--json").out)
+        assert [each["name"] for each in agents] == ["anna", "bob"]
+        ids = {each["id"] for each in (*agents, agent, number)}
+        assert len({str(UUID(each)) for each in ids}) == 4
+        assert C in two.invoke("numbers", "list", "--account", "acme").out
+        assert "acmes" in two.invoke("agents", "list", "--account", "acme").out
+        assert C not in two.invoke("export").out
+        assert A not in two.invoke("export", "--account", "acme").out
+
+    def test_prune_never_touches_another_account(self, two: Shell) -> None:
+        before = two.invoke("export").out
+        ran = apply(two, "agents: []\nnumbers: []\n", "--prune=all", "--yes", "--account", "acme")
+        assert ran.code == 0
+        assert two.invoke("export").out == before
+        assert json.loads(two.invoke("numbers", "list", "--json", "--account", "acme").out) == []
+        back = ran.out.rpartition("As it was before: switchboard ")[2].split()
+        assert back[-2:] == ["--account", "acme"]
+        assert two.invoke(*back, "--yes").code == 0
+        assert C in two.invoke("export", "--account", "acme").out
+        assert two.invoke("export").out == before
+
+    def test_a_number_of_another_account_is_neither_taken_nor_removed(self, two: Shell) -> None:
+        for more in ((), ("--prune=all",), ("--dry-run",)):
+            ran = apply(two, self.ACMES, "--yes", *more)
+            assert ran.code == 2
+            assert "held by another account" in ran.err
+            assert "acme" not in ran.err
+        removed = two.invoke("numbers", "remove", C, "--yes")
+        assert (removed.code, f"not mapped: {C}" in removed.err) == (1, True)
+        assert C in two.invoke("export", "--account", "acme").out
+
+    def test_a_number_is_explained_whosesoever_it_is(self, two: Shell) -> None:
+        told = json.loads(two.invoke("explain", C, "--json").out)
+        assert (told["account"], told["decision"]["livekit_agent_name"]) == ("acme", "acmes")
+        assert told["decision"]["agent_id"] == told["route"]["targets"][0]["agent_id"]
+        assert "acme" in two.invoke("explain", C).out
+        assert json.loads(two.invoke("explain", A, "--json").out)["account"] == "default"
+        assert json.loads(two.invoke("explain", "+14155559999", "--json").out)["account"] == ""
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("apply", "m.yaml", "--yes"),
+            ("apply", "m.yaml", "--dry-run"),
+            ("export",),
+            ("numbers", "list"),
+            ("numbers", "remove", A),
+            ("agents", "list"),
+            ("calls", "list"),
+            ("calls", "show", "5f"),
+        ],
+        ids=" ".join,
+    )
+    def test_an_account_that_is_not_there(self, two: Shell, command: tuple[str, ...]) -> None:
+        ran = two.invoke(*command, "--account", "acne")
+        assert ran.code == 2
+        assert "there is no account 'acne'" in ran.err
+        assert "switchboard accounts list" in ran.err
+        assert "Traceback" not in ran.err

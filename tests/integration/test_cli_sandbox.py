@@ -1,5 +1,6 @@
 """The ten-minute trial: a sandbox in one terminal, the other commands in a second one."""
 
+import asyncio
 import json
 import re
 import resource
@@ -9,11 +10,22 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
-from router.cli import call
+from config import Settings, load
+from router.cli import call, instance
+from router.clock import SYSTEM
+from router.provider import (
+    NumberInventory,
+    NumberQuery,
+    OwnedNumber,
+    ProviderContext,
+    SipTarget,
+)
+from router.providers import providers
 from tests.support.cli import Ran, Shell, Started
 from tests.support.nodes import ACCOUNT, KEY, MAPPING, SECRET, TOKEN, free_port
 
@@ -289,6 +301,42 @@ def test_apply_holds_for_the_next_call(shell: Shell) -> None:
     assert "[/red]" in shell.invoke("agents", "list").out
     again = json.loads(shell.invoke("apply", "mapping.yaml", "--json").out)
     assert (again["changes"], again["holds"]) == ([], True)
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("provider", ["twilio", "telnyx"])
+def test_a_bought_number_is_called_until_it_is_given_back(shell: Shell, provider: str) -> None:
+    (running,) = instance.running(shell.folder / "data")
+    assert running.stand_ins is not None
+    settings = load(overrides=dict(running.stand_ins.overrides))
+
+    async def bought() -> OwnedNumber:
+        async with inventory(settings, provider) as carrier:
+            (offer,) = await carrier.search(NumberQuery(area_code="646", limit=1))
+            return await carrier.buy(offer.number, tag="an-order")
+
+    async def released(number: OwnedNumber) -> None:
+        async with inventory(settings, provider) as carrier:
+            await carrier.release(number)
+
+    owned = asyncio.run(bought())
+    (shell.folder / "bought.yaml").write_text(
+        f'numbers: [{{number: "{owned.number}", provider: {provider}, agent: bob}}]\n'
+    )
+    assert shell.invoke("apply", "bought.yaml", "--yes").code == 0
+    ran = shell.invoke("call", owned.number, "--hold", "0.1")
+    assert ran.code == 0, ran.text
+    asyncio.run(released(owned))
+    ran = shell.invoke("call", owned.number)
+    assert ran.code == 1
+    assert f"not in service: no account at {provider.title()} has it" in ran.err
+    assert "agent.dispatched" not in ran.out
+
+
+def inventory(settings: Settings, provider: str) -> AbstractAsyncContextManager[NumberInventory]:
+    opened = next(each.inventory for each in providers() if each.name == provider)
+    assert opened is not None
+    return opened(ProviderContext(settings, SipTarget("", "udp", "", ""), SYSTEM), None)
 
 
 def test_a_second_sandbox_is_refused_and_harms_nothing(shell: Shell, sandbox: Started) -> None:

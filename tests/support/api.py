@@ -242,10 +242,10 @@ class FakeCarriers:
         account = credentials.provider_account if credentials else "operator"
         yield _FakeInventory(self, provider, self.owned.setdefault((provider, account), {}))
 
-    def give(self, provider: str, account: str) -> str:
-        """Let an account hold a number that was not bought by us; the number."""
+    def give(self, provider: str, account: str, number: str = "") -> str:
+        """Let an account hold a number (this one, or any) that was not bought by us; the number."""
         own = self.owned.setdefault((provider, account), {})
-        number = self.available[provider].pop()
+        number = number or self.available[provider].pop()
         own[number] = OwnedNumber(number, f"PN{len(own):032x}")
         return number
 

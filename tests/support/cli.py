@@ -67,13 +67,16 @@ class Shell:
         assert "Traceback" not in ran.text, ran.text
         return ran
 
-    def invoke(self, *args: str, env: Mapping[str, str] | None = None) -> Ran:
+    def invoke(
+        self, *args: str, env: Mapping[str, str] | None = None, stdin: str | None = None
+    ) -> Ran:
         """As `run`, but in this process: a start costs more than a second. No signals, no `up`."""
         wanted: dict[str, str | None] = {
             name: None for name in os.environ if name.startswith("SWITCHBOARD_")
         }
         with chdir(self.folder):
-            done = CliRunner().invoke(app, args, env=wanted | self.environment() | dict(env or {}))
+            given = wanted | self.environment() | dict(env or {})
+            done = CliRunner().invoke(app, args, env=given, input=stdin)
         logs.configure(LogSettings(format="json", level="info"))  # not to the runner's stream
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception

@@ -31,8 +31,10 @@ from router.http.server import base_app, listening
 from router.ingress.app import add_webhooks
 from router.ingress.webhook import Webhooks
 from router.observability import log as logs
+from router.provider import NO_CONNECTIONS, ConnectionBook
+from router.providers import context_of
 from router.routing.table import Route, RouteTable, Target
-from router.runtime import sources
+from router.runtime import sources_of
 from router.secrets import SipCredentials
 from tests.support.fake_log import FakeLog
 from tests.support.nodes import KEY, SECRET, free_port, node_settings
@@ -88,6 +90,7 @@ class Ingress:
     routes: RouteTable
     session: aiohttp.ClientSession
     ready: bool = True
+    has_keys: bool = True
 
     @property
     def url(self) -> str:
@@ -120,6 +123,7 @@ async def ingress(
     events: EventLog | None = None,
     settings: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
+    connections: ConnectionBook = NO_CONNECTIONS,
     **http: Any,
 ) -> AsyncIterator[Ingress]:
     """An ingress with `http` settings over `events`, or over a journal in `folder`.
@@ -132,13 +136,13 @@ async def ingress(
     async with AsyncExitStack() as stack:
         if events is None:
             events = await stack.enter_async_context(open_log(found))
-        listener = _listening(found, port, events, clock or SystemClock())
+        listener = _listening(found, port, events, clock or SystemClock(), connections)
         yield await stack.enter_async_context(listener)
 
 
 @asynccontextmanager
 async def _listening(
-    settings: Settings, port: int, events: EventLog, clock: Clock
+    settings: Settings, port: int, events: EventLog, clock: Clock, connections: ConnectionBook
 ) -> AsyncIterator[Ingress]:
     routes = RouteTable()
     routes.put(route())
@@ -154,10 +158,12 @@ async def _listening(
             clock=clock,
             body_timeout=settings.http.body_timeout,
             request_timeout=settings.http.request_timeout,
+            has_keys=lambda: found.has_keys,
         )
         app = base_app(settings.http, health=lambda: (found.ready, {}))
-        own = sources(settings, SipCredentials("sip-user", "sip-password"), clock)
-        add_webhooks(app, settings.http, webhooks, own)
+        credentials = SipCredentials("sip-user", "sip-password")
+        context = context_of(settings, credentials, clock, connections)
+        add_webhooks(app, settings.http, webhooks, sources_of(context))
         async with listening(app, settings.http):
             yield found
 

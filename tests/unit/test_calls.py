@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.calls import plan
 from router.events.call import Leg
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Decision, Event
 from router.events.types import EventType as T
-from tests.support.fake_events import FROM, TO, event, fold, initiated, new_call
+from tests.support.fake_events import FROM, TO, dispatch_decision, event, fold, initiated, new_call
 from tests.support.fake_time import START
 
 CALL = new_call("fold")
@@ -52,6 +54,36 @@ def test_a_call_that_went_well() -> None:
     assert record.answered_at == _at(1.2)
     assert record.ended_at == _at(61.5)
     assert record.duration == 60.0
+
+
+ACME = "ac3e0000-0000-4000-8000-000000000001"
+
+
+def test_whose_call_it_was_says_the_event_that_decided_it() -> None:
+    decided = msgspec.structs.replace(
+        initiated(CALL).data,
+        account_id=ACME,
+        connection_id="c1",
+        decision=msgspec.structs.replace(dispatch_decision(), agent_id="a1"),
+    )
+    began = msgspec.structs.replace(initiated(CALL), data=decided)
+    others = [
+        event(CALL, T.CALL_ENDED, 9.0, "twilio", account_id="another", connection_id="c2"),
+        event(CALL, T.AGENT_READY, 1.0, "livekit", account_id="of an agent"),
+    ]
+    for told in ([began, *others], [*others, began]):
+        record = fold(told)
+        assert (record.account_id, record.connection_id, record.agent_id) == (ACME, "c1", "a1")
+
+
+def test_a_call_that_nobody_decided_is_theirs_who_told_of_it_else_the_default_accounts() -> None:
+    assert fold([event(CALL, T.CALL_ENDED, 9.0)]).account_id == DEFAULT_ACCOUNT
+    assert fold([event(CALL, T.CALL_ENDED, 9.0, account_id=ACME)]).account_id == ACME
+    assert fold([initiated(CALL)]).account_id == DEFAULT_ACCOUNT
+    operators = msgspec.structs.replace(initiated(CALL).data, account_id=ACME)
+    began = msgspec.structs.replace(initiated(CALL), data=operators)
+    other = event(CALL, T.CALL_ENDED, 9.0, account_id="another", connection_id="c2")
+    assert fold([began, other]).connection_id == ""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from router.errors import BadPayload
 from router.events import codec
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Event, EventData
 from router.events.types import EventType
 from router.events.upcast import STEPS, upcast
@@ -28,7 +29,7 @@ def test_headers_are_cloudevents_in_kafkas_binary_mode() -> None:
         "ce_source": "/twilio",
         "ce_subject": "k",
         "ce_time": "2023-11-14T22:13:20.123456Z",
-        "ce_dataschema": "switchboard/event/2",
+        "ce_dataschema": "switchboard/event/3",
         "content-type": "application/json",
     }
     assert value == b'{"call_id":"k","disposition":"busy"}'
@@ -74,7 +75,7 @@ def test_a_type_from_a_newer_version_passes_as_unknown() -> None:
     assert newer == msgspec.structs.replace(EVENT, type=EventType.PROVIDER_UNKNOWN)
 
 
-@pytest.mark.parametrize("schema", ["switchboard/event/3", "somebody/else/1", "", None])
+@pytest.mark.parametrize("schema", ["switchboard/event/4", "somebody/else/1", "", None])
 def test_of_data_that_is_not_ours_or_newer_the_known_fields_count(schema: str | None) -> None:
     headers, _ = codec.encode(EVENT)
     headers.pop("ce_dataschema")
@@ -107,5 +108,45 @@ def test_version_1_is_read_as_version_2_means_it(
     kind: str, data: dict[str, object], more: dict[str, object]
 ) -> None:
     before = dict(data)
-    assert upcast("switchboard/event/1", kind, data) == data | more
+    assert STEPS["switchboard/event/1"](kind, data) == data | more
     assert data == before
+
+
+def test_version_2_knew_the_providers_account_alone() -> None:
+    data = {"call_id": "c", "account": "AC1", "raw": {"account": "kept as it was"}}
+    assert upcast("switchboard/event/2", "call.ended", data) == {
+        "call_id": "c",
+        "provider_account": "AC1",
+        "account_id": DEFAULT_ACCOUNT,
+        "raw": {"account": "kept as it was"},
+    }
+    number = {"to_number": "+14155550100"}
+    assert upcast("switchboard/event/1", "number.mapped", number) == {
+        "number": "+14155550100",
+        "to_number": "+14155550100",
+        "account_id": DEFAULT_ACCOUNT,
+    }
+
+
+OLD_DATA = b'{"call_id":"k","account":"AC1","raw":{"account":"x"}}'
+NEW = EventData(
+    call_id="k",
+    provider_account="AC1",
+    account_id="ac3e0000-0000-4000-8000-000000000001",
+    raw={"account": "x"},
+)
+
+
+def test_a_row_that_an_older_version_wrote_is_read_as_it_meant() -> None:
+    old = EventData(
+        call_id="k", provider_account="AC1", account_id=DEFAULT_ACCOUNT, raw={"account": "x"}
+    )
+    assert codec.stored_data(OLD_DATA) == old
+    assert codec.stored_data(msgspec.json.encode(NEW)) == NEW
+    row = b'{"id":"1","type":"call.ended","source":"twilio","time":1,"key":"k","data":%s}'
+    assert codec.stored_event(row % OLD_DATA) == msgspec.structs.replace(EVENT, time=1, data=old)
+    mine = msgspec.structs.replace(EVENT, data=NEW)
+    assert codec.stored_event(msgspec.json.encode(mine)) == mine
+    for wrong in (b"", b"[]", b'{"data":{"account":1}}'):
+        with pytest.raises(msgspec.MsgspecError):
+            codec.stored_event(wrong)

@@ -57,6 +57,7 @@ _SERVED: Final = {
     "/schemas/event.json",
 }
 _READY_FACTS: Final = {
+    "api": {"state", "in_flight"},
     "kafka": {"healthy", "behind_events", "behind_seconds", "trouble"},
     "routes": {
         "numbers",

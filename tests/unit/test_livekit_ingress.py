@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ async def test_what_the_log_cannot_take_is_to_come_again(tmp_path: Path, error: 
 async def test_what_takes_too_long_is_to_come_again(tmp_path: Path) -> None:
     events = FaultyLog(go=asyncio.Event())
     settings = overrides(CASE)
-    patience = {"request_timeout": 0.05}
+    patience: dict[str, Any] = {"request_timeout": 0.05}
     async with ingress(tmp_path, events=events, settings=settings, clock=CLOCK, **patience) as node:
         assert await post(node, EVERY[0]) == 503
         assert events.go is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import delete, insert, select, update
 from typing_extensions import override
 
 from config import Settings
@@ -15,15 +16,18 @@ from router.errors import LogUnavailable
 from router.eventlog.base import Appended, Follower, Record
 from router.eventlog.open import open_log
 from router.events.ids import DEFAULT_ACCOUNT
-from router.events.types import NUMBERS_TOPIC, ROUTES_TOPIC
+from router.events.types import CONNECTIONS_TOPIC, NUMBERS_TOPIC, ROUTES_TOPIC
 from router.ingress.routes import RouteFollower
 from router.numbers import publish
 from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
 from router.routing.table import Route, RouteTable, Version
-from router.storage import outbox
+from router.storage import batch, outbox
+from router.storage.connections import SealedConnection, tell
 from router.storage.engine import Database, open_database
 from router.storage.mapping import apply_mapping, delete_numbers, fingerprint
 from router.storage.migrate import prepare
+from router.storage.records import version_of
+from router.storage.schema import connections, revision
 from tests.support.fake_log import FakeLog
 from tests.support.ingress import logged
 from tests.support.kafka_settings import log_settings
@@ -502,3 +506,130 @@ class _Slow(FakeLog):
             return await super().append(topic, key, value, headers)
         finally:
             self.now -= 1
+
+
+def sealed_of(log: FakeLog) -> list[tuple[str, int, bool]]:
+    """(connection, rev, whether it is there) of the records."""
+    return [
+        (record.key, int(record.headers["rev"]), record.value is not None)
+        for record in log.all(CONNECTIONS_TOPIC)
+    ]
+
+
+async def holds(database: Database, connection_id: str) -> None:
+    """Give account `default` a connection at Twilio, told in the outbox; or change it."""
+    async with database.write() as connection:
+        epoch, taken, now = (await connection.execute(batch.NEXT)).one()
+        values = {
+            "id": connection_id,
+            "account_id": DEFAULT_ACCOUNT,
+            "provider": "twilio",
+            "label": "",
+            "provider_account": "AC" + "c3" * 16,
+            "details": "{}",
+            "sealed": f"sealed {taken}".encode(),
+            "is_default": False,
+            "rev": taken,
+            "created_at": now,
+            "updated_at": now,
+        }
+        this = connections.c.id == connection_id
+        await connection.execute(delete(connections).where(this))
+        await connection.execute(insert(connections).values(values))
+        row = (await connection.execute(select(connections).where(this))).mappings().one()
+        await tell(connection, connection_id, row, version=(epoch, taken), now=now)
+
+
+async def test_a_topic_that_lost_the_connections_gets_them_again(database: Database) -> None:
+    log, empty = FakeLog(), FakeLog()
+    async with publishing(database, log):
+        await holds(database, "c1")
+        await maps(database, a="anna")
+        await forgotten(database)
+        assert sealed_of(log) == [("c1", 1, True)]
+    async with publishing(database, empty):
+        await eventually(lambda: sealed_of(empty) == [("c1", 1, True)])
+    async with publishing(database, empty):  # it is all there: nothing is said
+        await maps(database, b="bob")
+        await forgotten(database)
+        assert sealed_of(empty) == [("c1", 1, True)]
+
+
+async def test_a_connection_that_the_database_has_not_is_removed(database: Database) -> None:
+    log = FakeLog()
+    async with publishing(database, log):
+        for number in range(20):
+            await holds(database, f"c{number:02}")
+        await forgotten(database)
+    async with database.write() as connection:  # without a word to the outbox
+        await connection.execute(delete(connections).where(connections.c.id == "c07"))
+    async with publishing(database, log):
+        await eventually(lambda: sealed_of(log)[-1] == ("c07", 21, False))
+    assert len(sealed_of(log)) == 21
+
+
+async def test_a_database_without_the_connections_is_not_published(database: Database) -> None:
+    log = FakeLog()
+    async with publishing(database, log):
+        await holds(database, "c1")
+        await forgotten(database)
+    async with database.write() as connection:
+        await connection.execute(delete(connections))
+    guard = publish.Guard()
+    async with publishing(database, log, guard):
+        await eventually(lambda: guard.finding)
+        assert "lacks 1 of the 1 connections" in guard.finding
+    async with publishing(database, log, publish.Guard(forget=True)):
+        await eventually(lambda: sealed_of(log)[-1][2] is False)
+
+
+async def test_connections_that_are_newer_than_the_database_begin_an_epoch(
+    database: Database,
+) -> None:
+    log = FakeLog()
+    async with publishing(database, log):
+        await holds(database, "c1")
+        await holds(database, "c1")
+        await forgotten(database)
+    async with database.write() as connection:  # the backup of yesterday
+        await connection.execute(update(revision).values(value=1))
+        await connection.execute(update(connections).values(rev=1, sealed=b"of yesterday"))
+    async with publishing(database, log):
+        await eventually(lambda: log.all(CONNECTIONS_TOPIC)[-1].headers.get("epoch") == "2")
+    value = log.all(CONNECTIONS_TOPIC)[-1].value
+    assert msgspec.json.decode(value or b"", type=SealedConnection).sealed == b"of yesterday"
+
+
+async def told_before(database: Database, log: FakeLog, agent_id: str) -> None:
+    """The changes that wait, on the log as if their agents had this id; "": none yet."""
+    for entry in await outbox.pending(database, 100):
+        value = entry.value
+        if entry.topic == ROUTES_TOPIC and value is not None:
+            route = msgspec.json.decode(value, type=Route)
+            targets = tuple(msgspec.structs.replace(t, agent_id=agent_id) for t in route.targets)
+            value = msgspec.json.encode(msgspec.structs.replace(route, targets=targets))
+        await log.append(entry.topic, entry.key, value, entry.headers)
+        await outbox.done(database, [entry.id])
+
+
+async def test_routes_that_were_told_before_agents_had_ids_hold(database: Database) -> None:
+    log = FakeLog()
+    await maps(database, a="anna", b="bob")
+    await told_before(database, log, "")
+    guard = publish.Guard()
+    async with publishing(database, log, guard):
+        await maps(database, b="anna")
+        await forgotten(database)
+    assert told(log.all(ROUTES_TOPIC)) == [(A, 1, "anna"), (B, 1, "bob"), (B, 2, "anna")]
+    assert guard.finding == ""
+
+
+async def test_the_same_agents_of_another_database_are_told_anew(database: Database) -> None:
+    """It was deleted, and the same file applied once more: the ids are not those in use."""
+    log = FakeLog()
+    await maps(database, a="anna", b="bob")
+    await told_before(database, log, "of another database")
+    async with publishing(database, log):
+        await eventually(lambda: len(log.all(ROUTES_TOPIC)) == 4)
+    versions = [version_of(record.headers) for record in log.all(ROUTES_TOPIC)]
+    assert [version.epoch for version in versions if version] == [1, 1, 2, 2]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.events.ids import DEFAULT_ACCOUNT
 from router.events.model import Decision, Direction, Disposition, Event, Stage
 from router.events.types import EventType
 from router.routing.decide import decide, decide_call, mapping_behind
@@ -19,9 +20,9 @@ from tests.support.fake_events import initiated, new_call
 NUMBER = "+14155550100"
 
 
-def route(rev: int, agent: str = "anna", **more: Any) -> Route:
+def route(rev: int, agent: str = "anna", *, number: str = NUMBER, **more: Any) -> Route:
     targets = (Target(agent=agent, livekit_agent_name=f"lk-{agent}", metadata={"a": 1}),)
-    return Route(number=NUMBER, provider="twilio", rev=rev, targets=targets, **more)
+    return Route(number=number, provider="twilio", rev=rev, targets=targets, **more)
 
 
 def test_an_older_change_never_wins() -> None:
@@ -334,3 +335,117 @@ def test_without_a_fallback_an_agent_is_tried_although_nobody_dispatches() -> No
     table.put(route(1))
     call = incoming("+12125550123", NUMBER, direction="inbound")
     assert decide(call, table, stalled=STALLED) == decide(call, table)
+
+
+ACME, RIVAL = "ac3e0000-0000-4000-8000-000000000001", "ac3e0000-0000-4000-8000-000000000002"
+OWN = "c0ffee00-0000-4000-8000-000000000001"
+
+
+def tenants() -> RouteTable:
+    """NUMBER is acme's at a connection of its own, THIRD is rival's at the operator's."""
+    table = RouteTable()
+    target = Target(agent="anna", livekit_agent_name="lk-anna", agent_id="a1")
+    table.put(
+        Route(
+            number=NUMBER,
+            provider="twilio",
+            rev=1,
+            targets=(target,),
+            fallback=OTHER,
+            account_id=ACME,
+            connection_id=OWN,
+        )
+    )
+    table.put(route(2, number=THIRD, fallback=OTHER, account_id=RIVAL))
+    return table
+
+
+def proven_by(event: Event, account_id: str, connection_id: str, **more: Any) -> Event:
+    data = msgspec.structs.replace(
+        event.data, account_id=account_id, connection_id=connection_id, **more
+    )
+    return msgspec.structs.replace(event, data=data)
+
+
+def test_a_decided_call_says_whose_it_is_and_which_agents() -> None:
+    data = decide(incoming(OTHER, NUMBER, direction="inbound"), tenants()).data
+    assert data.decision is not None
+    assert (data.account_id, data.connection_id) == (ACME, OWN)
+    assert data.agent_id == data.decision.agent_id == "a1"
+    data = decide(incoming(OTHER, THIRD, direction="inbound"), tenants()).data
+    assert (data.account_id, data.connection_id) == (RIVAL, "")
+    table = RouteTable()
+    table.put(route(1))  # of account default, whose id is left out of JSON
+    assert decide(incoming(OTHER, NUMBER, direction="inbound"), table).data.account_id == (
+        DEFAULT_ACCOUNT
+    )
+
+
+def test_a_key_of_one_account_lets_in_no_call_to_another_ones_number() -> None:
+    for direction in ("inbound", None):
+        call = incoming(OTHER, THIRD, direction=direction)
+        theirs = proven_by(call, ACME, OWN)
+        data = decide(theirs, tenants()).data
+        assert data.decision is not None
+        assert data.decision.action == "reject"
+        assert not data.decision.fallback
+        assert (data.account_id, data.connection_id, data.agent_id) == (ACME, OWN, "")
+    mine = decide(proven_by(incoming(OTHER, NUMBER, direction="inbound"), ACME, OWN), tenants())
+    assert mine.data.decision is not None
+    assert mine.data.decision.action == "dispatch"
+
+
+def test_nor_does_it_learn_the_other_ones_fallback_after_a_dial() -> None:
+    call = incoming(OTHER, THIRD, direction="inbound", disposition="no_answer")
+    data = decide(proven_by(call, ACME, OWN, stage="agent"), tenants()).data
+    assert data.decision is not None
+    assert (data.decision.action, data.decision.fallback) == ("reject", "")
+    operators = msgspec.structs.replace(call.data, stage="agent")
+    data = decide(msgspec.structs.replace(call, data=operators), tenants()).data
+    assert data.decision is not None
+    assert (data.decision.fallback, data.account_id) == (OTHER, RIVAL)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "goes_to"), [(THIRD, "+12125550199"), ("+14155550103", "+14155550103")]
+)
+def test_an_agent_transfers_to_the_numbers_of_its_own_account(wanted: str, goes_to: str) -> None:
+    table = tenants()
+    spare = "+12125550199"
+    table.put(route(3, number="+14155550102", fallback=spare, account_id=ACME))
+    table.put(route(4, number="+14155550103", account_id=ACME))
+    call = incoming(OTHER, "+14155550102", direction="inbound")
+    data = msgspec.structs.replace(call.data, number=wanted, stage="agent")
+    event = msgspec.structs.replace(call, type=EventType.TRANSFER_STARTED, data=data)
+    decision = decide(event, table).data.decision
+    assert decision is not None
+    assert (decision.action, decision.fallback) == ("forward", goes_to)
+
+
+def test_that_a_mapping_is_behind_is_told_to_whom_it_belongs() -> None:
+    call = msgspec.structs.replace(incoming(OTHER, NUMBER, direction="inbound"), source="telnyx")
+    told = mapping_behind(decide(call, tenants()), tenants())
+    assert told is not None
+    assert told.data.account_id == ACME
+    strangers = decide(proven_by(call, RIVAL, OWN), tenants())
+    assert mapping_behind(strangers, tenants()) is None
+
+
+def test_a_route_from_before_accounts_is_the_default_accounts() -> None:
+    old = (
+        b'{"number":"+14155550100","provider":"twilio","rev":3,'
+        b'"targets":[{"agent":"anna","livekit_agent_name":"lk"}]}'
+    )
+    read = msgspec.json.decode(old, type=Route)
+    assert (read.account_id, read.connection_id) == (DEFAULT_ACCOUNT, "")
+    assert read.targets[0].agent_id == ""
+    table = RouteTable()
+    table.put(read)
+    assert msgspec.json.encode(table.get(NUMBER)) == old
+    now = route_of(
+        NumberSpec(number=NUMBER, provider="twilio"),
+        None,
+        Version(1, 3),
+        account_id=str(bytes(DEFAULT_ACCOUNT, "ascii"), "ascii"),  # another object, as a row has it
+    )
+    assert b"account_id" not in msgspec.json.encode(now)

@@ -1,12 +1,12 @@
 """Calls: what became of them."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from pydantic import Field
 
-from router.api.native.shapes import BASE, Listing, Paging, Shape, listing, shaped, when
+from router.api.native.shapes import BASE, Listing, Paging, Shape, Time, listing, shaped, when
 from router.api.operation import Answer, ApiRequest, Operation
 from router.control import calls
 from router.control.calls import CallQuery
@@ -71,8 +71,8 @@ class Events(Shape):
 class CallsAsked(Paging):
     """Which calls."""
 
-    since: datetime | None = Field(None, description="That began then or later")
-    until: datetime | None = Field(None, description="That began before")
+    since: Time | None = Field(None, description="That began then or later")
+    until: Time | None = Field(None, description="That began before")
     agent_id: str | None = None
     with_agent: bool = Field(False, description="Only those that an agent was meant for")
 
@@ -92,9 +92,7 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _micros(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * MICROS)
+    return None if moment is None else round(moment.timestamp() * MICROS)
 
 
 async def _list(request: ApiRequest) -> Answer:

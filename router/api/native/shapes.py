@@ -1,11 +1,12 @@
 """What all of the native dialect has in common: lists, times, problem details."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from router.api.operation import Answer
 from router.control.model import Page
@@ -16,6 +17,9 @@ M = TypeVar("M", bound=BaseModel)
 
 BASE: Final = "/api/switchboard/v1"
 _LONGEST_OFFSET: Final = 10_000_000
+_TIME: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
 
 
 class Shape(BaseModel):
@@ -26,6 +30,16 @@ class Body(BaseModel):
     """What is sent: types as documented, unknown fields are refused, so that no typo is silent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _rfc3339(value: object) -> object:
+    if isinstance(value, str) and not _TIME.fullmatch(value):
+        raise ValueError("must be a time as RFC 3339 has it: 2026-01-31T12:00:00Z")
+    return value
+
+
+Time = Annotated[datetime, BeforeValidator(_rfc3339)]
+"""Of a query: pydantic alone would take `0.5` for one, too."""
 
 
 class Listing(Shape, Generic[M]):

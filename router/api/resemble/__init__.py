@@ -11,7 +11,10 @@ DIALECT: Final = Dialect(
     base="/api/v2",
     title="Resemble",
     version="2",
-    description="The shape of Resemble's API: agent phone numbers, and agents to link them to.",
+    description="The shape of Resemble's API: agent phone numbers, and agents as far as their "
+    "numbers need them. A number is one that is at Twilio already: its credentials are kept as a "
+    "connection of the account, sealed, and never answered. Trunks are not set up yet: what is "
+    "wished of them is kept, and inbound calls come by webhook.",
     operations=(*numbers.OPERATIONS, *agents.OPERATIONS),
     refuse=refuse,
     errors=ERRORS,

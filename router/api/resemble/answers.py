@@ -10,7 +10,7 @@ from router.api.resemble.models import PageQuery, Refused
 from router.errors import Invalid, RequestError
 
 ERRORS: Final[Mapping[int, Any]] = dict.fromkeys(
-    (401, 402, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503), Refused
+    (401, 403, 404, 409, 413, 415, 422, 429, 500, 503), Refused
 )
 
 

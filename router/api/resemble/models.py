@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from router.api.fields import PAGE_LIMIT, PhoneNumber
+from router.api.fields import PAGE_LIMIT, PhoneNumber, Time, no_default
 
 MediaEncryption = Literal["disabled", "allowed", "required"]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -89,7 +89,7 @@ class Refused(_Answered):
     success: Literal[False] = False
     message: str
     errors: dict[str, list[str]] | SkipJsonSchema[None] = Field(
-        default=None, description="By field, `base`: the whole"
+        default=None, description="By field, `base`: the whole", json_schema_extra=no_default
     )
 
 
@@ -209,8 +209,8 @@ class AgentPhoneNumber(_Answered):
     outbound_trunk: dict[str, Any]
     inbound_trunk: dict[str, Any]
     agent_uuid: str | None = Field(description="Agent that the number leads to")
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 class PhoneNumberAnswer(_Answered):
@@ -254,7 +254,7 @@ class CreateAgentRequest(AgentFields):
 class UpdateAgentRequest(AgentFields):
     """What is to change: what is absent stays, objects merge, null clears."""
 
-    name: Label = Field(default="", description="Name of the agent")
+    name: Label = Field(default="", description="Name of the agent", json_schema_extra=no_default)
     phone_number_id: int | None = Field(
         default=None, description="Phone number to link instead of its present one; null: none"
     )
@@ -268,8 +268,8 @@ class AgentFacts(_Answered):
     languages: list[str]
     dynamic_variables: dict[str, Any]
     status: Literal["active", "inactive"]
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 class AgentItem(_Answered):

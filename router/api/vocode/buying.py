@@ -18,7 +18,7 @@ from router.control import agents, connections, numbers, tokens
 from router.control.model import Agent, uuid_of
 from router.errors import Conflict, Invalid, LimitReached, NotFound
 from router.provider import AvailableNumber, NumberQuery, NumberType
-from router.providers import configured, numbers_at
+from router.providers import carriers, configured
 
 _TWILIO: Final = "twilio"
 _DEFAULT: Final = "default"
@@ -57,7 +57,7 @@ class AvailableQuery(BaseModel):
 class AvailablePhoneNumber(NumberAnswer):
     """A number that can be bought: its id is made from it."""
 
-    telephony_account_connection: wire_connections.CARRIER_ANSWER = NOT_SET
+    telephony_account_connection: Annotated[Any, wire_connections.CARRIER_ANSWER] = NOT_SET
 
 
 class AvailableNumbers(BaseModel):
@@ -99,7 +99,7 @@ async def _link(request: ApiRequest) -> Answer:
     sent, control, actor = request.sent, request.control, request.actor
     number = phone_number(sent["phone_number"], ("body", "phone_number"))
     connection = await connections.get(control, actor, sent["telephony_account_connection"])
-    if connection.provider not in numbers_at():
+    if connection.provider not in carriers():
         where = ("body", "telephony_account_connection")
         raise Invalid((where, f"is one to {connection.provider}, which has no numbers"))
     agent, is_new = await _inbound_of(request, sent.get("inbound_agent"))
@@ -146,8 +146,8 @@ async def _where(
         Invalid: a carrier that is not supported, or something that is no connection's id.
         NotFound: no such connection.
     """
-    if provider is not None and provider not in numbers_at():
-        known = " and ".join(sorted(numbers_at(), reverse=True))
+    if provider is not None and provider not in carriers():
+        known = " and ".join(sorted(carriers(), reverse=True))
         raise Invalid(((place, "telephony_provider"), f"is not supported: there are {known}"))
     if connection is None or connection == _DEFAULT:
         return provider or await _default_carrier(request), None
@@ -162,7 +162,7 @@ async def _where(
 
 
 async def _default_carrier(request: ApiRequest) -> str:
-    known = numbers_at()
+    known = carriers()
     page = await connections.list_(request.control, request.actor, providers=known)
     ours = [each.name for each in configured(request.control.settings) if each.name in known]
     return next(

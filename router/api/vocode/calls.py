@@ -202,7 +202,8 @@ def _recording(happened: Sequence[Event]) -> str | None:
     urls = [
         each.data.recording_url
         for each in happened
-        if each.type == EventType.RECORDING_COMPLETED and each.data.recording_url
+        if each.type == EventType.RECORDING_COMPLETED
+        and each.data.recording_url.startswith(("https://", "http://"))
     ]
     return urls[-1] if urls else None
 

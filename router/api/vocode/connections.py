@@ -26,7 +26,7 @@ from router.api.vocode.schemas import (
 from router.control import connections
 from router.control.model import Connection
 from router.errors import Conflict, Invalid, NotFound
-from router.vault import is_masked
+from router.vault import is_masked, mask
 
 
 class TwilioCredentials(Schema):
@@ -49,7 +49,12 @@ class OpenAICredentials(Schema):
     openai_api_key: str
 
 
-class TwilioAccountConnectionParams(Schema):
+class _Params(Schema):
+    label: str = NOT_SET
+    description: str = NOT_SET
+
+
+class TwilioAccountConnectionParams(_Params):
     """An account at Twilio."""
 
     credentials: TwilioCredentials
@@ -58,7 +63,7 @@ class TwilioAccountConnectionParams(Schema):
     account_supports_any_caller_id: bool = False
 
 
-class TelnyxAccountConnectionParams(Schema):
+class TelnyxAccountConnectionParams(_Params):
     """An account at Telnyx."""
 
     credentials: TelnyxCredentials
@@ -67,7 +72,7 @@ class TelnyxAccountConnectionParams(Schema):
     account_supports_any_caller_id: bool = False
 
 
-class OpenAIAccountConnectionParams(Schema):
+class OpenAIAccountConnectionParams(_Params):
     """An account at OpenAI."""
 
     credentials: OpenAICredentials
@@ -116,6 +121,7 @@ _TYPES: Final = (
 )
 _BY_TYPE: Final = {each.name: each for each in _TYPES}
 _BY_PROVIDER: Final = {each.provider: each for each in _TYPES}
+_OPTIONAL: Final = "telnyx_public_key"
 _READABLE: Final = ("openai", "twilio")  # what Vocode's clients can read
 _PARAMS: Final = tuple(each.params for each in _TYPES)
 _UPDATES: Final = tuple(update_of(each.params) for each in _TYPES)
@@ -126,21 +132,29 @@ TelnyxAccountConnection: Final = answer_of(TelnyxAccountConnectionParams)
 ANSWER: Final = Annotated[
     Any, OneOf(TwilioAccountConnection, OpenAIAccountConnection, TelnyxAccountConnection)
 ]
-CARRIER_ANSWER: Final = Annotated[Any, OneOf(TwilioAccountConnection, TelnyxAccountConnection)]
+CARRIER_ANSWER: Final = OneOf(TwilioAccountConnection, TelnyxAccountConnection)
 
 
 def shown(connection: Connection) -> dict[str, Any]:
-    """A connection as answers have it, its secrets masked in their places."""
+    """A connection as answers have it, its secrets masked in their places.
+
+    Raises:
+        NotFound: it is at a provider that this dialect has no words for.
+    """
     known = _BY_PROVIDER.get(connection.provider)
-    ours = {ours: theirs for theirs, ours in known.secrets.items()} if known is not None else {}
-    credentials = {ours.get(name, name): value for name, value in connection.masked.items()}
-    if known is not None and known.account:
-        credentials = {known.account: connection.provider_account, **credentials}
+    if known is None:
+        raise NotFound("there is no such connection")
+    credentials = {known.account: connection.provider_account} if known.account else {}
+    for theirs, ours in known.secrets.items():
+        if ours in connection.masked or theirs != _OPTIONAL:
+            credentials[theirs] = connection.masked.get(ours, mask(""))
+    label = {"label": connection.label} if connection.label else {}
     return {
         "id": connection.id,
         "user_id": connection.account_id,
-        "type": f"account_connection_{connection.provider}",
+        "type": known.name,
         "credentials": credentials,
+        **label,
         **connection.details,
     }
 
@@ -153,9 +167,8 @@ async def expanded(request: ApiRequest, connection_id: str | None) -> dict[str, 
         connection = await connections.get(request.control, request.actor, connection_id)
     except NotFound:
         return None
-    if from_client(request) and connection.provider not in _READABLE:
-        return None
-    return shown(connection)
+    readable = _READABLE if from_client(request) else tuple(_BY_PROVIDER)
+    return shown(connection) if connection.provider in readable else None
 
 
 async def update_inline(request: ApiRequest, sent: Mapping[str, Any], where: Place) -> Connection:
@@ -179,6 +192,7 @@ async def _changed(
         stored.id,
         secrets=secrets or None,
         provider_account=account or None,
+        label=sent["label"] if isinstance(sent.get("label"), str) else None,
         details=details,
     )
 
@@ -203,9 +217,10 @@ def _credentials(
 
 def _details(known: _Type, sent: Mapping[str, Any], where: Place) -> dict[str, Any]:
     """What a connection has besides its credentials."""
+    description = sent.get("description")
+    details: dict[str, Any] = {"description": description} if isinstance(description, str) else {}
     if known.provider == "openai":
-        return {}
-    details: dict[str, Any] = {}
+        return details
     if "steering_pool" in sent and not is_undefined(sent["steering_pool"]):
         numbers = [
             phone_number(number, (*where, "steering_pool", index))
@@ -248,6 +263,7 @@ async def _create(request: ApiRequest) -> Answer:
         provider=known.provider,
         secrets=secrets,
         provider_account=account,
+        label=body.get("label", ""),
         details=_details(known, body, ("body",)),
     )
     return Answer(body=shown(made))

@@ -37,7 +37,7 @@ class PromptTemplate(Schema):
 
     id: Uuid
     user_id: Uuid
-    label: str = ""
+    label: str = NOT_SET
     required_context_keys: list[str]
 
 

@@ -103,14 +103,14 @@ class PhoneNumber(NumberAnswer):
     """A number, and what answers it."""
 
     inbound_agent: wire_agents.AgentAnswer | None  # type: ignore[valid-type]
-    telephony_account_connection: wire_connections.CARRIER_ANSWER = NOT_SET
+    telephony_account_connection: Annotated[Any, wire_connections.CARRIER_ANSWER] = NOT_SET
 
 
 class UpdatedPhoneNumber(NumberAnswer):
     """A number after an update: its agent's prompt may be a text."""
 
     inbound_agent: wire_agents.InboundAgentAnswer | None  # type: ignore[valid-type]
-    telephony_account_connection: wire_connections.CARRIER_ANSWER = NOT_SET
+    telephony_account_connection: Annotated[Any, wire_connections.CARRIER_ANSWER] = NOT_SET
 
 
 class NormalizedPhoneNumber(NumberAnswer):
@@ -190,13 +190,10 @@ async def _cancel(request: ApiRequest) -> Answer:
 
 async def _update(request: ApiRequest) -> Answer:
     older = not from_client(request)
-    sent = {
-        name: value
-        for name, value in (request.sent or {}).items()
-        if not is_undefined(value) or name == "inbound_agent"
-    }
-    if older and not sent.keys() & _NumberParams.model_fields:
+    asked = request.sent or {}
+    if older and not asked.keys() & _NumberParams.model_fields.keys():
         raise Invalid((_INBOUND, "Field required"), kinds=["missing"])
+    sent = {name: value for name, value in asked.items() if not is_undefined(value)}
     number = await numbers.get(request.control, request.actor, _asked(request))
     agent_id = await _inbound_after(request, number, sent.get("inbound_agent", {}), older=older)
     details = {name: sent[name] for name in _OWN_DETAILS if name in sent}

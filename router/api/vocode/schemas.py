@@ -189,6 +189,8 @@ class OneOf:
     def _tag(self, value: Any) -> str | None:
         if isinstance(value, str):
             return _REFERENCE
+        if isinstance(value, BaseModel):  # when it is dumped
+            return _TAG.format(getattr(value, "type", ""))
         if not isinstance(value, Mapping):
             return None
         if "" in self.by_type:

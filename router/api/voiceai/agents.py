@@ -5,18 +5,14 @@ empty as soon as the number is released or moved, whoever did it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any, Final, Literal
-
-from pydantic import ValidationError
 
 from router.api.fields import merged, rfc3339
 from router.api.operation import Answer, ApiRequest, Operation
 from router.api.voiceai.answers import answer, pagination
+from router.api.voiceai.config import PHONE, kept, public, validated
 from router.api.voiceai.models import (
-    EITHER,
     Agent,
-    AgentConfig,
     AgentConnectionStatusResponse,
     AgentDeleteResponse,
     AgentDeployResponse,
@@ -35,18 +31,18 @@ from router.errors import Conflict, Invalid, NotFound
 from router.routing.spec import AgentStatus
 
 _MANAGEMENT: Final = "Agent Management"
-_CHUNK: Final = 500  # rows of one read, where the whole list is asked for
+_WORKER: Final = "livekit_agent_name"
+_CHUNK: Final = 1000  # rows of one read, where the whole list is asked for
 _CODES: Final[Mapping[AgentStatus, Literal[0, 1, 2]]] = {"disabled": 0, "paused": 1, "deployed": 2}
-_PHONE: Final = "phone_number"
-_NUMBER: Final = ("body", "config", _PHONE)
+_NUMBER: Final = ("body", "config", PHONE)
 _SHOWN: Final[tuple[AgentStatus, ...]] = ("deployed", "paused")
 
 
 async def create(request: ApiRequest) -> Answer:
     """Make an agent; it is paused."""
     wanted: CreateAgentRequest = request.body
-    number = _validated(wanted.config).phone_number
-    config = _kept(wanted.config)
+    number = validated(wanted.config).phone_number
+    config = kept(wanted.config)
     if number is not None:
         await _require_number(request, number)
     made = await agents.create(
@@ -55,7 +51,7 @@ async def create(request: ApiRequest) -> Answer:
         label=wanted.name,
         origin="voiceai",
         config=config,
-        livekit_agent_name=config.get("livekit_agent_name", ""),
+        livekit_agent_name=config.get(_WORKER, ""),
         status="paused",
     )
     if number is not None:
@@ -84,7 +80,7 @@ async def list_(request: ApiRequest) -> Answer:
             found.extend(await _all(request, page.items))
             if not page.items:
                 break
-        return Answer(body=[each.model_dump(mode="json") for each in found])
+        return Answer(body=found)
     offset, limit, _ = pagination(query, 0)
     page = await agents.list_(
         request.control, request.actor, offset=offset, limit=limit, statuses=statuses
@@ -108,12 +104,13 @@ async def update(request: ApiRequest) -> Answer:
     number, moves = None, False
     if "config" in request.sent:
         patch = wanted.config
-        moves = patch is None or _PHONE in patch
-        config = {} if patch is None else merged(found.config, _kept(patch, nulls=True))
-        asked = {_PHONE: patch[_PHONE]} if patch is not None and moves else {}
-        number = _validated({**config, **asked}).phone_number
+        moves = patch is None or PHONE in patch
+        config = {} if patch is None else merged(found.config, kept(patch, nulls=True))
+        # What the update does not touch may be of another dialect, and stays as it is.
+        number = validated({**(patch or {}), **_among(config, patch or {})}).phone_number
         changes["config"] = config
-        changes["livekit_agent_name"] = config.get("livekit_agent_name", "")
+        if patch is None or _WORKER in patch:
+            changes[_WORKER] = config.get(_WORKER, "")
     if number is not None:
         await _require_number(request, number)
     if changes:
@@ -133,7 +130,7 @@ async def deploy(request: ApiRequest) -> Answer:
             agent=_shown(deployed, number),
             message="Agent deployed successfully",
             sip_status="ready" if number is not None else "no_phone_number",
-            sip_details={_PHONE: number},
+            sip_details={PHONE: number},
         )
     )
 
@@ -210,18 +207,16 @@ async def _one(request: ApiRequest, agent: control.Agent) -> Agent:
 
 async def _all(request: ApiRequest, found: Sequence[control.Agent]) -> list[Agent]:
     """A page of agents; each has the first of the numbers that lead to it."""
-    ids = [agent.id for agent in found]
-    held = await agents.numbers_of_each(request.control, request.actor, ids)
-    first = {agent_id: theirs[0].number for agent_id, theirs in held.items()}
+    first = await _numbers_of(request, [agent.id for agent in found])
     return [_shown(agent, first.get(agent.id)) for agent in found]
 
 
 def _shown(agent: control.Agent, number: str | None) -> Agent:
-    config = _public(agent.config)
+    config = public(agent.config)
     return Agent.model_construct(
         agent_id=agent.id,
         name=agent.label,
-        config={**config, _PHONE: number},
+        config={**config, PHONE: number},
         status=agent.status,
         status_code=_CODES[agent.status],
         created_at=rfc3339(agent.created_at),
@@ -229,12 +224,21 @@ def _shown(agent: control.Agent, number: str | None) -> Agent:
     )
 
 
+def _among(config: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name in names}
+
+
 # --- its number
 
 
+async def _numbers_of(request: ApiRequest, agent_ids: Sequence[str]) -> Mapping[str, str]:
+    """The number of each agent that has one; of several, which other dialects linked, the first."""
+    held = await agents.numbers_of_each(request.control, request.actor, agent_ids, first=True)
+    return {agent_id: theirs[0].number for agent_id, theirs in held.items()}
+
+
 async def _number_of(request: ApiRequest, agent_id: str) -> str | None:
-    held = await agents.numbers_of(request.control, request.actor, agent_id)
-    return held[0].number if held else None
+    return (await _numbers_of(request, [agent_id])).get(agent_id)
 
 
 async def _require_number(request: ApiRequest, number: str) -> None:
@@ -265,60 +269,6 @@ async def _assign(request: ApiRequest, agent_id: str, number: str | None) -> Non
 
 def _not_held() -> Invalid:
     return Invalid((_NUMBER, "the account holds no such phone number: select it first"))
-
-
-# --- its configuration
-
-
-def _kept(sent: Mapping[str, Any], *, nulls: bool = False) -> dict[str, Any]:
-    """What of a configuration is stored; `nulls`: with those that clear something."""
-    config = deepcopy(dict(sent))
-    config.pop(_PHONE, None)
-    for hook in _hooks(config):
-        hook.pop("has_secret", None)
-    return config if nulls else merged({}, config)
-
-
-def _public(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration is shown, in voice.ai's types: another dialect's may have others."""
-    config = deepcopy(dict(stored))
-    for hook in _hooks(config):
-        hook["has_secret"] = bool(hook.pop("secret", None))
-    try:
-        AgentConfig.model_validate(config)
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_input=False):
-            config.pop(str(problem["loc"][0]), None)
-    return config
-
-
-def _validated(config: Mapping[str, Any]) -> AgentConfig:
-    """A whole configuration, after an update is in it. Raises Invalid, below body.config."""
-    try:
-        return AgentConfig.model_validate(config)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        raise Invalid(
-            *((("body", "config", *_place(each["loc"])), _words(each["msg"])) for each in found),
-            kinds=[each["type"] for each in found],
-        ) from None
-
-
-def _place(where: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Without the names of the types that a field may have."""
-    return tuple(each for each in where if each not in EITHER)
-
-
-def _words(message: str) -> str:
-    return message.removeprefix("Value error, ")
-
-
-def _hooks(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each object of `webhooks` that can have a secret."""
-    webhooks = config.get("webhooks")
-    found = webhooks.values() if isinstance(webhooks, Mapping) else ()
-    each = [hook for value in found for hook in (value if isinstance(value, list) else [value])]
-    return [hook for hook in each if isinstance(hook, dict)]
 
 
 def _operation(method: Any, path: str, handle: Callable[..., Any], **rest: Any) -> Operation:

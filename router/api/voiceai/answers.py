@@ -31,7 +31,11 @@ _CODES: Final = {
 }
 """Where an error has no word of its own."""
 
-ERRORS: Final[Mapping[int, Any]] = dict.fromkeys(_CODES, ErrorResponse) | {422: HTTPValidationError}
+_ANYWHERE: Final = (401, 403, 404, 409, 413, 415, 429, 500, 503)
+ERRORS: Final[Mapping[int, Any]] = {
+    **dict.fromkeys(_ANYWHERE, ErrorResponse),
+    422: HTTPValidationError,
+}
 
 
 def refuse(error: RequestError) -> Answer:
@@ -48,11 +52,10 @@ def refuse(error: RequestError) -> Answer:
 
 
 def answer(body: BaseModel, status: int = 200) -> Answer:
-    """A model as JSON; of an error, what is not set is absent."""
-    return Answer(
-        status=status,
-        body=body.model_dump(mode="json", exclude_none=isinstance(body, ErrorResponse)),
-    )
+    """An answer; of an error, what is not set is absent."""
+    if isinstance(body, ErrorResponse):
+        return Answer(status=status, body=body.model_dump(exclude_none=True))
+    return Answer(status=status, body=body)
 
 
 def pagination(query: PageQuery, total: int) -> tuple[int, int, Pagination]:

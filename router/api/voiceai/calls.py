@@ -12,6 +12,7 @@ from router.api.voiceai.models import (
     CallHistoryItem,
     CallHistoryQuery,
     CallType,
+    ErrorResponse,
     OutboundCallRequest,
     PageQuery,
     PaginatedCallHistoryResponse,
@@ -64,9 +65,8 @@ async def transcript_link(request: ApiRequest) -> Answer:
     record = await _find(request)
     if not _said(await calls.events(request.control, request.actor, record.call_id)):
         raise NotFound("the call has no transcript", code="transcript_not_found")
-    base = str(request.control.settings.public_url).rstrip("/")
     path = f"/api/v1/agent/call-history/{record.call_id}/transcript.json"
-    return answer(TranscriptResponse(url=f"{base}{path}"))
+    return answer(TranscriptResponse(url=f"{_origin(request)}{path}"))
 
 
 async def transcript(request: ApiRequest) -> Answer:
@@ -160,6 +160,15 @@ def _recording(events: Sequence[Event]) -> RecordingResponse:
     return RecordingResponse(status="processing" if begun else "not_recorded")
 
 
+def _origin(request: ApiRequest) -> str:
+    """Where this API is: beside the webhooks, else where the client has just found it."""
+    settings, host = request.control.settings, request.headers.get("Host", "")
+    if settings.api.port in (0, settings.http.port) or not host:
+        return str(settings.public_url).rstrip("/")
+    told = request.headers.get("X-Forwarded-Proto", "") if settings.http.behind_proxy else ""
+    return f"{'https' if told.lower() == 'https' else 'http'}://{host}"
+
+
 def _moment(text: str | None, name: str) -> int | None:
     if not text:
         return None
@@ -228,6 +237,6 @@ OPERATIONS: Final = (
         handle=place,
         scope="calls:write",
         body=OutboundCallRequest,
-        answers={501: None},
+        answers={501: ErrorResponse},
     ),
 )

@@ -1,39 +1,22 @@
 """What voice.ai's clients send and read; names and words are those of its documents.
 
 Requests may have fields that are not documented: they are kept in an agent's `config`, and ignored
-elsewhere. An agent's configuration is validated as a whole, after an update is merged into it.
+elsewhere.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    HttpUrl,
-    StringConstraints,
-    Tag,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.json_schema import SkipJsonSchema
 
-from router.api.fields import PAGE_LIMIT, PhoneNumber, ShownAs
+from router.api.fields import PAGE_LIMIT, PhoneNumber, ShownAs, Time, no_default
+from router.api.voiceai.config import AgentConfig, AgentConfigAnswer, AgentConfigUpdate, Sent
 
 Provider = Literal["twilio", "telnyx"]
 CallType = Literal["web", "sip_inbound", "sip_outbound"]
 AgentStatus = Literal["deployed", "paused", "disabled"]
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-
-
-EITHER: Final = ("<one>", "<list>")
-"""Of a field that may be either: pydantic puts them into the places of problems."""
-
-
-class _Sent(BaseModel):
-    """Of a request: types are strict, unknown fields are no error."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
 
 class _Query(BaseModel):
@@ -52,9 +35,11 @@ class ErrorResponse(_Answered):
 
     error: str = Field(description="Error message")
     detail: str | SkipJsonSchema[None] = Field(
-        default=None, description="Detailed error information"
+        default=None, description="Detailed error information", json_schema_extra=no_default
     )
-    code: str | SkipJsonSchema[None] = Field(default=None, description="Error code")
+    code: str | SkipJsonSchema[None] = Field(
+        default=None, description="Error code", json_schema_extra=no_default
+    )
 
 
 class ValidationError(_Answered):
@@ -92,7 +77,7 @@ class Pagination(_Answered):
 # --- phone numbers
 
 
-class SearchPhoneNumbersRequest(_Sent):
+class SearchPhoneNumbersRequest(Sent):
     """Which numbers are looked for."""
 
     country_code: str = Field(
@@ -120,7 +105,7 @@ class SearchPhoneNumbersResponse(_Answered):
     total_results: int
 
 
-class PurchasePhoneNumberRequest(_Sent):
+class PurchasePhoneNumberRequest(Sent):
     """A number, and who provides it."""
 
     phone_number: PhoneNumber = Field(
@@ -191,115 +176,7 @@ class PaginatedPhoneNumberResponse(_Answered):
 # --- agents
 
 
-class TTSParams(_Sent):
-    """How the agent speaks."""
-
-    voice_id: str | None = Field(default=None, description="Voice to speak with")
-    model: str | None = Field(default=None, description="TTS model; by language if not given")
-    language: str | None = Field(default=None, description="ISO 639-1 code, or 'auto'")
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-
-
-class MCPServerConfig(_Sent):
-    """An MCP server whose tools the agent may use."""
-
-    name: str = Field(description="Human-readable name for the server")
-    description: str | None = None
-    url: str = Field(description="Endpoint; one that ends with '/mcp' is streamable HTTP")
-    auth_type: Literal["none", "bearer_token", "api_key", "custom_headers"] | None = None
-    auth_token: str | None = Field(
-        default=None, description="Of 'bearer_token' and 'api_key'; answers show its end alone"
-    )
-    headers: dict[str, str] | None = None
-
-
-class WebhookEvents(_Sent):
-    """Where news of the agent's calls go."""
-
-    url: Annotated[HttpUrl, Field(strict=False)] = Field(description="Webhook endpoint URL")
-    secret: str | None = Field(
-        default=None, description="Signs the payloads (HMAC-SHA256). Never answered", max_length=500
-    )
-    has_secret: bool | None = Field(
-        default=None, description="Whether a secret is kept. Ignored when sent"
-    )
-    events: list[Literal["call.started", "call.completed"]] | None = Field(
-        default=None, description="Which ones to send; empty: all"
-    )
-    timeout: int | None = Field(default=None, ge=1, le=30, description="Seconds (default: 5)")
-    enabled: bool | None = Field(default=None, description="Whether any are sent (default: true)")
-
-
-def _one_or_list(sent: object) -> str:
-    return EITHER[1] if isinstance(sent, list) else EITHER[0]
-
-
-class Webhooks(_Sent):
-    """The agent's webhooks."""
-
-    events: (
-        Annotated[
-            Annotated[WebhookEvents, Tag(EITHER[0])]
-            | Annotated[list[WebhookEvents], Tag(EITHER[1])],
-            Discriminator(_one_or_list),
-        ]
-        | None
-    ) = None
-
-
-class AgentConfig(_Sent):
-    """How an agent behaves, kept as it is sent and given to its jobs.
-
-    Switchboard itself reads `phone_number` and `livekit_agent_name`.
-    """
-
-    phone_number: PhoneNumber | None = Field(
-        default=None,
-        description="Number in E.164 format whose calls the agent takes; the account must hold it. "
-        "One that another agent has moves here",
-    )
-    livekit_agent_name: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=200,
-        description="Name that the agent's workers register with at LiveKit; the account's default "
-        "worker serves it if not given",
-    )
-    prompt: str | None = Field(default=None, description="Agent system prompt")
-    greeting: str | None = Field(default=None, description="Initial greeting message")
-    llm_temperature: float | None = Field(default=None, description="(default: 0.7)")
-    llm_model: str | None = Field(default=None, description="LLM model")
-    tts_min_sentence_len: int | None = Field(default=None, description="(default: 20)")
-    tts_params: TTSParams | None = None
-    min_silence_duration: float | None = Field(default=None, description="(default: 0.55)")
-    min_speech_duration: float | None = Field(default=None, description="(default: 0.1)")
-    user_silence_timeout: float | None = Field(default=None, description="(default: 10.0)")
-    max_call_duration_seconds: int | None = Field(default=None, description="(default: 900)")
-    allow_interruptions: bool | None = Field(default=None, description="(default: true)")
-    allow_interruptions_on_greeting: bool | None = Field(
-        default=None, description="(default: false)"
-    )
-    min_interruption_words: int | None = Field(default=None, description="(default: 1)")
-    auto_noise_reduction: bool | None = Field(default=None, description="(default: true)")
-    allow_agent_to_end_call: bool | None = Field(default=None, description="(default: false)")
-    allow_agent_to_skip_turn: bool | None = Field(default=None, description="(default: false)")
-    min_endpointing_delay: float | None = Field(default=None, description="(default: 0.5)")
-    max_endpointing_delay: float | None = Field(default=None, description="(default: 3.0)")
-    vad_activation_threshold: float | None = Field(default=None, description="(default: 0.6)")
-    webhooks: Webhooks | None = Field(default=None, description="Notifications of calls")
-    mcp_servers: list[MCPServerConfig] | None = None
-
-
-class AgentConfigUpdate(AgentConfig):
-    """Changes of a configuration (RFC 7396): what is absent stays, null clears, objects merge."""
-
-    webhooks: dict[str, Any] | None = Field(  # type: ignore[assignment]
-        default=None, description="As in AgentConfig"
-    )
-
-
-class CreateAgentRequest(_Sent):
+class CreateAgentRequest(Sent):
     """A new agent. It is paused until it is deployed."""
 
     name: Name = Field(description="Agent name (cannot be empty)")
@@ -307,20 +184,14 @@ class CreateAgentRequest(_Sent):
     kb_id: None = Field(default=None, description="Knowledge bases are not served: null")
 
 
-class UpdateAgentRequest(_Sent):
+class UpdateAgentRequest(Sent):
     """What is to change; null clears."""
 
-    name: Name = Field(default="", description="New agent name", validate_default=False)
+    name: Name = Field(default="", description="New agent name", json_schema_extra=no_default)
     config: Annotated[dict[str, Any], ShownAs(AgentConfigUpdate)] | None = Field(
         default=None, description="Changes of the configuration; null clears all of it"
     )
     kb_id: None = Field(default=None, description="Knowledge bases are not served: null")
-
-
-class AgentConfigAnswer(AgentConfig):
-    """An agent's configuration; secrets are left out or show their last four characters."""
-
-    phone_number: str | None = Field(description="Number whose calls the agent takes, null: none")
 
 
 class Agent(_Answered):
@@ -331,8 +202,8 @@ class Agent(_Answered):
     config: Annotated[dict[str, Any], ShownAs(AgentConfigAnswer)]
     status: AgentStatus
     status_code: Literal[0, 1, 2] = Field(description="0: disabled, 1: paused, 2: deployed")
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
 
 
 class PaginatedAgentResponse(_Answered):
@@ -355,10 +226,10 @@ class AgentDeployResponse(_Answered):
 
     agent: Agent
     message: str
-    sip_status: str | SkipJsonSchema[None] = Field(
-        default=None, description="`ready`: calls to its number reach it"
+    sip_status: Literal["ready", "no_phone_number"] = Field(
+        description="`ready`: calls to its number reach it"
     )
-    sip_details: dict[str, Any] | SkipJsonSchema[None] = None
+    sip_details: dict[str, Any] = Field(description="`phone_number`: its number, or null")
 
 
 class AgentPauseResponse(_Answered):
@@ -383,7 +254,9 @@ class AgentConnectionStatusResponse(_Answered):
     status: AgentStatus
     status_code: int
     call_allowed: bool
-    call_validation_details: dict[str, Any] | SkipJsonSchema[None] = None
+    call_validation_details: dict[str, Any] = Field(
+        description="`reason` and `message`, where it can't be called"
+    )
 
 
 class AgentStatusSummary(_Answered):
@@ -426,7 +299,7 @@ class CallHistoryItem(_Answered):
     call_id: str = Field(description="The same for ever")
     agent_id: str | None = None
     agent_name: str | None = None
-    call_timestamp: str
+    call_timestamp: Time
     call_duration_seconds: float
     credits_used: float = Field(description="0: Switchboard counts no credits")
     has_transcript: bool
@@ -454,7 +327,7 @@ class TranscriptSegment(_Answered):
 
     role: Literal["user", "assistant"]
     text: str
-    timestamp: str
+    timestamp: Time
 
 
 class Transcript(_Answered):
@@ -471,7 +344,7 @@ class RecordingResponse(_Answered):
     url: str | None = None
 
 
-class OutboundCallRequest(_Sent):
+class OutboundCallRequest(Sent):
     """A call that an agent is to place."""
 
     agent_id: str | None = None

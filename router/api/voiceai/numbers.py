@@ -1,7 +1,7 @@
 """Phone numbers: search, select, release, lists."""
 
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Any, Final
 
 from router.api.operation import Answer, ApiRequest, Operation
 from router.api.voiceai.answers import answer, pagination
@@ -13,22 +13,23 @@ from router.api.voiceai.models import (
     PageQuery,
     PaginatedAllPhoneNumbersResponse,
     PaginatedPhoneNumberResponse,
-    PhoneNumberInfo,
+    Pagination,
     PurchasePhoneNumberRequest,
     PurchasePhoneNumberResponse,
     SearchPhoneNumbersRequest,
     SearchPhoneNumbersResponse,
-    UnassignedPhoneNumber,
 )
 from router.control import numbers
-from router.control.context import Control
-from router.control.model import Actor, Number, Page
+from router.control.model import Number
 from router.errors import NotFound
 from router.events.phone import country_of
 from router.provider import NumberQuery
 
+Shown = list[dict[str, Any]]
+Shape = Callable[[Number], dict[str, Any]]
+
 _TAG: Final = "Phone Number Management"
-_CHUNK: Final = 1000  # rows of one read, where the whole list is asked for
+_CHUNK: Final = 10_000  # rows of one read, where the whole list is asked for
 
 
 async def search(request: ApiRequest) -> Answer:
@@ -79,79 +80,73 @@ async def release(request: ApiRequest) -> Answer:
 
 async def list_(request: ApiRequest) -> Answer:
     """The account's numbers, and which agent has them."""
-    control, actor, query = request.control, request.actor, request.query
-    if query.page is None and query.limit is None:
-        held = await _all(control, actor)
-        assigned = sum(number.agent_id is not None for number in held)
-        return answer(
-            AllPhoneNumbersResponse(
-                phone_numbers=[_info(number) for number in held],
-                total_numbers=len(held),
-                total_available=len(held) - assigned,
-                total_assigned=assigned,
-            )
-        )
-    page = await _page(request, unlinked=False)
-    _, _, told = pagination(query, page.total)
-    items = [_info(number) for number in page.items]
-    return answer(PaginatedAllPhoneNumbersResponse(items=items, pagination=told))
+    if request.query.page is None and request.query.limit is None:
+        held = await _all(request, _info, unlinked=False)
+        assigned = sum(number["assigned_to_agent_id"] is not None for number in held)
+        return Answer(body=_whole(held, len(held), len(held) - assigned))
+    items, told = await _page(request, _info, unlinked=False)
+    return Answer(body={"items": items, "pagination": told})
 
 
 async def list_available(request: ApiRequest) -> Answer:
     """The account's numbers that no agent has."""
-    control, actor, query = request.control, request.actor, request.query
-    if query.page is None and query.limit is None:
-        free = await _all(control, actor, unlinked=True)
-        total = (await numbers.list_(control, actor, limit=1)).total
-        return answer(
-            AvailablePhoneNumbersResponse(
-                phone_numbers=[_free(number) for number in free],
-                total_numbers=total,
-                total_available=len(free),
-                total_assigned=max(0, total - len(free)),
-            )
-        )
-    page = await _page(request, unlinked=True)
-    _, _, told = pagination(query, page.total)
-    items = [_free(number) for number in page.items]
-    return answer(PaginatedPhoneNumberResponse(items=items, pagination=told))
+    if request.query.page is None and request.query.limit is None:
+        free = await _all(request, _free, unlinked=True)
+        total = (await numbers.list_(request.control, request.actor, limit=1)).total
+        return Answer(body=_whole(free, total, len(free)))
+    items, told = await _page(request, _free, unlinked=True)
+    return Answer(body={"items": items, "pagination": told})
 
 
-async def _page(request: ApiRequest, *, unlinked: bool) -> Page[Number]:
+async def _page(request: ApiRequest, shape: Shape, *, unlinked: bool) -> tuple[Shown, Pagination]:
     offset, limit, _ = pagination(request.query, 0)
-    return await numbers.list_(
+    page = await numbers.list_(
         request.control, request.actor, offset=offset, limit=limit, unlinked=unlinked
     )
+    return [shape(number) for number in page.items], pagination(request.query, page.total)[2]
 
 
-async def _all(control: Control, actor: Actor, *, unlinked: bool = False) -> Sequence[Number]:
-    held: list[Number] = []
+async def _all(request: ApiRequest, shape: Shape, *, unlinked: bool) -> Shown:
+    """The whole list, part after part: other requests are answered in between."""
+    held: Shown = []
     while True:
         page = await numbers.list_(
-            control, actor, offset=len(held), limit=_CHUNK, unlinked=unlinked
+            request.control, request.actor, offset=len(held), limit=_CHUNK, unlinked=unlinked
         )
-        held.extend(page.items)
+        held.extend(map(shape, page.items))
         if len(page.items) < _CHUNK:
             return held
 
 
-def _info(number: Number) -> PhoneNumberInfo:
-    return PhoneNumberInfo(
-        phone_number=number.number,
-        status=_status(number),
-        assigned_to_agent_id=number.agent_id,
-        assigned_to_agent_name=number.agent_label,
-    )
+def _whole(shown: Shown, total: int, available: int) -> dict[str, Any]:
+    return {
+        "phone_numbers": shown,
+        "total_numbers": total,
+        "total_available": available,
+        "total_assigned": max(0, total - available),
+    }
 
 
-def _status(number: Number) -> Literal["available", "assigned", "corrupted"]:
-    if number.state == "corrupted":
-        return "corrupted"
-    return "available" if number.agent_id is None else "assigned"
+def _info(number: Number) -> dict[str, Any]:
+    """A `PhoneNumberInfo`; plain, as all shapes of a whole list: it may have very many."""
+    status = "available" if number.agent_id is None else "assigned"
+    return {
+        "phone_number": number.number,
+        "status": "corrupted" if number.state == "corrupted" else status,
+        "assigned_to_agent_id": number.agent_id,
+        "assigned_to_agent_name": number.agent_label,
+    }
 
 
-def _free(number: Number) -> UnassignedPhoneNumber:
-    return UnassignedPhoneNumber(phone_number=number.number, country_code=country_of(number.number))
+def _free(number: Number) -> dict[str, Any]:
+    """An `UnassignedPhoneNumber`."""
+    return {
+        "phone_number": number.number,
+        "locality": None,
+        "region": None,
+        "country_code": country_of(number.number),
+        "status": "available",
+    }
 
 
 OPERATIONS: Final = (

@@ -1,10 +1,9 @@
 """Telnyx: Call Control's and TeXML's webhooks, events about numbers, and commands to calls."""
 
-from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from config.settings import Settings
-from router.provider import Credentials, NumberInventory, Provider, ProviderContext
+from router.provider import Provider, ProviderContext, inventory_in
 from router.providers.telnyx.action import Actions
 from router.providers.telnyx.api import open_carrier
 from router.providers.telnyx.reply import answers_of
@@ -25,20 +24,11 @@ def _source(context: ProviderContext) -> TelnyxSource:
     )
 
 
-def _inventory(
-    context: ProviderContext, credentials: Credentials | None
-) -> AbstractAsyncContextManager[NumberInventory]:
-    # Its SDK is imported by whoever buys numbers: that takes more than a second.
-    from router.providers.telnyx.inventory import open_inventory
-
-    return open_inventory(context, credentials)
-
-
 PROVIDER: Final = Provider(
     name="telnyx",
     has_numbers=True,
     is_configured=_is_configured,
     source=_source,
     carrier=open_carrier,
-    inventory=_inventory,
+    inventory=inventory_in("router.providers.telnyx.inventory"),
 )

@@ -23,7 +23,6 @@ event: repeating an event is safe for as long as anybody is on the line.
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -75,27 +74,40 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         code_of=_code,
         headers={"Authorization": f"Bearer {key}"},
     ) as rest:
-        commands = _Commands(context.target, settings)
-        accounts = _Accounts(rest, context)
+        accounts = _Accounts(rest, context, _Commands(context.target, settings))
         yield Carrier(
-            standing=partial(_standing, accounts),
-            carry_out=partial(_carry_out, accounts, commands),
-            redirect=partial(_redirect, accounts, commands, answers_of(context), context.clock),
+            standing=accounts.standing,
+            carry_out=accounts.carry_out,
+            redirect=accounts.redirect,
             missed=accounts.missed,
         )
 
 
 class _Accounts:
-    """Each account's API, asked with its own key."""
+    """A `Carrier`: each account's API, asked and told with its own key."""
 
-    def __init__(self, rest: Rest, context: ProviderContext) -> None:
+    def __init__(self, rest: Rest, context: ProviderContext, commands: "_Commands") -> None:
         telnyx = context.settings.providers.telnyx
         self._rest = rest
+        self._commands, self._answers = commands, answers_of(context)
         self._clock = context.clock
         self._connections = context.connections
         self._has_operators = bool(telnyx.api_key.get_secret_value() or telnyx.public_keys)
 
-    def of(self, connection_id: str) -> Rest:
+    async def standing(self, ref: CallRef) -> Standing | None:
+        """See `Carrier`."""
+        return await _standing(self._of(ref.connection_id), ref)
+
+    async def carry_out(self, event: Event) -> None:
+        """See `Carrier`."""
+        await _carry_out(self._of(event.data.connection_id), self._commands, event)
+
+    async def redirect(self, call: Event, fallback: str) -> None:
+        """See `Carrier`."""
+        rest = self._of(call.data.connection_id)
+        await _redirect(rest, self._commands, self._answers, self._clock, call, fallback)
+
+    def _of(self, connection_id: str) -> Rest:
         """The operator's ("") or a connection's. Raises Permanent."""
         if not connection_id:
             return self._rest
@@ -122,7 +134,7 @@ class _Accounts:
             proof = self._connections.proof(self._connections.holders(PROVIDER, found.secrets))
             if proof.scope != found.connection_id:
                 continue
-            rest = self.of(found.connection_id)
+            rest = self._of(found.connection_id)
             try:
                 async for event in missed(rest, self._clock, since, rooms=False):
                     yield scoped(event, proof, RouteTable())
@@ -136,12 +148,11 @@ class _Accounts:
             raise failure
 
 
-async def _carry_out(accounts: _Accounts, commands: "_Commands", event: Event) -> None:
+async def _carry_out(rest: Rest, commands: "_Commands", event: Event) -> None:
     """Raises Permanent also where something else was done instead: the decision was not."""
     data = event.data
     if data.decision is None or not data.control_id:
         return
-    rest = accounts.of(data.connection_id)
     refusal: Permanent | None = None
     for number, (action, body) in enumerate(commands.of(event, data.decision)):
         body["command_id"] = event_id(PROVIDER, event.id, action, str(number))
@@ -163,7 +174,7 @@ async def _carry_out(accounts: _Accounts, commands: "_Commands", event: Event) -
 
 
 async def _redirect(
-    accounts: _Accounts,
+    rest: Rest,
     commands: "_Commands",
     answers: Answers,
     clock: Clock,
@@ -175,7 +186,6 @@ async def _redirect(
     The transfer leaves that bridge until the fallback answers, so LiveKit's room must not be closed
     before the SIP leg has left it: Telnyx would end both. A TeXML call gets a new document.
     """
-    rest = accounts.of(call.data.connection_id)
     if not call.data.control_id:
         await _replace_texml(rest, answers, call, fallback)
         return
@@ -226,7 +236,7 @@ async def _is_taken(rest: Rest, call: Event, command: Command) -> bool:
     return True
 
 
-async def _standing(accounts: _Accounts, ref: CallRef) -> Standing | None:
+async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
     """Telnyx knows a call for ten minutes after its end; TeXML's only id of one is this very id.
 
     Nowhere is said that TeXML's calls are known here too. So one that is not known may go on: were
@@ -238,7 +248,7 @@ async def _standing(accounts: _Accounts, ref: CallRef) -> Standing | None:
     if not control_id:
         return None
     try:
-        found = await accounts.of(ref.connection_id).get(_path(control_id))
+        found = await rest.get(_path(control_id))
     except Permanent as error:
         if error.code != _INVALID_ID:
             raise

@@ -1,34 +1,22 @@
 """Telnyx's numbers: found, ordered, configured and released through Telnyx's own SDK.
 
 Sources: developers.telnyx.com/docs/numbers/phone-numbers (number-search, number-orders), the API's
-OpenAPI, developers.telnyx.com/development/api-fundamentals/api-errors. The SDK repeats a POST that
-failed, orders too: it is told not to, and has our time-out.
+OpenAPI.
 
 A number is ordered, not bought: the order is looked at until it is done, for ten seconds. Where it
 is not, the number is `active=False` and without an id, until `find` sees it. An order bears the tag
 (`customer_reference`), and one that is under way is followed, never repeated.
-
-Calls reach us through one Call Control application of this installation for each account, found by
-its name; its webhooks are set to version 2, which is not the default.
 """
 
-import asyncio
 import itertools
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any, Final, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Final, Literal
 
-import httpx
 import phonenumbers
-import telnyx
-from telnyx import AsyncTelnyx
-from telnyx.types import CallControlApplication, NumbersPhoneNumberDetailed
+from telnyx.types import NumbersPhoneNumberDetailed
 
-from router.clock import Clock
-from router.errors import Ambiguous, ConfigError, EffectError, Permanent, Transient
+from router.errors import Ambiguous, EffectError, Permanent
 from router.provider import (
     AvailableNumber,
     Credentials,
@@ -37,9 +25,10 @@ from router.provider import (
     OwnedNumber,
     ProviderContext,
 )
-from router.rest import legible, refusal, tried
+from router.providers.telnyx.application import Application
+from router.providers.telnyx.sdk import ADVICE, NOT_FOUND, Sdk, open_sdk
+from router.rest import legible
 
-_TIMEOUT: Final = 10.0  # seconds, of one request
 _MOST: Final = 250  # items on a page
 _ORDER: Final = 10.0  # seconds that an order is waited for
 _PAUSES: Final = (0.3, 0.5, 1.0)  # seconds before the first looks at it; the last one goes on
@@ -56,17 +45,7 @@ _PENDING: Final = frozenset(
 )
 _FRESH: Final = 60_000_000  # µs in which a number that was delivered may still not be listed
 
-# developers.telnyx.com/development/api-fundamentals/api-errors; what each asks for.
-_ADVICE: Final[Mapping[str, str]] = {
-    "10002": "the phone number is not valid",
-    "10009": "it refuses the API key; is it right, and still valid?",
-    "10010": "the API key may not do this; see its permissions in Mission Control",
-    "10016": "the phone number is not valid",
-    "10035": "it has locked this; ask Telnyx's support",
-    "20100": "the account has not enough credit; add some in Mission Control",
-}
-
-T = TypeVar("T")
+Offer = Any
 Order = Any  # the SDK has a class of its own for each answer that holds one
 
 
@@ -75,50 +54,17 @@ async def open_inventory(
     context: ProviderContext, credentials: Credentials | None
 ) -> AsyncIterator["Inventory"]:
     """See `Provider.inventory`. Raises ConfigError: there is no API key."""
-    settings = context.settings.providers.telnyx
-    if credentials is None:
-        key = settings.api_key.get_secret_value()
-        missing = "providers.telnyx.api_key: is missing; numbers are bought with it"
-    else:
-        key = credentials.secrets.get("api_key", "")
-        missing = f"the connection {credentials.connection_id} lacks its api_key"
-    if not key:
-        raise ConfigError(missing, key="" if credentials else "providers.telnyx.api_key")
-    # Redirects are not followed: they would carry the key to wherever they point.
-    http = telnyx.DefaultAsyncHttpxClient(
-        follow_redirects=False, trust_env=False, verify=_certificates()
-    )
-    async with AsyncTelnyx(
-        api_key=key,
-        base_url=settings.api_url,
-        max_retries=0,
-        timeout=httpx.Timeout(_TIMEOUT),
-        http_client=http,
-    ) as client:
-        yield Inventory(
-            client,
-            context.clock,
-            where=f"Telnyx at {urlsplit(settings.api_url).netloc.rpartition('@')[2]}",
-            public_url=context.settings.public_url,
-            connection_id=credentials.connection_id if credentials is not None else "",
-        )
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Those that are trusted: reading them takes longer than a request."""
-    return ssl.create_default_context()
+    async with open_sdk(context, credentials) as sdk:
+        connection_id = credentials.connection_id if credentials is not None else ""
+        yield Inventory(sdk, Application(sdk, context.settings.public_url, connection_id))
 
 
 class Inventory:
     """See `router.provider.NumberInventory`."""
 
-    def __init__(
-        self, client: AsyncTelnyx, clock: Clock, *, where: str, public_url: str, connection_id: str
-    ) -> None:
-        self._client, self._clock, self._where = client, clock, where
-        self._public_url, self._connection_id = public_url, connection_id
-        self._application = ""  # its id, once it was looked for
+    def __init__(self, sdk: Sdk, application: Application) -> None:
+        self._sdk, self._application = sdk, application
+        self._client, self._clock, self._ask = sdk.client, sdk.clock, sdk.ask
 
     @legible("Telnyx")
     async def search(self, query: NumberQuery) -> Sequence[AvailableNumber]:
@@ -135,20 +81,29 @@ class Inventory:
             asked["national_destination_code"] = query.area_code
         if pattern and "*" not in pattern:
             asked["phone_number"] = {"contains": pattern}
-        found = await self._ask(
-            lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
-        )
+        found = await self._offers(asked)
         offered = [
             _available(each, query)
-            for each in found.data or ()
+            for each in found
             if each.phone_number and query.matches(each.phone_number)
         ]
         return offered[: query.limit]
 
+    async def _offers(self, asked: Mapping[str, Any]) -> Sequence[Offer]:
+        try:
+            found = await self._ask(
+                lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
+            )
+        except Permanent as error:
+            if not error.code or error.code in ADVICE:
+                raise
+            return []  # "a region where Telnyx has no coverage" is refused, with no code of its own
+        return found.data or ()
+
     @legible("Telnyx")
     async def buy(self, number: str, *, tag: str) -> OwnedNumber:
         """See `NumberInventory.buy`. With the tag of an earlier order it is that one's end."""
-        application = await self._ensure_application()
+        application = await self._application.ensure()
         held = await self._find(number)
         orders = await self._orders_of(number, tag)
         if held is not None:
@@ -175,7 +130,7 @@ class Inventory:
     @legible("Telnyx")
     async def owned(self, *, limit: int = 1000) -> Sequence[OwnedNumber]:
         """See `NumberInventory.owned`."""
-        await self._find_application()
+        await self._application.find()
 
         async def ask() -> list[NumbersPhoneNumberDetailed]:
             pages = self._client.phone_numbers.list(page_size=min(limit, _MOST))
@@ -192,7 +147,7 @@ class Inventory:
     @legible("Telnyx")
     async def configure(self, owned: OwnedNumber) -> OwnedNumber:
         """See `NumberInventory.configure`; not yet where Telnyx has no id of the number yet."""
-        application = await self._ensure_application()
+        application = await self._application.ensure()
         number_id = await self._id(owned)
         if not number_id:
             return owned
@@ -210,7 +165,7 @@ class Inventory:
         try:
             await self._ask(lambda: self._client.phone_numbers.delete(number_id))
         except Permanent as error:
-            if error.code == _NOT_FOUND:
+            if error.code == NOT_FOUND:
                 return
             if not await self._is_locked(number_id):
                 raise
@@ -249,7 +204,7 @@ class Inventory:
         return next(iter(await self._ask(ask)), None)
 
     async def _owned(self, held: NumbersPhoneNumberDetailed) -> OwnedNumber:
-        application = await self._find_application()
+        application = await self._application.find()
         return OwnedNumber(
             held.phone_number,
             held.id,
@@ -272,7 +227,7 @@ class Inventory:
                 repeatable=False,
             )
         except Permanent as error:
-            if is_offered or error.code in _ADVICE:
+            if is_offered or error.code in ADVICE:
                 raise
             raise NotAvailable(
                 f"{error}: it does not sell this number, or not any more; search again",
@@ -291,10 +246,7 @@ class Inventory:
         national = phonenumbers.national_significant_number(parsed)
         asked: dict[str, Any] = {"phone_number": {"contains": national}, "limit": 5}
         asked["country_code"] = country or "US"  # only toll free ones of +1 are of no country
-        found = await self._ask(
-            lambda: self._client.available_phone_numbers.list(filter=asked)  # type: ignore[arg-type]
-        )
-        return any(each.phone_number == number for each in found.data or ())
+        return any(each.phone_number == number for each in await self._offers(asked))
 
     async def _orders_of(self, number: str, tag: str) -> Sequence[Order]:
         """The orders of this number that bear the tag, and did not fail."""
@@ -360,115 +312,6 @@ class Inventory:
             return owned
         return owned._replace(ours=True)
 
-    async def _ensure_application(self) -> str:
-        """The id of this installation's application; it is made where there is none."""
-        if not self._public_url:
-            raise ConfigError(
-                "public_url: is missing; a number's webhooks are set to it", key="public_url"
-            )
-        if await self._find_application(mend=True):
-            return self._application
-        try:
-            made = await self._ask(
-                lambda: self._client.call_control_applications.create(
-                    application_name=self._name, **self._webhooks
-                ),
-                repeatable=False,
-            )
-        except Permanent:
-            if await self._find_application():  # somebody else made it at the same moment
-                return self._application
-            raise
-        if made.data is None or not made.data.id:
-            raise Ambiguous("Telnyx described an application in a way that can't be read")
-        self._application = made.data.id
-        return self._application
-
-    async def _find_application(self, *, mend: bool = False) -> str:
-        """Its id, "" where there is none; with `mend`, its webhooks are ours afterwards."""
-        if self._application:
-            return self._application
-
-        async def ask() -> list[CallControlApplication]:
-            pages = self._client.call_control_applications.list(
-                filter={"application_name": {"contains": self._name}},
-                page_size=_MOST,
-                sort="created_at",
-            )
-            return [each async for each in pages if each.application_name == self._name and each.id]
-
-        found = await self._ask(ask, pages=2)
-        if not found:
-            return ""
-        oldest = found[0]  # of two that were made at once, everybody takes the same one
-        application = oldest.id or ""
-        if mend and any(getattr(oldest, key) != value for key, value in self._webhooks.items()):
-            await self._ask(
-                lambda: self._client.call_control_applications.update(
-                    application, application_name=self._name, **self._webhooks
-                )
-            )
-        self._application = application
-        return application
-
-    @property
-    def _name(self) -> str:
-        host = self._public_url.partition("://")[2]
-        of_connection = f" {self._connection_id}" if self._connection_id else ""
-        return f"Switchboard {host}{of_connection}"
-
-    @property
-    def _webhooks(self) -> Any:
-        path = f"/c/{self._connection_id}" if self._connection_id else ""
-        url = f"{self._public_url}/webhooks/telnyx{path}"
-        return {
-            "webhook_event_url": url,
-            # Where an event goes that was not taken: without it, nowhere.
-            "webhook_event_failover_url": url,
-            "webhook_api_version": "2",
-        }
-
-    async def _ask(
-        self,
-        ask: Callable[[], Awaitable[T]],
-        *,
-        repeatable: bool = True,
-        pages: int = 1,
-    ) -> T:
-        async def once() -> T:
-            try:
-                async with asyncio.timeout(_TIMEOUT * pages):
-                    return await ask()
-            except (TimeoutError, telnyx.APIError) as error:
-                raise self._error(error) from error
-
-        return await tried(self._clock, once, repeatable=repeatable)
-
-    def _error(self, error: Exception) -> EffectError:
-        match error:
-            case telnyx.APIStatusError():
-                code = _code(error.body) or (_NOT_FOUND if error.status_code == 404 else "")
-                if 300 <= error.status_code < 400:
-                    return Permanent("Telnyx redirects: is providers.telnyx.api_url right?")
-                return refusal(
-                    "Telnyx",
-                    error.status_code,
-                    code=code,
-                    headers=error.response.headers,
-                    advice=_ADVICE.get(code, ""),
-                )
-            case telnyx.APIConnectionError(__cause__=httpx.ConnectError() | httpx.ConnectTimeout()):
-                return Transient(f"{self._where} can't be reached")
-            case TimeoutError() | telnyx.APITimeoutError():
-                return Ambiguous(f"{self._where} did not answer within {_TIMEOUT:g} s")
-            case telnyx.APIConnectionError():
-                return Ambiguous(f"the connection to {self._where} broke")
-            case _:
-                return Ambiguous("Telnyx answered something that can't be read")
-
-
-_NOT_FOUND: Final = "10005"
-
 
 def _standing(order: Order, number: str) -> Literal["pending", "success", "failure"]:
     """How the order of this number stands; an order of other numbers is a failed one of it."""
@@ -489,11 +332,3 @@ def _available(offer: Any, query: NumberQuery) -> AvailableNumber:
         locality=regions.get("location") or regions.get("rate_center", ""),
         type=query.type,
     )
-
-
-def _code(body: object) -> str:
-    """The code of the first error in `{"errors": [{"code", "title", "detail"}]}`."""
-    try:
-        return str(body["errors"][0]["code"])  # type: ignore[index]
-    except (TypeError, KeyError, IndexError):
-        return ""

@@ -1,10 +1,9 @@
 """Twilio: calls that ask for TwiML, status callbacks, and what else it tells."""
 
-from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from config.settings import Settings
-from router.provider import Credentials, NumberInventory, Provider, ProviderContext
+from router.provider import Provider, ProviderContext, inventory_in
 from router.providers.twilio.api import open_carrier
 from router.providers.twilio.reply import answers_of
 from router.providers.twilio.source import TwilioSource
@@ -24,20 +23,11 @@ def _source(context: ProviderContext) -> TwilioSource:
     )
 
 
-def _inventory(
-    context: ProviderContext, credentials: Credentials | None
-) -> AbstractAsyncContextManager[NumberInventory]:
-    # Its SDK is imported by whoever buys numbers: that takes a third of a second.
-    from router.providers.twilio.inventory import open_inventory
-
-    return open_inventory(context, credentials)
-
-
 PROVIDER: Final = Provider(
     name="twilio",
     has_numbers=True,
     is_configured=_is_configured,
     source=_source,
     carrier=open_carrier,
-    inventory=_inventory,
+    inventory=inventory_in("router.providers.twilio.inventory"),
 )

@@ -13,7 +13,6 @@ can't be asked.
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -48,20 +47,28 @@ async def open_carrier(context: ProviderContext) -> AsyncIterator[Carrier]:
         name="Twilio", url=url, timeout=_TIMEOUT, code_of=_code, headers={}
     ) as rest:
         accounts = _Accounts(rest, context)
-        yield Carrier(
-            standing=partial(_standing, accounts), redirect=partial(_redirect, accounts, context)
-        )
+        yield Carrier(standing=accounts.standing, redirect=accounts.redirect)
 
 
 class _Accounts:
-    """Each account's API, asked with its own Auth Token."""
+    """A `Carrier`: each account's API, asked and told with its own Auth Token."""
 
     def __init__(self, rest: Rest, context: ProviderContext) -> None:
         self._rest = rest
+        self._context = context
         self._connections = context.connections
         self._tokens = auth_tokens(context.settings.providers.twilio)
 
-    def of(self, account: str, connection_id: str) -> Rest:
+    async def standing(self, ref: CallRef) -> Standing | None:
+        """See `Carrier`; Permanent also where there is no Auth Token of the call's account."""
+        return await _standing(self._of(ref.provider_account, ref.connection_id), ref)
+
+    async def redirect(self, call: Event, fallback: str) -> None:
+        """See `Carrier`."""
+        rest = self._of(call.data.provider_account, call.data.connection_id)
+        await _redirect(rest, self._context, call, fallback)
+
+    def _of(self, account: str, connection_id: str) -> Rest:
         """The account's; a tenant's is asked as their connection. Raises Permanent."""
         if connection_id:
             found = self._connections.get(connection_id)
@@ -82,9 +89,7 @@ class _Accounts:
         return self._rest.asking_as(headers, path=path)
 
 
-async def _standing(accounts: _Accounts, ref: CallRef) -> Standing | None:
-    """See `Carrier.standing`; Permanent also where there is no Auth Token of the call's account."""
-    rest = accounts.of(ref.provider_account, ref.connection_id)
+async def _standing(rest: Rest, ref: CallRef) -> Standing | None:
     found = await rest.get(f"/Calls/{quote(ref.provider_call_id, safe='')}.json")
     if found is None:
         # A wrong api_url answers the same about every call, and the room of each would be closed.
@@ -104,12 +109,8 @@ async def _standing(accounts: _Accounts, ref: CallRef) -> Standing | None:
     )
 
 
-async def _redirect(
-    accounts: _Accounts, context: ProviderContext, call: Event, fallback: str
-) -> None:
-    """See `Carrier.redirect`."""
+async def _redirect(rest: Rest, context: ProviderContext, call: Event, fallback: str) -> None:
     data = call.data
-    rest = accounts.of(data.provider_account, data.connection_id)
     try:
         answers = answers_of(context)
         document = answers.apology

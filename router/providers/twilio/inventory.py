@@ -54,6 +54,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "21404": "a trial account can't buy this; upgrade it in the Twilio console",
     "21421": "the phone number is not valid",
     "21422": "it does not sell this number, or not any more; search again",
+    "21451": "there is no such area code",
     "21452": "it has no number in this area code; search elsewhere",
     "21615": "the number needs a local address; add one in the Twilio console, buy it there",
     "21631": "the number needs an address; add one in the Twilio console and buy it there, then it "

@@ -19,6 +19,7 @@ from router.secrets import verifying_key
 SETTINGS_HEADER: Final = "X-Twilio-Webhooks-Signature-Settings"
 _SETTINGS: Final = re.compile(r"key=([\w.-]{1,128}), ?algorithm=HMAC_SHA256", re.ASCII)
 _TWILIO: Final = "twilio"
+_CONNECTION: Final = re.compile(r"[?&]connection=([0-9a-f-]{36})(?:&|$)")
 ACCOUNT_SID: Final = re.compile(r"AC[0-9a-f]{32}")
 _SIDS: Final = re.compile(rb"AC[0-9a-f]{32}")
 _NAMING: Final = frozenset({"AccountSid", "ParentAccountSid"})
@@ -103,7 +104,9 @@ class Keyring:
         }
         self._single = len(tokens) == 1
 
-    def choose(self, headers: Mapping[str, str], form: Form, body: bytes) -> Sequence[Key]:
+    def choose(
+        self, headers: Mapping[str, str], form: Form, body: bytes, target: str = ""
+    ) -> Sequence[Key]:
         """The keys that may have signed a request.
 
         Twilio's header names a shared key; then no other key will do, nor another algorithm. Else
@@ -119,7 +122,7 @@ class Keyring:
         if settings is not None:
             return (self._shared_key(settings),)
         keys = self._tokens[self._main] if self._single else self._named(form, body)
-        tenants = self.of_connections(form, body)
+        tenants = self.of_connections(form, body, target)
         if not (keys or tenants):
             raise BadSignature(
                 "the account has no Auth Token here, so only signatures of shared keys are taken: "
@@ -127,22 +130,26 @@ class Keyring:
             )
         return [*keys, *tenants]
 
-    def of_connections(self, form: Form, body: bytes) -> Sequence[Key]:
+    def of_connections(self, form: Form, body: bytes, target: str) -> Sequence[Key]:
         """The Auth Tokens that tenants' connections have for the accounts that a request names.
 
-        A form that names none (a bundle may) is checked with those of all, where they are few. Each
-        token is tried once: it speaks for its account, and for every connection that has both.
+        One that names none (a bundle's, a port's) is checked with those of all, where they are few;
+        its URL may name the connection instead, as `?connection=<id>`. Each token is tried once: it
+        speaks for its account, and for every connection that has both.
         """
         if form:
             named = [value for name, value in form if name in _NAMING]
         else:
             found = set(_SIDS.findall(body, 0, _NAMED_WITHIN))
             named = sorted(sid.decode() for sid in found)
+        if (asked := _CONNECTION.search(target)) is not None:
+            owner = self._connections.get(asked[1])
+            named = [owner.provider_account] if owner and owner.provider == _TWILIO else []
         accounts = islice(dict.fromkeys(named), _NAMED_LIMIT)
         held = [self._connections.of_account(_TWILIO, account) for account in accounts]
-        if form and not named and len(body) <= _NAMELESS_LIMIT:
-            every = self._connections.all(_TWILIO)
-            held = [every] if len(every) <= _TENANTS_LIMIT else []
+        if not (named or asked) and len(body) <= _NAMELESS_LIMIT:
+            every = self._connections.all(_TWILIO, limit=_TENANTS_LIMIT)
+            held = [every] if len(every) < _TENANTS_LIMIT else []
         # The first of each account before the second of any: nobody crowds out another's.
         turns = (each for turn in zip_longest(*held) for each in turn if each is not None)
         owners: dict[tuple[str, str], list[str]] = {}

@@ -106,14 +106,16 @@ class TwilioSource:
             target=request.target,
             body=request.body,
             form=form,
-            keys=self._keyring.choose(request.headers, form, request.body),
+            keys=self._keyring.choose(request.headers, form, request.body, request.target),
             given=given,
         )
-        return Verified(request, Signed(form, key.signer), self._proof(key, form, request.body))
+        return Verified(request, Signed(form, key.signer), self._proof(key, form, request))
 
-    def _proof(self, key: Key, form: Form, body: bytes) -> Proof:
+    def _proof(self, key: Key, form: Form, request: WebhookRequest) -> Proof:
         """Whose key that is: two may have the same, the operator among them."""
-        tenants = self._keyring.of_connections(form, body) if "" in key.connections else ()
+        tenants: Sequence[Key] = ()
+        if "" in key.connections:
+            tenants = self._keyring.of_connections(form, request.body, request.target)
         signers = key.connections.union(
             *(
                 other.connections

@@ -149,6 +149,8 @@ class Numbers:
         country, type_ = query.get("filter[country_code]", "US"), _type(query)
         pattern = query.get("filter[phone_number][contains]", "")
         limit = query.get("filter[limit]", "100")
+        if not self._pool.covers(country):
+            raise ApiError(INVALID, "there is no coverage in this country")
         if pattern and not _DIGITS.fullmatch(pattern):
             raise ApiError(INVALID, "filter[phone_number][contains] must be digits")
         if not limit.isdecimal() or int(limit) < 1:

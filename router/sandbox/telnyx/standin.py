@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from aiohttp import web
 
@@ -163,23 +163,39 @@ class TelnyxStandIn:
         held = self._calls.get(sid)
         return held.call if held is not None else None
 
-    def add_account(self) -> Mapping[str, str]:
-        """Another account, as its holder knows it."""
+    def add_account(self, numbers: Sequence[str] = ()) -> Mapping[str, str]:
+        """Another account, as its holder knows it; its numbers have no connection yet.
+
+        Raises:
+            ValueError: somebody has one of these numbers.
+        """
+        if any(self.accounts.holder(number) for number in numbers):
+            raise ValueError("another account has one of these numbers")
         account = self.accounts.add()
+        for number in numbers:
+            self._hold(account, number)
         return {"api_key": account.api_key, "public_key": account.sender.public_key}
 
     def hold(self, number: str, *, number_id: str = "") -> None:
         """The operator's account has this number, on the application that is there already."""
+        own = {"id": number_id} if number_id else {}
+        self._hold(self.accounts.main, number, connection_id=CONNECTION_ID, **own)
+
+    def _hold(self, account: Account, number: str, **more: Any) -> None:
         offer = self.pool.offer(number)
         held = PhoneNumber(
             number=number,
             country=offer.country if offer is not None else "US",
             type=offer.type if offer is not None else "local",
             created_at=self._clock.now(),
-            connection_id=CONNECTION_ID,
+            **more,
         )
-        held.id = number_id or held.id
-        self.numbers.hold(self.accounts.main, held)
+        self.numbers.hold(account, held)
+
+    def forget(self, number: str) -> None:
+        """Somebody had this number; nobody has it any more, and it is not sold again."""
+        self.pool.taken.add(number)
+        self._released.add(number)
 
     def service(self, number: str) -> Service:
         """What becomes of a call to this number."""

@@ -1,7 +1,7 @@
 """Twilio on loopback: numbers, calls, and the HTTP APIs that go with them."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from types import TracebackType
@@ -70,6 +70,7 @@ class TwilioStandIn:
         self.account_sid = account_sid
         self.url = ""
         self.accounts = Accounts(Account(account_sid, auth_token))
+        self.numbers: dict[str, Number] = {}  # nobody's that differ from the default
         self.pool = Pool("twilio")
         self.faults = Faults(fault)
         self.phones: dict[str, Phone] = {}  # what `<Number>` reaches; the rest answers at once
@@ -117,21 +118,34 @@ class TwilioStandIn:
         """The call of that sid, as long as it is remembered."""
         return self._calls.get(sid)
 
-    def add_account(self) -> Mapping[str, str]:
-        """Another account, as its holder knows it."""
+    def add_account(self, numbers: Sequence[str] = ()) -> Mapping[str, str]:
+        """Another account, as its holder knows it; its numbers have no webhooks yet.
+
+        Raises:
+            ValueError: somebody has one of these numbers.
+        """
+        if any(self.accounts.holder(number) for number in numbers):
+            raise ValueError("another account has one of these numbers")
         account_sid, auth_token = self.accounts.add()
+        for number in numbers:
+            self._hold(account_sid, number)
         return {"account_sid": account_sid, "auth_token": auth_token}
 
     def hold(self, number: str, *, number_id: str = "") -> None:
         """The operator's account has this number, set up as Switchboard does it."""
-        held = IncomingNumber(
-            number=number,
-            friendly_name=number,
-            created_at=self._clock.now(),
-            **asdict(self._default),
-        )
-        held.sid = number_id or held.sid
-        self._numbers.hold(self.accounts.main, held)
+        sid = {"sid": number_id} if number_id else {}
+        self._hold(self.account_sid, number, **asdict(self._default), **sid)
+
+    def _hold(self, account_sid: str, number: str, **more: str) -> None:
+        account = next(each for each in self.accounts if each.sid == account_sid)
+        now = self._clock.now()
+        held = IncomingNumber(number=number, friendly_name=number, created_at=now, **more)
+        self._numbers.hold(account, held)
+
+    def forget(self, number: str) -> None:
+        """Somebody had this number; nobody has it any more, and it is not sold again."""
+        self.pool.taken.add(number)
+        self._released.add(number)
 
     def service(self, number: str) -> Service:
         """What becomes of a call to this number."""
@@ -189,7 +203,7 @@ class TwilioStandIn:
             return account, held.configuration()
         if self._strict or to in self._released:
             raise NotInService("the number is not in service: no account at Twilio has it")
-        return self.accounts.main, self._default
+        return self.accounts.main, self.numbers.get(to, self._default)
 
     def _remember(self, call: Call) -> None:
         if len(self._calls) >= _MAX_CALLS:

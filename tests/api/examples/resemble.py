@@ -1,25 +1,18 @@
 """Of Resemble's dialect."""
 
-from itertools import count
-
-from sqlalchemy import update
-
-from router.storage.schema import numbers
+from router.control import numbers
+from router.control.model import Actor
 from tests.api.examples import Example
 from tests.support.api import Client
 
 NUMBERS, AGENTS = "/api/v2/phone_numbers", "/api/v2/agents"
 SID = "AC" + "b2" * 16
 
-_numbers = (f"+1628555{number:04d}" for number in count(1000))
-
 
 def new_number(client: Client) -> dict[str, str]:
     """What a create of a number needs; it is at Twilio already."""
-    number = next(_numbers)
-    client.api.carriers.give("twilio", SID, number)
     return {
-        "phone_number": number,
+        "phone_number": client.api.carriers.give("twilio", SID),
         "label": "Support Line",
         "provider": "twilio",
         "twilio_account_sid": SID,
@@ -36,9 +29,9 @@ async def things(client: Client) -> dict[str, str]:
         ids.append(reply.json["item"]["id"])
     reply = await client.post(AGENTS, {"name": "Anna", "voice_uuid": "v1"})
     assert reply.status == 200, reply.text
-    async with client.api.control.database.write() as connection:
-        this = numbers.c.short_id == ids[1]
-        await connection.execute(update(numbers).where(this).values(state="corrupted"))
+    actor = Actor(account_id=client.account.id)
+    corrupted = await numbers.get(client.api.control, actor, str(ids[1]))
+    await client.api.corrupt(corrupted.id)
     return {
         "number": str(ids[0]),
         "corrupted": str(ids[1]),

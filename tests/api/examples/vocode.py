@@ -1,6 +1,5 @@
 """Of Vocode's dialect."""
 
-import zlib
 from typing import Any
 
 import msgspec
@@ -59,8 +58,7 @@ async def things(client: Client) -> dict[str, str]:
     made["agent"] = await _made(client, "agents", agent)
     bought = ok(await client.post("/v1/numbers/buy", {"inbound_agent": made["agent"]}))
     made["number"] = bought["number"]
-    made["at_carrier"] = f"+1628555{zlib.crc32(client.account.id.encode()) % 10000:04d}"
-    client.api.carriers.give("twilio", sid(client), made["at_carrier"])
+    made["at_carrier"] = client.api.carriers.give("twilio", sid(client))
     made["call"] = await had_call(client, made["agent"])
     return made
 

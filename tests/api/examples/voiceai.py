@@ -11,14 +11,16 @@ SEARCH, SELECT, RELEASE = (
 
 
 async def things(client: Client) -> dict[str, str]:
-    """An agent, a number, a number for sale, a call with a transcript."""
+    """An agent, two numbers, a number for sale, a call with a transcript."""
     reply = await client.post(SEARCH, {})
-    mine, sold = (each["phone_number"] for each in reply.json["results"][:2])
-    assert (await client.post(SELECT, {"phone_number": mine})).status == 200
+    mine, spare, sold = (each["phone_number"] for each in reply.json["results"][:3])
+    for number in (mine, spare):
+        assert (await client.post(SELECT, {"phone_number": number})).status == 200
     reply = await client.post("/api/v1/agent/", {"name": "Anna", "config": {"greeting": "Hello"}})
     assert reply.status == 200, reply.text
     return {
         "number": mine,
+        "spare": spare,
         "for_sale": sold,
         "agent": reply.json["agent_id"],
         "call": await called(client, said=[("inbound_track", "Hello?")]),
@@ -34,7 +36,7 @@ EXAMPLES = {
     "select_phone_number": Example(
         body={"phone_number": "$for_sale", "provider": "twilio"}, open=frozenset({"for_sale"})
     ),
-    "release_phone_number": Example(body={"phone_number": "$number", "provider": "twilio"}),
+    "release_phone_number": Example(body={"phone_number": "$spare", "provider": "twilio"}),
     "list_phone_numbers": Example(query={"page": "1", "limit": "10"}),
     "list_available_phone_numbers": Example(),
     "create_agent": Example(body=_NEW, foreign={"number": 422}),
@@ -52,7 +54,9 @@ EXAMPLES = {
     "pause_agent": Example(path=_AGENT),
     "disable_agent": Example(path=_AGENT),
     "get_agent_status": Example(path=_AGENT),
-    "get_call_history": Example(query={"sort_by": "duration", "agent_ids": "$agent"}),
+    "get_call_history": Example(
+        query={"sort_by": "duration", "agent_ids": "$agent"}, foreign={"agent": 200}
+    ),
     "get_call_transcript_url": Example(path=_CALL),
     "get_call_transcript": Example(path=_CALL),
     "get_call_recording_url": Example(path=_CALL),

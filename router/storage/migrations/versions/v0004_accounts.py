@@ -35,7 +35,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep the account `default` alone; others' agents and numbers are dropped."""
+    """Keep the account `default` alone; others' agents and numbers are dropped.
+
+    So are numbers that are being released: the old mapping would route them.
+    """
     for table in ("audit", "idempotency_keys", "documents", "orders"):
         op.drop_table(table)
     with op.batch_alter_table("calls") as calls:
@@ -174,6 +177,16 @@ def _numbers() -> None:
     op.create_index("ix_numbers_connection_id", "numbers", ["connection_id"])
     op.create_index("ix_numbers_agent_id", "numbers", ["agent_id"])
     op.create_index("ix_numbers_account_id_number", "numbers", ["account_id", "number"])
+    paged = ["account_id", "short_id", "state"]
+    op.create_index("ix_numbers_account_id_short_id_state", "numbers", paged)
+    unlinked = sa.text("agent_id IS NULL")
+    op.create_index(
+        "ix_numbers_unlinked",
+        "numbers",
+        paged,
+        sqlite_where=unlinked,
+        postgresql_where=unlinked,
+    )
     op.execute(
         "INSERT INTO numbers (id, account_id, number, provider, agent_id, fallback, state, mode,"  # noqa: S608
         " label, details, provider_number_id, bought, rev, created_at, updated_at)"
@@ -291,6 +304,7 @@ def _old_mapping() -> None:
         "INSERT INTO numbers SELECT number, provider, agents_new.name, fallback, numbers_new.rev,"  # noqa: S608
         " numbers_new.created_at, numbers_new.updated_at FROM numbers_new LEFT JOIN agents_new"
         f" ON agents_new.id = agent_id WHERE numbers_new.account_id = '{_DEFAULT}'"
+        " AND state = 'active'"  # what is being released has no route
     )
 
 
