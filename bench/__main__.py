@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from bench import (
+    account,
     api,
     decision,
     dispatch,
@@ -14,12 +15,13 @@ from bench import (
     providers,
     report,
     strangers,
+    visible,
 )
 from bench.child import cores
 
 ORDER = (
     *("ingress", "providers", "strangers", "dispatch", "decision", "mapping", "journal"),
-    "api",
+    *("api", "visible", "account"),
 )
 
 
@@ -45,6 +47,8 @@ def main() -> None:
         "mapping": lambda: mapping.run(pinned),
         "journal": lambda: durability.run(seconds),
         "api": lambda: api.run(seconds, pinned),
+        "visible": lambda: visible.run(pinned),
+        "account": lambda: account.run(pinned),
     }
     for name in [name for name in ORDER if not given.names or name in given.names]:
         print(f"{name} …", flush=True)

@@ -68,6 +68,7 @@ async def fill(of: Settings, count: int) -> dict[str, Any]:
         _, token = await tokens.create(control, admin, account=account.id, scopes=SCOPES)
         await mapping.apply_mapping(database, account.id, wanted(count))
         found = await _agents(control, Actor(account_id=account.id, scopes=frozenset(SCOPES)))
+        found["ids"] = await mapping.agent_ids(database, account.id)
     return found | {"token": token, "account": account.id}
 
 
