@@ -86,7 +86,7 @@ def run(cores: tuple[int, int]) -> Part:
 
 def _told(title: str, folder: Path, core: int, urls: Sequence[str]) -> list[str]:
     times: Times = {name: {count: [] for count in _COUNTS} for name in (*OPERATIONS, _SLOT)}
-    specs = [
+    specs: list[dict[str, Any]] = [
         {"folder": str(folder / str(n)), "roles": ["api"], "bootstrap": "", "url": url, "count": n}
         for n, url in zip(_COUNTS, urls, strict=True)
     ]

@@ -52,7 +52,8 @@ _ROUTE: Final = Route(
 
 def run(cores: tuple[int, int]) -> Part:
     """On both cores: where changes come from, there is a node."""
-    rows, found = [], []
+    rows: list[list[str]] = []
+    found: list[tuple[str, float]] = []
     with TemporaryDirectory(prefix="switchboard-bench-") as folder:
         rows += _measured("SQLite, journal", _spec(folder), cores[0], found)
     with (
@@ -133,7 +134,7 @@ class _Seen:
                 future.set_result(time.perf_counter())
             return taken
 
-        RouteTable.put = put  # type: ignore[method-assign]
+        setattr(RouteTable, "put", put)  # noqa: B010 - an assignment is no method to mypy
 
     def by(self, node: Node, agent: str) -> asyncio.Future[float]:
         """Done when the node decides by it."""

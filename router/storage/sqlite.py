@@ -241,18 +241,19 @@ class Driver(aiosqlite.Connection):
 
     _left_behind = False  # a trip whose end nobody waited for may still be on its way
 
+    @override
     def cursor(self) -> Any:  # an aiosqlite.Cursor as far as SQLAlchemy uses it
         """See `_Cursor`."""
         return _Cursor(self)
 
     async def trip(self, work: Callable[..., T], *given: Any) -> T:
         """Call `work` with sqlite3's connection, and what is given, in the thread."""
-        return await self._execute(lambda: work(self._conn, *given))
+        return cast("T", await self._execute(lambda: work(self._conn, *given)))
 
     @override
-    async def _execute(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super()._execute(fn, *args, **kwargs)
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             self._left_behind = True
             raise

@@ -130,7 +130,7 @@ async def test_a_statement_is_one_trip_to_the_thread(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trips = 0
-    original = aiosqlite.Connection._execute
+    original: Any = aiosqlite.Connection._execute
 
     async def counted(self: aiosqlite.Connection, *args: Any, **kwargs: Any) -> Any:
         nonlocal trips
