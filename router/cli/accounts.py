@@ -22,9 +22,10 @@ from router.clock import SYSTEM
 from router.control import accounts as account_service
 from router.control import audit as audit_service
 from router.control import calls as call_service
+from router.control import numbers as number_service
 from router.control.calls import Usage
 from router.control.context import Control, control_of
-from router.control.model import Account, Actor, AuditRow, Page, Plan
+from router.control.model import Account, Actor, AuditRow, Number, Page, Plan
 from router.events.ids import DEFAULT_ACCOUNT
 from router.files import make_data_folder
 from router.secrets import find_key, load_keys
@@ -108,6 +109,16 @@ def with_control(
             return await work(control)
 
     return run(whole())
+
+
+def released(config: Path | None, account: str, number: str) -> Number:
+    """The account's number, given back (`numbers.release`)."""
+
+    async def work(control: Control) -> Number:
+        owner = await account_service.get(control, OPERATOR, account)
+        return await number_service.release(control, Actor(account_id=owner.id), number)
+
+    return with_control(config, work, changes=True)
 
 
 async def all_of(page_at: Callable[[int], Awaitable[Page[T]]]) -> list[T]:

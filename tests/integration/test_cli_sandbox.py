@@ -397,7 +397,8 @@ def test_the_readmes_account_and_token_search_for_numbers(shell: Shell) -> None:
 
 def test_a_bought_number_outlives_a_restart_and_the_token_does_not(tmp_path: Path) -> None:
     shell, port = Shell(tmp_path), str(free_port())
-    lines = []
+    lines: list[str] = []
+    bought: dict[str, Any] = {}
     for _ in range(2):
         with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
             lines.append(line_of(started.out_file.read_text()))
@@ -522,3 +523,17 @@ def test_a_disk_that_fails_ends_the_node_with_exit_code_4(tmp_path: Path) -> Non
     assert called.code in (1, 3)
     assert "Traceback" not in started.text
     assert "disk" in started.text.splitlines()[-1]
+
+
+def test_a_bought_number_is_released_and_not_forgotten(tmp_path: Path) -> None:
+    shell, port = Shell(tmp_path), str(free_port())
+    with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
+        _, bought = curl(line_of(started.out_file.read_text()))
+        number = bought["number"]
+        refused = shell.invoke("numbers", "remove", number, "--account", "demo", "--yes")
+        assert refused.code == 2
+        assert "numbers release" in refused.text
+        given_back = shell.invoke("numbers", "release", number, "--account", "demo")
+        assert (given_back.code, given_back.out.strip()) == (0, f"{number} is released.")
+        assert shell.invoke("numbers", "release", number, "--account", "demo").code == 1
+        assert shell.invoke("call", number).code == 1
