@@ -129,6 +129,8 @@ class Api:
             for operation in dialect.operations:
                 paths.setdefault(operation.path, {})[operation.method] = operation
                 API_SECONDS.labels(dialect.name, operation.id)
+                for status in ("500", "503"):  # of alerts: a series that begins at 1 rises unseen
+                    API_REQUESTS.labels(dialect.name, operation.id, status)
             for path, methods in paths.items():
                 app.router.add_route("*", path, partial(self._receive, dialect, methods))
             rest = dialect.base + "{rest:(/.*)?}"
