@@ -198,11 +198,12 @@ async def list_(
         conditions.append(tokens.c.account_id == owner.id)
     elif "admin" not in actor.scopes:
         conditions.append(tokens.c.account_id == actor.account_id)
-    page = paged(select(tokens).where(*conditions), offset, limit)
+    order = (tokens.c.created_at.desc(), tokens.c.id.desc())
+    page = paged(select(tokens.c.id).where(*conditions).order_by(*order), offset, limit)
+    items = select(tokens).where(tokens.c.id.in_(page)).order_by(*order)
     count = select(func.count()).select_from(tokens).where(*conditions)
-    order = (tokens.c.created_at.desc(), tokens.c.id)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page.order_by(*order))).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         return Page([_token(row) for row in rows], (await connection.execute(count)).scalar_one())
 
 
