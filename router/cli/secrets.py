@@ -88,7 +88,7 @@ async def _rotate(settings: Settings) -> tuple[str, Rotated]:
 
 
 def _tell(key: str, done: Rotated) -> None:
-    what = ", ".join(f"{count} {table}" for table, count in done.sealed.items() if count)
+    what = ", ".join(f"{table} {count}" for table, count in done.sealed.items() if count)
     if key == "new":
         console.print(
             "A new key was made; the former one is kept, to read what is encrypted with it."
