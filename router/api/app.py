@@ -344,7 +344,9 @@ def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
         return NotFound("there is no such path", code="unknown_path")
     allow = [each for each in _METHODS if each in methods or (each == "HEAD" and "GET" in methods)]
     return MethodNotAllowed(
-        f"not by this method; there is: {', '.join(allow)}", allow=allow, code="method_not_allowed"
+        f"this path does not take that method, only {', '.join(allow)}",
+        allow=allow,
+        code="method_not_allowed",
     )
 
 

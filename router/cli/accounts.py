@@ -39,31 +39,37 @@ OPERATOR: Final = Actor(account_id=DEFAULT_ACCOUNT)
 PAGE: Final = 500
 
 accounts = typer.Typer(
-    no_args_is_help=True, help="Accounts: who owns agents and numbers, and how much of them."
+    no_args_is_help=True, help="Accounts (tenants), and how much their plans allow."
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its name or its id.")]
 NumbersOption = Annotated[
-    str | None, typer.Option("--numbers", metavar="N|none", help="Numbers that it may hold.")
+    str | None,
+    typer.Option("--numbers", metavar="N|none", help="Numbers that it may hold; none: no limit."),
 ]
 CallsOption = Annotated[
-    str | None, typer.Option("--calls", metavar="N|none", help="Calls at the same time.")
+    str | None,
+    typer.Option("--calls", metavar="N|none", help="Calls at the same time; none: no limit."),
 ]
 MinutesOption = Annotated[
     str | None,
-    typer.Option("--minutes", metavar="N|none", help="Minutes of calls in a month (UTC)."),
+    typer.Option(
+        "--minutes", metavar="N|none", help="Minutes of calls in a month (UTC); none: no limit."
+    ),
 ]
 SharedOption = Annotated[
     bool | None,
     typer.Option(
         "--shared-carriers/--own-carriers",
-        help="Whether it buys numbers through the operator's carriers where it has none.",
+        help="Whether it may buy numbers through the operator's carriers too.",
     ),
 ]
 WorkerOption = Annotated[
     str | None,
     typer.Option(
-        "--worker", metavar="NAME", help="livekit_agent_name of its agents that name none."
+        "--worker",
+        metavar="NAME",
+        help="LiveKit worker (livekit_agent_name) of its agents that name none.",
     ),
 ]
 
@@ -126,7 +132,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 @accounts.command("create")
 def create_account(
-    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, - and _.")
+    ],
     numbers: NumbersOption = None,
     calls: CallsOption = None,
     minutes: MinutesOption = None,
@@ -135,7 +143,7 @@ def create_account(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make an account; what is not limited is without limit."""
+    """Make an account; a limit that is not given is none."""
     with reported():
         plan = _plan(Plan(), numbers, calls, minutes, shared)
 
@@ -178,7 +186,7 @@ def list_accounts(config: ConfigOption = None, json: JsonOption = False) -> None
 def show_account(
     account: NameArgument, config: ConfigOption = None, json: JsonOption = False
 ) -> None:
-    """One account, its plan, and what it used of it this month."""
+    """One account: its plan, and what it has used of it this month."""
     with reported():
 
         async def work(control: Control) -> tuple[Account, Usage]:
@@ -213,7 +221,7 @@ def update_account(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change what is given of an account; numbers above a new limit stay."""
+    """Change what is given; numbers that are above a new limit stay."""
     with reported():
 
         async def work(control: Control) -> Account:
@@ -228,12 +236,15 @@ def update_account(
 
 def trail(
     account: Annotated[
-        str | None, typer.Option("--account", metavar="ACCOUNT", help="Of this one alone.")
+        str | None, typer.Option("--account", metavar="ACCOUNT", help="Only of this account.")
     ] = None,
     thing: Annotated[
-        str, typer.Option("--object", metavar="ID", help="Of this agent, number, token …")
+        str,
+        typer.Option(
+            "--object", metavar="ID", help="Only of the agent, number, token … with this id."
+        ),
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Changes to show.")] = 50,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -42,7 +42,7 @@ def up(
     ] = False,
     roles: Annotated[
         str | None,
-        typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
+        typer.Option(help="Comma-separated: ingress, dispatch, calls, relay, api. Default: all."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
     forget_routes: Annotated[

@@ -191,12 +191,12 @@ def sealed(
     )
 
 
-def stored_details(row: RowMapping) -> dict[str, Any]:
+def stored_details(row: Mapping[str, Any]) -> dict[str, Any]:
     """The details of a row, secrets sealed."""
     return _decoder.decode(row["details"])
 
 
-def told(row: RowMapping) -> dict[str, Any]:
+def told(row: Mapping[str, Any]) -> dict[str, Any]:
     """What the audit says of a number."""
     fields: Sequence[str] = ("number", "agent_id", "fallback", "label", "state", "mode")
     return {name: row[name] for name in fields} | {"details": masked(stored_details(row))}

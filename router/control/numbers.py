@@ -237,8 +237,9 @@ async def list_(
     `agent_id`: those that lead to it; `unlinked`: those that lead to nobody.
     """
     wanted = [numbers.c.account_id == actor.account_id]
-    if agent_id is not None:
-        wanted.append(numbers.c.agent_id == agent_id)
+    if agent_id is not None:  # its numbers are its account's: so the index alone is counted
+        own = (agents.c.account_id == actor.account_id, agents.c.id == agent_id)
+        wanted = [numbers.c.agent_id == select(agents.c.id).where(*own).scalar_subquery()]
     if unlinked:
         wanted.append(numbers.c.agent_id.is_(None))
     if not deleting:

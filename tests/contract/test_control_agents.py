@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.control import accounts, agents, audit, connections, documents, numbers
+from router.control import accounts, agents, audit, connections, documents, numbers, refresh
 from router.control.context import Control
 from router.control.model import Actor, Agent
 from router.errors import Conflict, Invalid, NotFound
@@ -146,7 +146,7 @@ class TestDocuments:
         assert made.metadata == {"config": config, "documents": said}
         number = await numbers.buy(carried, acme, provider="twilio", number=ONE, agent_id=made.id)
         await documents.update(carried, acme, "prompt", prompt.id, {"content": "bye"})
-        await agents.refresh(carried, acme, prompt.id)
+        assert await refresh.recover(carried) == 0
         table = await follow(carried.database, RouteTable())
         said = {prompt.id: {"content": "bye", "kind": "prompt"}}
         route = table.get(number.number)
@@ -154,7 +154,7 @@ class TestDocuments:
         assert route.targets[0].metadata == {"config": config, "documents": said}
         assert (await agents.get(carried, acme, given.id)).metadata == {"own": 1}
         await documents.delete(carried, acme, "prompt", prompt.id)
-        await agents.refresh(carried, acme, prompt.id)
+        assert await refresh.recover(carried) == 0
         assert (await agents.get(carried, acme, made.id)).metadata == {"config": config}
 
 
@@ -180,7 +180,7 @@ class TestChanges:
     async def test_more_numbers_than_one_transaction_takes(
         self, carried: Control, carrier: FakeCarrier, acme: Actor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(agents, "_AT_ONCE", 3)
+        monkeypatch.setattr(agents, "AT_ONCE", 3)
         made = await agent(carried, acme)
         for count in range(8):
             number = f"+1415555020{count}"

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -434,82 +434,100 @@ class TestRepeating:
         assert carrier.bought == [ONE]
 
 
+class Own(NamedTuple):
+    """A tenant's connection with a carrier account of its own."""
+
+    id: str
+    at_carrier: str
+
+
+async def own_connection(control: Control, actor: Actor) -> Own:
+    at_carrier = "AC" + actor.account_id.replace("-", "")
+    made = await connections.create(
+        control,
+        actor,
+        provider="twilio",
+        provider_account=at_carrier,
+        secrets={"auth_token": "of some length"},
+    )
+    return Own(made.id, at_carrier)
+
+
 class TestAdopting:
     async def test_a_number_that_is_there(
         self, control: Control, carrier: FakeCarrier, acme: Actor
     ) -> None:
-        carrier.held[ONE] = Held(TENANTS, "of long ago")
         actor = await limited(control, 1)
-        made = await self.adopt(control, actor, label="front", details={"password": "of length"})
+        theirs = await own_connection(control, actor)
+        carrier.held[ONE] = Held(theirs.at_carrier, "of long ago")
+        made = await self.adopt(
+            control, actor, theirs.id, label="front", details={"password": "of length"}
+        )
         assert (made.bought, made.label, carrier.held[ONE].ours) == (False, "front", True)
         assert made.details == {"password": "…"}
         with pytest.raises(LimitReached):
-            await self.adopt(control, actor, TWO)
+            await self.adopt(control, actor, theirs.id, TWO)
         released = await numbers.release(control, actor, ONE)
         assert (released.state, list(carrier.held)) == ("released", [ONE])
         with pytest.raises(NotFound):
             await numbers.get(control, actor, ONE)
-        assert (await self.adopt(control, acme)).short_id > made.short_id
+        acmes = await own_connection(control, acme)
+        carrier.held[ONE] = Held(acmes.at_carrier)
+        again = await self.adopt(control, acme, acmes.id)
+        assert again.short_id > made.short_id
 
     async def test_one_that_is_not_to_be_had(
         self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
     ) -> None:
+        acmes, rivals = [await own_connection(control, each) for each in (acme, rival)]
         with pytest.raises(NotFound):
-            await self.adopt(control, acme)
-        carrier.held[ONE] = Held(TENANTS)
-        await self.adopt(control, acme)
+            await self.adopt(control, acme, acmes.id)
+        carrier.held[ONE] = Held(acmes.at_carrier)
+        await self.adopt(control, acme, acmes.id)
         with pytest.raises(Conflict):
-            await self.adopt(control, acme)
+            await self.adopt(control, acme, acmes.id)
         with pytest.raises(NotFound):
-            await self.adopt(control, rival)
-        carrier.held[TWO] = Held(TENANTS)
+            await self.adopt(control, rival, rivals.id)
+        carrier.held[TWO] = Held(acmes.at_carrier)
         carrier.fate = fails("configure", Permanent("a locked number"))
         with pytest.raises(Conflict, match="locked"):
-            await self.adopt(control, acme, TWO)
-        made = await self.adopt(control, acme, TWO, mode="trunk")
+            await self.adopt(control, acme, acmes.id, TWO)
+        made = await self.adopt(control, acme, acmes.id, TWO, mode="trunk")
         assert (made.mode, carrier.held[TWO].ours) == ("trunk", False)
 
-    async def test_at_once(
-        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    @pytest.mark.parametrize("connection", [None, "default"])
+    async def test_the_operators_are_the_operators(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, connection: str | None
     ) -> None:
-        carrier.held[ONE] = Held(TENANTS)
-        adopting = [self.adopt(control, actor) for actor in (acme, rival, acme, rival)]
+        """A tenant that may buy there can't tell whether the operator has a number, nor take it."""
+        carrier.held[ONE] = Held(OPERATORS)
+        said = set()
+        for number in (ONE, TWO):
+            with pytest.raises(Forbidden, match="connection of your own") as error:
+                await self.adopt(control, acme, connection, number)
+            said.add((str(error.value), error.value.code))
+        assert len(said) == 1
+        assert not carrier.held[ONE].ours
+        await self.adopt(control, OPERATOR, connection)
+        assert carrier.held[ONE].ours
+
+    async def test_at_once(self, control: Control, carrier: FakeCarrier, acme: Actor) -> None:
+        acmes = await own_connection(control, acme)
+        carrier.held[ONE] = Held(acmes.at_carrier)
+        adopting = [self.adopt(control, acme, acmes.id) for _ in range(4)]
         done = await asyncio.gather(*adopting, return_exceptions=True)
         assert sum(isinstance(each, Number) for each in done) == 1
 
-    async def test_what_the_operator_has_is_the_operators(
-        self, control: Control, carrier: FakeCarrier, acme: Actor
-    ) -> None:
-        carrier.held[ONE] = Held(OPERATORS, "a hotline")
-        for connection_id in (None, connections.DEFAULT):
-            taking: dict[str, Any] = {
-                "number": ONE,
-                "provider": "twilio",
-                "connection_id": connection_id,
-            }
-            with pytest.raises(Forbidden, match="connection of your own"):
-                await numbers.adopt(control, acme, **taking)
-        assert carrier.held[ONE] == Held(OPERATORS, "a hotline")
-        taken = await numbers.adopt(
-            control, OPERATOR, number=ONE, provider="twilio", connection_id=None
-        )
-        assert (taken.account_id, carrier.held[ONE].ours) == (DEFAULT_ACCOUNT, True)
-
-    async def adopt(self, control: Control, actor: Actor, number: str = ONE, **more: Any) -> Number:
-        """Through the actor's own connection; all of these have the same account at the carrier."""
-        connection = await connections.find_same(
-            control, actor, provider="twilio", provider_account=TENANTS
-        )
-        if connection is None:
-            connection = await connections.create(
-                control,
-                actor,
-                provider="twilio",
-                provider_account=TENANTS,
-                secrets={"auth_token": "an auth token"},
-            )
+    async def adopt(
+        self,
+        control: Control,
+        actor: Actor,
+        connection: str | None,
+        number: str = ONE,
+        **more: Any,
+    ) -> Number:
         return await numbers.adopt(
-            control, actor, number=number, provider="twilio", connection_id=connection.id, **more
+            control, actor, number=number, provider="twilio", connection_id=connection, **more
         )
 
 

@@ -383,7 +383,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @given(steps=st.lists(STEPS, min_size=10, max_size=30))
-@settings(deadline=None, max_examples=max(1, settings().max_examples // 2))
+@settings(deadline=None, max_examples=max(1, settings().max_examples // 10))
 def test_all_agree_whatever_is_done(steps: list[tuple[str, dict[str, Any]]]) -> None:
     world = World()
     try:

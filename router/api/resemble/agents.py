@@ -123,9 +123,8 @@ async def _link(request: ApiRequest, number: Number, agent_id: str) -> None:
 
 async def _assign(request: ApiRequest, agent_id: str, number: Number | None) -> None:
     """`number` alone leads to the agent from now on; None: none does."""
-    for held in await agents.numbers_of(request.control, request.actor, agent_id):
-        if number is None or held.id != number.id:
-            await numbers.link(request.control, request.actor, held.id, None)
+    kept = None if number is None else number.number
+    await agents.unlink(request.control, request.actor, agent_id, but_for=kept)
     if number is not None:
         await _link(request, number, agent_id)
 

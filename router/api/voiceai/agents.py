@@ -35,6 +35,7 @@ _WORKER: Final = "livekit_agent_name"
 _CHUNK: Final = 1000  # rows of one read, where the whole list is asked for
 _CODES: Final[Mapping[AgentStatus, Literal[0, 1, 2]]] = {"disabled": 0, "paused": 1, "deployed": 2}
 _NUMBER: Final = ("body", "config", PHONE)
+_NAMED: Final = 10  # numbers that a message names
 _SHOWN: Final[tuple[AgentStatus, ...]] = ("deployed", "paused")
 
 
@@ -149,12 +150,12 @@ async def disable(request: ApiRequest) -> Answer:
         raise Conflict(
             "the agent is deployed: pause it first, then disable it", code="agent_deployed"
         )
-    freed = await agents.numbers_of(request.control, request.actor, found.id)
-    for number in freed:
-        await numbers.link(request.control, request.actor, number.number, None)
+    freed = await agents.unlink(request.control, request.actor, found.id)
     disabled = await agents.update(request.control, request.actor, found.id, status="disabled")
-    names = ", ".join(number.number for number in freed)
-    message = f"Agent disabled; {names} is free now" if freed else "Agent disabled"
+    message = "Agent disabled"
+    if freed:
+        more = " and more" if len(freed) > _NAMED else ""
+        message += f"; {', '.join(freed[:_NAMED])}{more} is free now"
     return answer(AgentDeleteResponse(agent=_shown(disabled, None), message=message))
 
 
@@ -260,9 +261,7 @@ async def _link(request: ApiRequest, number: str, agent_id: str) -> None:
 
 async def _assign(request: ApiRequest, agent_id: str, number: str | None) -> None:
     """`number` alone leads to the agent from now on; None: none does."""
-    for held in await agents.numbers_of(request.control, request.actor, agent_id):
-        if held.number != number:
-            await numbers.link(request.control, request.actor, held.number, None)
+    await agents.unlink(request.control, request.actor, agent_id, but_for=number)
     if number is not None:
         await _link(request, number, agent_id)
 
