@@ -38,7 +38,7 @@ from router.http.server import base_app, listening
 from router.ingress.app import add_webhooks
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
-from router.node import Node
+from router.node import PREPARING, Node
 from router.numbers import publish
 from router.observability.log import get as log_of
 from router.observability.metrics import (
@@ -308,6 +308,8 @@ class _Roles:
         A node that answers calls must start whatever became of the database, and wait for it.
         """
         node = self._node
+        if node.routes is None:  # it must not be asked for anything before
+            node.database = PREPARING
         while not drain.is_set():
             try:
                 await prepare(resources.settings)
@@ -342,7 +344,7 @@ class _Roles:
         node = self._node
         if state not in ("ok", node.database):  # once, not every time
             logger.error("database.unusable", why=state, retry_every=_PREPARE_AGAIN)
-        elif state != node.database:
+        elif node.database not in (state, PREPARING):
             logger.info("database.usable")
         node.database = state
 

@@ -57,6 +57,12 @@ class Processes:
                 await asyncio.sleep(0.01)
         return time.monotonic() - began
 
+    async def ready(self, port: int) -> None:
+        """Until the process there says that it is."""
+        async with asyncio.timeout(20):
+            while await self.status(port, "/readyz") != 200:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.05)
+
     async def status(self, port: int, path: str, token: str = "", method: str = "GET") -> int:
         """How a request to this port is answered."""
         url = f"http://127.0.0.1:{port}{path}"
@@ -122,7 +128,10 @@ async def processes(
         )
         api = await stack.enter_async_context(api_of(settings))
         has_other = any("api" in own.split(",") for own in roles if own != "api")
-        yield Processes(api, port, other_api if has_other else 0, livekit, twilio)
+        found = Processes(api, port, other_api if has_other else 0, livekit, twilio)
+        for each in (port, api_port):
+            await found.ready(each)
+        yield found
         for each in started:
             assert await asyncio.to_thread(each.end) == 0
             assert "Traceback" not in each.text

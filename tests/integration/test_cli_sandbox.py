@@ -397,20 +397,16 @@ def test_the_readmes_account_and_token_search_for_numbers(shell: Shell) -> None:
 
 def test_a_bought_number_outlives_a_restart_and_the_token_does_not(tmp_path: Path) -> None:
     shell, port = Shell(tmp_path), str(free_port())
-    lines: list[str] = []
-    bought: dict[str, Any] = {}
-    for _ in range(2):
-        with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
-            lines.append(line_of(started.out_file.read_text()))
-            if len(lines) == 1:
-                _, bought = curl(lines[0])
-                continue
-            assert curl(lines[0])[0] == 401
-            ran = shell.invoke("call", bought["number"], "--hold", "0.2")
-            assert ran.code == 0, ran.text
-            assert "number is mapped to agent carla" in ran.out
-            status, another = curl(lines[1])
-            assert (status, another["number"] != bought["number"]) == (201, True)
+    with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
+        former = line_of(started.out_file.read_text())
+        _, bought = curl(former)
+    with shell.start("up", "--sandbox", "--port", port, until=UP) as started:
+        assert curl(former)[0] == 401
+        ran = shell.invoke("call", bought["number"], "--hold", "0.2")
+        assert ran.code == 0, ran.text
+        assert "number is mapped to agent carla" in ran.out
+        status, another = curl(line_of(started.out_file.read_text()))
+        assert (status, another["number"] != bought["number"]) == (201, True)
 
 
 def inventory(settings: Settings, provider: str) -> AbstractAsyncContextManager[NumberInventory]:
