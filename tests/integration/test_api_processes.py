@@ -129,8 +129,8 @@ async def processes(
         api = await stack.enter_async_context(api_of(settings))
         has_other = any("api" in own.split(",") for own in roles if own != "api")
         found = Processes(api, port, other_api if has_other else 0, livekit, twilio)
-        for each in (port, api_port):
-            await found.ready(each)
+        for at_port in (port, api_port):
+            await found.ready(at_port)
         yield found
         for each in started:
             assert await asyncio.to_thread(each.end) == 0

@@ -378,21 +378,31 @@ def test_the_line_of_the_first_screen_buys_a_number_that_reaches_its_agent(
 @pytest.mark.usefixtures("sandbox")
 def test_the_readmes_account_and_token_search_for_numbers(shell: Shell) -> None:
     page = (Path(__file__).parents[2] / "README.md").read_text()
-    commands = page.partition("## Accounts and tokens")[2].partition("\n## ")[0].splitlines()
-    typed = [shlex.split(line, comments=True) for line in commands if line.startswith(".venv/bin/")]
-    answers = [
-        json.loads(shell.invoke(*words[1:], "--json").out)
-        for words in typed
-        if words[1] in ("accounts", "tokens")
-    ]
-    account, token = answers
-    assert (account["name"], account["plan"]["numbers"]) == ("acme", 5)
+    commands = page.partition("## Numbers by API")[2].partition("```\n")[2].partition("```")[0]
+    script = re.sub(r"^curl .*", 'echo "$TOKEN"', commands, flags=re.MULTILINE)
+    script = script.replace(".venv/bin/switchboard", f"{sys.executable} -m router")
+    typed = subprocess.run(
+        ["bash", "-ec", script],
+        cwd=shell.folder,
+        env=shell.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert typed.returncode == 0, typed.stderr
+    token = typed.stdout.split()[-1]
     port = (shell.folder / "port").read_text()
-    line = line_of("\n".join(commands)).replace(":8080", f":{port}")
-    status, found = curl(line.replace("$TOKEN", token["token"]))
+    line = line_of(commands).replace(":8080", f":{port}")
+    status, found = curl(line.replace("$TOKEN", token))
     assert (status, found["total_results"]) == (200, len(found["results"]))
     assert {each["phone_number"][:5] for each in found["results"]} == {"+1415"}
-    assert curl(line.replace("$TOKEN", token["token"][:-1]))[0] == 401
+    assert curl(line.replace("$TOKEN", token[:-1]))[0] == 401
+    options = ["--account", "acme", "--scope", "numbers:write", "--scope", "agents:write"]
+    made = json.loads(shell.invoke("tokens", "create", *options, "--json").out)
+    assert curl(line.replace("$TOKEN", made["token"]))[0] == 200
+    account = json.loads(shell.invoke("accounts", "show", "acme", "--json").out)
+    assert (account["plan"]["numbers"], account["plan"]["calls"]) == (5, 10)
+    assert token not in shell.invoke("tokens", "list", "--account", "acme", "--json").out
 
 
 def test_a_bought_number_outlives_a_restart_and_the_token_does_not(tmp_path: Path) -> None:
