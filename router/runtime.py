@@ -108,7 +108,8 @@ async def run(
         book = NO_CONNECTIONS if connections is None else connections.table
         context = context_of(settings, credentials, clock, book)
         health = DispatchHealth(clock) if "dispatch" in settings.roles else None
-        resources = await _resources(context, log, supervisor, health, stack)
+        filled = asyncio.Event()
+        resources = await _resources(context, log, supervisor, health, filled, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
         guard = publish.Guard(forget=forget_routes)
@@ -119,7 +120,7 @@ async def run(
         node = Node(settings, log, routes, setup, supervisor, guard, dispatching)
         node.connections = connections
         if "api" in settings.roles:
-            node.api = await stack.enter_async_context(open_api(settings, keys, clock))
+            node.api = await stack.enter_async_context(open_api(settings, keys, clock, filled))
         roles = _Roles(node, resources, context, stop)
         await roles.run(started)
 
@@ -136,13 +137,15 @@ async def _resources(
     log: OpenLog,
     supervisor: Supervisor,
     health: DispatchHealth | None,
+    filled: asyncio.Event,
     stack: AsyncExitStack,
 ) -> Resources | None:
     """What the roles other than the ingress need; the ingress answers without any of it."""
     settings = context.settings
     if settings.roles == ("ingress",):
         return None
-    database: Database = await stack.enter_async_context(open_database(settings))
+    opened = open_database(settings, filled=filled)
+    database: Database = await stack.enter_async_context(opened)
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     carriers = await stack.enter_async_context(open_carriers(context))
     return Resources(settings, log, database, livekit, carriers, context.clock, supervisor, health)

@@ -13,6 +13,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from config.settings import Settings
 from router.errors import ConfigError, Invalid, SwitchboardError
-from router.secrets import load_keys
+from router.secrets import find_key, load_keys
 
 _VERSION: Final = b"\x01"
 _ID: Final = slice(1, 5)
@@ -91,13 +92,23 @@ class Vault:
 
 
 def open_vault(settings: Settings) -> Vault:
-    """The vault of this node. Raises ConfigError, as `router.secrets.load_keys`."""
+    """The vault of this node; its key is made where there is none.
 
-    def keys() -> Sequence[bytes]:
-        previous = [key.get_secret_value() for key in settings.previous_secret_keys]
-        return load_keys(settings.secret_key.get_secret_value(), previous, settings.data_dir)
+    Raises:
+        ConfigError: as `router.secrets.load_keys`.
+    """
+    previous = [key.get_secret_value() for key in settings.previous_secret_keys]
+    keys = load_keys(settings.secret_key.get_secret_value(), previous, settings.data_dir)
+    return Vault(keys, again=partial(keys_now, settings))
 
-    return Vault(keys(), again=keys)
+
+def keys_now(settings: Settings) -> Sequence[bytes]:
+    """The keys as they are by now; none is made. Raises ConfigError."""
+    configured = settings.secret_key.get_secret_value()
+    previous = [key.get_secret_value() for key in settings.previous_secret_keys]
+    if find_key(configured, settings.data_dir) is None:
+        raise ConfigError("the data folder has no key any more", key="secret_key")
+    return load_keys(configured, previous, settings.data_dir)
 
 
 def _derived(key: bytes) -> tuple[bytes, AESGCM]:

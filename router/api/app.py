@@ -3,14 +3,6 @@
 In this order: place (503), who asks (401), how often (429), may they (403), the body's size and
 JSON, its models (422), Idempotency-Key, the handler, errors in the dialect's shape. Nothing here
 knows what a dialect is about, and no dialect knows any of this.
-
-| raised by a handler                             | answered as                              |
-|-------------------------------------------------|------------------------------------------|
-| RequestError                                    | itself                                   |
-| StorageError, Transient, LogError, TimeoutError | Unavailable (503), Retry-After           |
-| Ambiguous                                       | Unavailable (503): look before repeating |
-| Permanent, ConfigError                          | Invalid (422): it never works as asked   |
-| anything else                                   | InternalError (500), and a line of log   |
 """
 
 import asyncio
@@ -21,22 +13,23 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final
 
+import msgspec
 import pydantic_core
 from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
 from router import registry
 from router.api import docs, openapi
-from router.api.idempotency import Idempotency
+from router.api.answers import as_request_error, dumped, response
+from router.api.idempotency import Idempotency, request_key
 from router.api.operation import Answer, ApiRequest, Dialect, Operation
 from router.api.reading import is_storable, read_json, read_query, validate
 from router.control import tokens
 from router.control.context import Control
 from router.control.model import Actor
 from router.errors import (
-    Ambiguous,
     BadPayload,
     ConfigError,
     Forbidden,
@@ -45,12 +38,10 @@ from router.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
-    Permanent,
     RequestError,
     SwitchboardError,
     TooLarge,
     TooMany,
-    Transient,
     Unauthorized,
     Unavailable,
     UnsupportedMedia,
@@ -137,6 +128,8 @@ class Api:
             for operation in dialect.operations:
                 paths.setdefault(operation.path, {})[operation.method] = operation
                 API_SECONDS.labels(dialect.name, operation.id)
+                for status in ("500", "503"):  # alerts need them at 0 (metrics.py)
+                    API_REQUESTS.labels(dialect.name, operation.id, status)
             for path, methods in paths.items():
                 app.router.add_route("*", path, partial(self._receive, dialect, methods))
             rest = dialect.base + "{rest:(/.*)?}"
@@ -169,18 +162,18 @@ class Api:
             else:
                 answer = await self._answer(exchange, methods)
             self._measure(exchange, answer.status, perf_counter() - started)
-        return _response(answer, exchange.headers)
+        return response(answer, exchange.headers)
 
     async def _answer(self, exchange: _Exchange, methods: Mapping[str, Operation]) -> Answer:
         refuse = exchange.dialect.refuse
         try:
             if exchange.operation is None:
-                return _dumped(self._refused(exchange, _no_operation(methods)))
-            return _dumped(await self._admitted(exchange, exchange.operation))
+                return dumped(self._refused(exchange, _no_operation(methods)))
+            return dumped(await self._admitted(exchange, exchange.operation))
         except RequestError as error:
-            return _dumped(self._refused(exchange, error))
+            return dumped(self._refused(exchange, error))
         except Exception as error:  # noqa: BLE001 - it is logged, and answered in the dialect's shape
-            return _dumped(refuse(_unforeseen(error, exchange)))
+            return dumped(refuse(_unforeseen(error, exchange)))
 
     def _refused(self, exchange: _Exchange, error: RequestError) -> Answer:
         headers = exchange.headers
@@ -216,7 +209,7 @@ class Api:
         except RequestError:
             raise
         except (SwitchboardError, TimeoutError) as error:
-            raise _as_request_error(error) from error
+            raise as_request_error(error) from error
 
     async def _who(self, exchange: _Exchange) -> Actor:
         """Whose token it is.
@@ -279,21 +272,23 @@ class Api:
         self, exchange: _Exchange, operation: Operation, actor: Actor, body: bytes
     ) -> Answer:
         http = exchange.http
-        request = _request(self._control, operation, actor, http, body)
+        said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
         key = self._idempotency.key_of(http.headers) if operation.creates else ""
+        if key:
+            actor = msgspec.structs.replace(actor, request_key=request_key(key, said))
+        request = _request(self._control, operation, actor, http, body)
 
         async def carry_out() -> Answer:
             try:
-                return _dumped(await operation.handle(request))
+                return dumped(await operation.handle(request))
             except RequestError as error:
                 if isinstance(error, Unavailable | InternalError) or not key:
                     raise
-                return _dumped(self._refused(exchange, error))  # to be kept
+                return dumped(self._refused(exchange, error))  # to be kept
 
         async with asyncio.timeout(self._settings.request_timeout):
             if not key:
                 return await carry_out()
-            said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
             return await self._idempotency.once(actor.account_id, key, said, carry_out)
 
     def _is_preflight(self, http: web.Request) -> bool:
@@ -349,7 +344,9 @@ def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
         return NotFound("there is no such path", code="unknown_path")
     allow = [each for each in _METHODS if each in methods or (each == "HEAD" and "GET" in methods)]
     return MethodNotAllowed(
-        f"not by this method; there is: {', '.join(allow)}", allow=allow, code="method_not_allowed"
+        f"this path does not take that method, only {', '.join(allow)}",
+        allow=allow,
+        code="method_not_allowed",
     )
 
 
@@ -380,35 +377,6 @@ def _request(
     )
 
 
-def _as_request_error(error: Exception) -> RequestError:
-    match error:
-        case Transient():
-            wait = error.retry_after or 2.0
-            return Unavailable(str(error), retry_after=wait, code="provider_unavailable")
-        case Ambiguous():
-            return Unavailable(
-                f"{error}; it may have happened all the same: look before you repeat it",
-                retry_after=5.0,
-                code="outcome_unknown",
-            )
-        case Permanent() | ConfigError():
-            return Invalid((("body",), str(error)), code="provider_refused")
-        case TimeoutError():
-            return Unavailable(
-                "it took longer than is allowed; it may have happened all the same: look before "
-                "you repeat it",
-                retry_after=5.0,
-                code="timeout",
-            )
-        case _:  # what the database or the log says is for the operator
-            logger.warning("api.unavailable", why=str(error))
-            return Unavailable(
-                "this can't be done right now, please try again",
-                retry_after=2.0,
-                code="unavailable",
-            )
-
-
 def _unforeseen(error: Exception, exchange: _Exchange) -> RequestError:
     operation = exchange.operation.id if exchange.operation else _UNKNOWN
     logger.error("api.failed", dialect=exchange.dialect.name, operation=operation, exc_info=error)
@@ -416,24 +384,6 @@ def _unforeseen(error: Exception, exchange: _Exchange) -> RequestError:
         f"this failed, and it is our fault; the request's id is {exchange.request_id}",
         code="internal_error",
     )
-
-
-def _dumped(answer: Answer) -> Answer:
-    """With its body as bytes."""
-    if isinstance(answer.body, bytes):
-        return answer
-    body = b"" if answer.body is None else pydantic_core.to_json(answer.body, by_alias=True)
-    return Answer(
-        status=answer.status, body=body, headers=answer.headers, content_type=answer.content_type
-    )
-
-
-def _response(answer: Answer, headers: Mapping[str, str]) -> web.Response:
-    body = cast("bytes", answer.body)
-    own: dict[str, Any] = {"X-Content-Type-Options": "nosniff", **headers, **answer.headers}
-    if body:
-        own["Content-Type"] = answer.content_type
-    return web.Response(status=answer.status, body=body or None, headers=own)
 
 
 def _preflight(methods: Mapping[str, Operation]) -> Answer:

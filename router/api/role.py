@@ -1,5 +1,6 @@
 """The role `api`: the dialects with a database of their own, and what is done beside requests."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -72,11 +73,12 @@ class ApiRole:
 
 @asynccontextmanager
 async def open_api(
-    settings: Settings, keys: Sequence[bytes], clock: Clock
+    settings: Settings, keys: Sequence[bytes], clock: Clock, filled: asyncio.Event | None = None
 ) -> AsyncIterator[ApiRole]:
     """The role, until the end of the block; nothing is asked of the database yet.
 
-    It has connections of its own: its clients never keep a call's claim waiting for one.
+    It has connections of its own: its clients never keep a call's claim waiting for one. `filled`
+    is the event of the node's other connections (`router.storage.engine.Database`).
     """
-    async with open_database(settings) as database:
+    async with open_database(settings, filled=filled) as database:
         yield ApiRole(control_of(settings, database, keys, clock))

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import ColumnElement, RowMapping, func, select
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -162,7 +162,7 @@ async def list_(
 ) -> Page[Agent]:
     """The account's, oldest first."""
     wanted = (agents.c.account_id == actor.account_id, agents.c.status.in_(statuses))
-    order = [agents.c.created_at, agents.c.id]
+    order: list[ColumnElement[Any]] = [agents.c.created_at, agents.c.id]
     if newest_first:
         order = [column.desc() for column in order]
     page = paged(select(agents.c.id).where(*wanted).order_by(*order), offset, limit)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from config.settings import Settings
 from router.clock import Clock
@@ -10,7 +11,7 @@ from router.provider import Credentials, NumberInventory
 from router.providers import context_of, open_inventory
 from router.secrets import sip_credentials
 from router.storage.engine import Database
-from router.vault import Vault
+from router.vault import Vault, keys_now
 
 OpenInventory = Callable[[str, Credentials | None], AbstractAsyncContextManager[NumberInventory]]
 """Provider's name and credentials (None: the operator's own, from the settings) → its inventory.
@@ -48,4 +49,5 @@ def control_of(
         context = context_of(settings, sip_credentials(keys[0]), clock)
         return open_inventory(context, provider, credentials)
 
-    return Control(settings, database, Vault(keys), inventory, clock)
+    vault = Vault(keys, again=partial(keys_now, settings))
+    return Control(settings, database, vault, inventory, clock)

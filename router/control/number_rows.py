@@ -41,7 +41,7 @@ SHOWN: Final = select(
 """What `shown` takes a row of."""
 
 
-def shown(row: RowMapping) -> Number:
+def shown(row: Mapping[Any, Any]) -> Number:
     """A number as answers have it; a row of `SHOWN`."""
     values = {field: row[field] for field in Number.__struct_fields__}
     return Number(**{**values, "details": masked(_decoder.decode(row["details"]))})
@@ -100,15 +100,14 @@ def _names(key: str) -> Iterator[ColumnElement[bool]]:
 
 def require_active(row: RowMapping) -> None:
     """Raises Conflict: it is being released, or that failed."""
-    match row["state"]:
-        case "deleting":
-            raise Conflict("the phone number is being released", code="number_deleting")
-        case "corrupted":
-            raise Conflict(
-                "the phone number could not be released at its carrier: see to it there, then "
-                "release it again or force its deletion",
-                code="number_corrupted",
-            )
+    if row["state"] == "deleting":
+        raise Conflict("the phone number is being released", code="number_deleting")
+    if row["state"] == "corrupted":
+        raise Conflict(
+            "the phone number could not be released at its carrier: see to it there, then "
+            "release it again or force its deletion",
+            code="number_corrupted",
+        )
 
 
 async def require_free(connection: AsyncConnection, actor: Actor, number: str) -> None:
@@ -192,12 +191,12 @@ def sealed(
     )
 
 
-def stored_details(row: Mapping[str, Any]) -> dict[str, Any]:
+def stored_details(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The details of a row, secrets sealed."""
     return _decoder.decode(row["details"])
 
 
-def told(row: Mapping[str, Any]) -> dict[str, Any]:
+def told(row: Mapping[Any, Any]) -> dict[str, Any]:
     """What the audit says of a number."""
     fields: Sequence[str] = ("number", "agent_id", "fallback", "label", "state", "mode")
     return {name: row[name] for name in fields} | {"details": masked(stored_details(row))}
@@ -224,7 +223,7 @@ async def insert(
         **values,
     }
     statement = upsert(connection.dialect.name, numbers).values(row)
-    new = {name: statement.excluded[name] for name in row if name not in _KEPT}
+    new: dict[str, Any] = {name: statement.excluded[name] for name in row if name not in _KEPT}
     new["agent_id"] = func.coalesce(statement.excluded.agent_id, numbers.c.agent_id)
     mine = (numbers.c.account_id == actor.account_id) & (numbers.c.state == "active")
     await connection.execute(

@@ -26,7 +26,7 @@ from router.control import accounts, audit, connections, number_rows, orders
 from router.control.context import Control
 from router.control.model import Actor, Number, NumberMode, Page, checked_label
 from router.control.number_rows import HELD, NOT_AVAILABLE, SHOWN, shown
-from router.errors import Conflict, Invalid, NotFound, Permanent
+from router.errors import Conflict, Forbidden, Invalid, NotFound, Permanent
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import AvailableNumber, NumberInventory, NumberQuery
 from router.storage import batch, mapping
@@ -81,6 +81,8 @@ async def buy(
 ) -> Number:
     """Buy this number, or the first one that answers `query` and can be had.
 
+    A request that is repeated (`Actor.request_key`) gets what it bought, as long as that is held.
+
     Raises:
         LimitReached: the plan's numbers are used up.
         NotFound: nobody sells it (or it is another account's, which looks the same), or there is
@@ -94,6 +96,8 @@ async def buy(
     """
     wanted = None if number is None else number_rows.checked_number(number)
     label = checked_label(("body", "label"), label)
+    if (bought := await repeated(control, actor)) is not None:
+        return bought
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
@@ -125,6 +129,11 @@ async def buy(
     raise NotFound("no such phone number is available: search elsewhere", code=NOT_AVAILABLE)
 
 
+async def repeated(control: Control, actor: Actor) -> Number | None:
+    """What this request bought at an earlier try. Ambiguous: that is still under way."""
+    return await orders.repeated(control, actor)
+
+
 async def adopt(
     control: Control,
     actor: Actor,
@@ -140,12 +149,12 @@ async def adopt(
     """Take a number that is at that connection already: set its webhooks, hold it. Takes a slot.
 
     It is not given back on release: it was not bought by us. In mode `trunk` its webhooks stay as
-    they are. What is at the operator's own carrier account is for the account `default` alone:
-    the plan's `shared_carriers` is about what is bought there.
+    they are. What the operator's own account holds is the operator's: only account `default` takes
+    it over, whatever a plan allows to be bought there.
 
     Raises:
-        NotFound: the connection does not hold it, or another account does, or it would be the
-            operator's.
+        NotFound: the connection does not hold it, or another account does.
+        Forbidden: the connection is the operator's.
         LimitReached, Conflict, Invalid, Transient, Ambiguous: as `buy`; it may be asked again.
     """
     wanted = number_rows.checked_number(number)
@@ -153,11 +162,12 @@ async def adopt(
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
-    not_there = NotFound(
-        f"that account at {provider} has no such phone number", code="number_not_found"
-    )
     if credentials is None and actor.account_id != DEFAULT_ACCOUNT:
-        raise not_there
+        raise Forbidden(
+            f"the numbers of this installation's own account at {provider} are the operator's: "
+            "name a connection of your own that holds the number",
+            code="connection_needed",
+        )
     through = None if credentials is None else credentials.connection_id
     number_id = str(uuid.uuid4())
     kept = number_rows.sealed(control, number_id, details or {})
@@ -179,7 +189,9 @@ async def adopt(
         except Permanent as error:
             raise orders.refused(error) from error
     if owned is None:
-        raise not_there
+        raise NotFound(
+            f"that account at {provider} has no such phone number", code="number_not_found"
+        )
     at_carrier = owned.provider_number_id
 
     async def work(connection: AsyncConnection) -> Number:

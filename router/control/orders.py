@@ -68,13 +68,15 @@ Kind = Literal["buy", "release"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What the number is to become, and who wants it."""
+    """What the number is to become, or was, and who wants it."""
 
     agent_id: str | None = None
     label: str = ""
     details: Mapping[str, Any] = {}  # secrets sealed, for the order's id
     actor: str = ""
     request_id: str = ""
+    number_id: str = ""  # of a release: the number's, and the carrier's own of it
+    provider_number_id: str = ""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +153,34 @@ def refused(error: Permanent) -> Conflict:
 # --- buying
 
 
+def id_for(actor: Actor) -> str:
+    """The id of a purchase. A request that is repeated makes no second one: it has the first's."""
+    if not actor.request_key:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{actor.account_id}/{actor.request_key}"))
+
+
+async def repeated(control: Control, actor: Actor) -> Number | None:
+    """What this very request has bought, at an earlier try whose answer got lost.
+
+    Raises:
+        Ambiguous: the carrier is still at it, or nobody knows yet.
+    """
+    if not actor.request_key:
+        return None
+    order_id = id_for(actor)
+    bought = (numbers.c.id == order_id) & (numbers.c.account_id == actor.account_id)
+    async with control.database.read() as connection:
+        under_way = await connection.execute(select(orders.c.id).where(orders.c.id == order_id))
+        is_under_way = under_way.first() is not None
+        row = (await connection.execute(number_rows.SHOWN.where(bought))).mappings().first()
+    if row is not None:
+        return number_rows.shown(row)
+    if is_under_way:
+        raise Ambiguous("what this request has ordered is still under way")
+    return None
+
+
 async def place(
     control: Control,
     actor: Actor,
@@ -167,7 +197,7 @@ async def place(
     Raises:
         LimitReached, Conflict, NotFound: see `numbers.buy`.
     """
-    order_id = str(uuid.uuid4())
+    order_id = id_for(actor)
     request = Request(
         agent_id=agent_id,
         label=label,
@@ -212,7 +242,7 @@ async def _insert(
             due_at=now_micros() + micros(_LEASE),
             created_at=now_micros(),
         )
-        .on_conflict_do_nothing(index_elements=[orders.c.number])
+        .on_conflict_do_nothing()  # of the number, or of a request that was sent twice
         .returning(*_FIELDS)
     )
     row = (await connection.execute(statement)).one_or_none()
@@ -328,7 +358,12 @@ def _mine(order: Order) -> ColumnElement[bool]:
 
 async def begin_release(connection: AsyncConnection, actor: Actor, row: RowMapping) -> Order:
     """The order to give back a number at its carrier; its row is locked."""
-    request = Request(actor=actor.name, request_id=actor.request_id)
+    request = Request(
+        actor=actor.name,
+        request_id=actor.request_id,
+        number_id=row["id"],
+        provider_number_id=row["provider_number_id"],
+    )
     return await _insert(
         connection,
         actor,
@@ -346,7 +381,7 @@ async def give_back(control: Control, order: Order) -> NumberState:
     try:
         async with _of(control, order) as carrier:
             owned = await carrier.find(order.number)
-            if owned is not None:
+            if owned is not None and _is_the_same(owned, order.request):
                 await carrier.release(owned)
     except Permanent as error:
         logger.error(  # noqa: TRY400 - an answer of the carrier's
@@ -360,6 +395,11 @@ async def give_back(control: Control, order: Order) -> NumberState:
         await _postpone(control, order)
         return "deleting"
     return await _end_release(control, order, "released")
+
+
+def _is_the_same(owned: OwnedNumber, request: Request) -> bool:
+    """Whether it is what we bought: it may be given back already, and bought anew by somebody."""
+    return request.number_id == owned.tag or request.provider_number_id == owned.provider_number_id
 
 
 async def _end_release(control: Control, order: Order, state: NumberState) -> NumberState:

@@ -39,7 +39,8 @@ from router.storage.sql import micros
 
 logger = log.get(__name__)
 
-_POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` takes to hold
+# Seconds between looks at the outbox of which nobody told: with SQLite `apply` is another process.
+_POLL: Final = 0.1
 _RETRY: Final = 1.0
 _RECONCILE: Final = 300.0
 _LOOK: Final = 2.0  # seconds between looks for agents that are ahead of their numbers
@@ -105,7 +106,7 @@ async def run(
         await guard.loaded.wait()
     while True:
         try:
-            async with leader(database, _LEASE) as leading:
+            async with leader(database, _LEASE, listens=True) as leading:
                 if leading:
                     await _lead(database, events, clock, guard)
         except (StorageUnavailable, LogUnavailable) as error:
@@ -124,8 +125,19 @@ async def _lead(database: Database, events: EventLog, clock: Clock, guard: Guard
         finishing = _Finishing(database, clock)
         until = clock.monotonic() + _RECONCILE
         while clock.monotonic() < until and database.replaced == replaced:
+            database.filled.clear()
             if not await _drain(database, events) and not await finishing.some():
-                await clock.sleep(_POLL)
+                await _wait(database.filled, clock)
+
+
+async def _wait(filled: asyncio.Event, clock: Clock) -> None:
+    """Until something is in the outbox, or it is time to look all the same."""
+    waiting = [asyncio.create_task(filled.wait()), asyncio.create_task(clock.sleep(_POLL))]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 class _Finishing:

@@ -32,6 +32,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, or_, select, upda
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.errors import ConfigError, Conflict
+from router.events.phone import mask
 from router.events.types import CONNECTIONS_TOPIC, ROUTES_TOPIC
 from router.routing.spec import (
     AgentChange,
@@ -423,7 +424,24 @@ async def _plan(
         *agent_changes(before, after),
         *route_changes(before, after, Version(epoch, rev + 1)),
     )
+    gone = [each.number for each in changes if isinstance(each, RouteChange) and not each.after]
+    if gone:
+        await _require_none_bought(db, gone)
     return MappingResult(rev, changes)
+
+
+async def _require_none_bought(db: Database, gone: Collection[str]) -> None:
+    """Raises ConfigError: who forgets a number that was bought here pays for it without end."""
+    query = select(numbers.c.number).where(numbers.c.bought)
+    async with db.read() as connection:
+        bought = await batch.where_in(connection, query, numbers.c.number, gone)
+    if bought:
+        raise ConfigError(
+            f"{mask(bought[0].number)}{f' and {len(bought) - 1} more' if len(bought) > 1 else ''}: "
+            "bought by Switchboard, and without a release the carrier goes on charging for it: "
+            "`switchboard numbers release NUMBER`, or keep it in the file",
+            key="numbers",
+        )
 
 
 async def _touched(

@@ -365,7 +365,11 @@ STEPS = [
     Step("calls.get_recording", lambda t: {"id": t["call"]}, lambda got, _: got == AUDIO),
     Step(
         "calls.create_call",
-        lambda t: {"from_number": "+1", "to_number": "+1", "agent": t["agent"].id},
+        lambda t: {
+            "from_number": t["number"].number,
+            "to_number": "+14155550199",
+            "agent": t["agent"].id,
+        },
         fails=501,
     ),
     Step("calls.end_call", lambda t: {"id": t["call"]}, fails=501),

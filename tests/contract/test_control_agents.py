@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.control import accounts, agents, audit, documents, numbers, refresh
+from router.control import accounts, agents, audit, connections, documents, numbers, refresh
 from router.control.context import Control
 from router.control.model import Actor, Agent
 from router.errors import Conflict, Invalid, NotFound
@@ -247,10 +247,16 @@ class TestChanges:
         assert "a key" not in str(rows)
 
 
-async def test_an_adopted_number_may_have_an_agent(carried: Control, carrier: FakeCarrier) -> None:
-    carrier.held[ONE] = Held("the operator's")
-    made = await agent(carried, OPERATOR)
+async def test_an_adopted_number_may_have_an_agent(
+    carried: Control, carrier: FakeCarrier, acme: Actor
+) -> None:
+    sid = "AC" + "7e" * 16
+    carrier.held[ONE] = Held(sid)
+    made = await agent(carried, acme)
+    own = await connections.create(
+        carried, acme, provider="twilio", provider_account=sid, secrets={"auth_token": "a token"}
+    )
     held = await numbers.adopt(
-        carried, OPERATOR, number=ONE, provider="twilio", connection_id=None, agent_id=made.id
+        carried, acme, number=ONE, provider="twilio", connection_id=own.id, agent_id=made.id
     )
     assert (held.agent_id, held.agent_name, held.agent_label) == (made.id, "anna", "Anna")

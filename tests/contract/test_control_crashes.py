@@ -5,16 +5,18 @@ ends with the number listed and owned once or not at all, bought once, and its s
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import SecretStr
+from typing_extensions import override
 
 from router.control import numbers
 from router.control.context import Control
-from router.control.model import Actor, Plan
+from router.control.model import Actor, Number, Plan
 from router.errors import Ambiguous, Conflict, EffectError, NotFound, Transient
 from router.provider import Credentials, NumberInventory, NumberQuery
 from router.routing.table import RouteTable
@@ -176,6 +178,32 @@ async def test_bought_once_or_not_at_all_however_it_fails(
     await _bought_once_or_not_at_all(control, world, actor, fault)
 
 
+@only_sqlite
+async def test_a_request_that_is_sent_again_buys_one(control: Control, world: World) -> None:
+    buyer = await tenant(control, "careful", Plan(numbers=5))
+
+    async def one(mortal: Control, death: Death) -> bool:
+        again = msgspec.structs.replace(buyer, request_key=f"its key, at step {death._at}")
+
+        async def buy(process: Control) -> Number:
+            query = NumberQuery(area_code="415")
+            return await numbers.buy(process, again, provider=world.carrier, query=query)
+
+        try:
+            await buy(mortal)
+        finally:
+            with suppress(Ambiguous):  # it is not known yet what became of the first
+                assert [(await buy(control)).number] == world.bought()
+            await settle(control, world)
+            made = await buy(control)
+            assert [made.number] == world.bought()
+            assert await numbers.held(control, buyer) == 1
+            await numbers.release(control, buyer, made.id)
+        return True
+
+    assert await at_each_step(control, one) >= 4
+
+
 async def _bought_once_or_not_at_all(
     control: Control, world: World, actor: Actor, fault: Fault | None
 ) -> None:
@@ -296,6 +324,7 @@ async def test_two_processes_and_one_number(control: Control, world: World, acto
         return result
 
     class Slow(_Mortal):
+        @override
         def __getattr__(self, name: str) -> Any:
             found = getattr(self._whole, name)
             if name != "buy":
@@ -307,7 +336,7 @@ async def test_two_processes_and_one_number(control: Control, world: World, acto
         provider: str, credentials: Credentials | None
     ) -> AsyncIterator[NumberInventory]:
         async with control.open_inventory(provider, credentials) as carrier:
-            yield Slow(carrier, Death(0), ())  # type: ignore[misc]
+            yield Slow(carrier, Death(0), ())
 
     slow = replace(control, open_inventory=open_inventory)
     made = await numbers.buy(slow, actor, provider=world.carrier, number=number)

@@ -4,33 +4,39 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
 from router.control import accounts, agents, audit, connections, numbers, orders
 from router.control.context import Control
 from router.control.model import Actor, Agent, Number, Plan
+from router.control.number_rows import HELD
 from router.errors import (
     Ambiguous,
     Conflict,
+    Forbidden,
     Invalid,
     LimitReached,
     NotFound,
     Permanent,
+    StorageUnavailable,
     Transient,
 )
 from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import NumberQuery
-from router.routing.spec import AgentSpec, MappingSpec, NumberSpec
+from router.routing.spec import AgentSpec, AgentStatus, MappingSpec, NumberSpec
 from router.routing.table import RouteTable
 from router.storage import mapping
 from router.storage.schema import numbers as rows
+from router.storage.schema import orders as order_rows
 from tests.contract.conftest import OPERATOR, tenant
 from tests.support.control import all_of, follow, later, ordered, with_carrier
 from tests.support.fake_inventory import OPERATOR as OPERATORS
 from tests.support.fake_inventory import FakeCarrier, Held
 
 ONE, TWO, THREE = "+14155550100", "+14155550101", "+14155550102"
+TENANTS = "AC" + "7e" * 16  # at the carrier
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 AGES = 3600.0
 
@@ -95,7 +101,7 @@ class TestBuying:
         await buy(control, acme)
         with pytest.raises(Conflict) as error:
             await buy(control, acme)
-        assert error.value.code == numbers.HELD
+        assert error.value.code == HELD
         with pytest.raises(NotFound) as missing:
             await buy(control, rival)
         with pytest.raises(NotFound) as unsold:
@@ -222,7 +228,7 @@ class TestBuying:
         carrier.fate = well
         with pytest.raises(Conflict) as error:
             await buy(control, actor)
-        assert error.value.code == numbers.HELD
+        assert error.value.code == HELD
         with pytest.raises(LimitReached):
             await buy(control, actor, TWO)
         with pytest.raises(NotFound):
@@ -242,7 +248,7 @@ class TestBuying:
         with pytest.raises(Ambiguous):
             await buy(control, actor, agent_id=anna.id, details={"api_key": "of some length"})
         async with control.database.read() as connection:
-            tag = (await connection.execute(orders.orders.select())).one().id
+            tag = (await connection.execute(order_rows.select())).one().id
         carrier.fate = well
         carrier.held[ONE] = Held(OPERATORS, tag, ours=False)
         await later(control.database, 10)
@@ -287,13 +293,13 @@ class TestBuying:
     ) -> None:
         """Its process slept; whoever got the slot meanwhile keeps it, and nothing is lost."""
         actor = await limited(control, 1)
-        request = {"provider": "twilio", "connection_id": None, "agent_id": None}
-        order = await orders.place(control, actor, number=ONE, label="", details={}, **request)
+        wanted: dict[str, Any] = {"provider": "twilio", "connection_id": None, "agent_id": None}
+        order = await orders.place(control, actor, number=ONE, label="", details={}, **wanted)
         await later(control.database, AGES)
         assert await numbers.recover(control) == 1
         assert (await orders.purchase(control, order)).number == ONE
         await numbers.release(control, actor, ONE)
-        order = await orders.place(control, actor, number=ONE, label="", details={}, **request)
+        order = await orders.place(control, actor, number=ONE, label="", details={}, **wanted)
         await later(control.database, AGES)
         assert await numbers.recover(control) == 1
         await buy(control, actor, TWO)
@@ -310,7 +316,7 @@ class TestBuying:
                 await buy(control, acme, number, details={"api_key": "of some length"})
         carrier.fate = well
         async with control.database.read() as connection:
-            for row in await connection.execute(orders.orders.select()):
+            for row in await connection.execute(order_rows.select()):
                 carrier.held[row.number] = Held(OPERATORS, row.id, ours=True)
         spec = MappingSpec(numbers=(NumberSpec(number=ONE, provider="twilio", fallback=THREE),))
         await mapping.apply_mapping(control.database, acme.account_id, spec)
@@ -362,7 +368,7 @@ class TestAtOnce:
             await buy(control, acme, number)
         table = RouteTable()
         for turn in range(6):
-            status = "paused" if turn % 2 else "deployed"
+            status: AgentStatus = "paused" if turn % 2 else "deployed"
             await asyncio.gather(
                 *(agents.update(control, acme, each.id, status=status) for each in both),
                 *(numbers.link(control, acme, ONE, each.id) for each in both),
@@ -387,6 +393,45 @@ class TestAtOnce:
         finished = await asyncio.gather(*(numbers.recover(control) for _ in range(3)))
         assert sum(finished) == 3
         assert len(await all_of(control, acme)) == 3
+
+
+class TestRepeating:
+    """A request that is sent again with its Idempotency-Key, its first answer lost."""
+
+    async def test_what_it_bought_is_not_bought_again(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        any_one: dict[str, Any] = {"provider": "twilio", "query": NumberQuery(area_code="415")}
+        carrier.fate = fails("bought", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await numbers.buy(control, again, **any_one)
+        carrier.fate = well
+        with pytest.raises(Ambiguous, match="still under way"):
+            await numbers.buy(control, again, **any_one)
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        bought = await numbers.buy(control, again, **any_one)
+        assert carrier.bought == [bought.number]
+        other = await numbers.buy(control, acme, **any_one)
+        theirs = await numbers.buy(
+            control, msgspec.structs.replace(rival, request_key="of one request"), **any_one
+        )
+        assert carrier.bought == [bought.number, other.number, theirs.number]
+
+    async def test_what_it_did_not_buy_is_bought(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        carrier.fate = fails("buy", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await buy(control, again)
+        carrier.fate = well
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await buy(control, again)).number == ONE
+        assert (await buy(control, again)).number == ONE
+        assert carrier.bought == [ONE]
 
 
 class Own(NamedTuple):
@@ -458,13 +503,10 @@ class TestAdopting:
         carrier.held[ONE] = Held(OPERATORS)
         said = set()
         for number in (ONE, TWO):
-            with pytest.raises(NotFound) as error:
+            with pytest.raises(Forbidden, match="connection of your own") as error:
                 await self.adopt(control, acme, connection, number)
             said.add((str(error.value), error.value.code))
-        theirs = await own_connection(control, acme)
-        with pytest.raises(NotFound) as error:
-            await self.adopt(control, acme, theirs.id, THREE)
-        assert said == {(str(error.value), error.value.code)}
+        assert len(said) == 1
         assert not carrier.held[ONE].ours
         await self.adopt(control, OPERATOR, connection)
         assert carrier.held[ONE].ours
@@ -672,6 +714,27 @@ class TestReleasing:
         assert (await numbers.release(control, acme, ONE)).state == "released"
         assert carrier.held == {}
 
+    async def test_one_that_somebody_bought_anew(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        """Its release was done, the answer lost: the next one is not ours to give back."""
+        await buy(control, acme)
+        carrier.fate = fails("released", Ambiguous("timed out"))
+        assert (await numbers.release(control, acme, ONE)).state == "deleting"
+        carrier.fate = well
+        carrier.held[ONE] = Held(OPERATORS, "in the console")
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await all_of(control, acme), list(carrier.held)) == ([], [ONE])
+
+    async def test_one_whose_tag_was_changed(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        await buy(control, acme)
+        carrier.held[ONE].tag = "renamed in the console"
+        assert (await numbers.release(control, acme, ONE)).state == "released"
+        assert carrier.held == {}
+
     async def test_one_that_the_carrier_does_not_have_any_more(
         self, control: Control, carrier: FakeCarrier, acme: Actor
     ) -> None:
@@ -734,3 +797,32 @@ async def test_limits_are_of_the_account(control: Control, acme: Actor) -> None:
     with pytest.raises(LimitReached):
         await buy(control, acme, TWO)
     assert (await numbers.get(control, acme, ONE)).state == "active"
+
+
+class TestTheLoop:
+    async def test_it_outlives_the_database(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        carrier.fate = fails("buy", Ambiguous("timed out"))
+        with pytest.raises(Ambiguous):
+            await buy(control, acme)
+        await later(control.database, AGES)
+        recovered, turns = orders.recover, 0
+
+        async def recover(of: Control) -> int:
+            nonlocal turns
+            turns += 1
+            if turns == 1:
+                raise StorageUnavailable("away")
+            return await recovered(of)
+
+        async def no_pause(_seconds: float) -> None:
+            if turns == 3:
+                raise asyncio.CancelledError
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(orders, "recover", recover)
+        monkeypatch.setattr(type(control.clock), "sleep", staticmethod(no_pause))
+        with pytest.raises(asyncio.CancelledError):
+            await orders.recover_loop(control)
+        assert await ordered(control.database) == []

@@ -65,7 +65,13 @@ def test_a_provider_has_a_case_and_payloads(provider: str) -> None:
 @each_provider
 def test_each_webhook_has_a_payload(provider: str) -> None:
     own = [p for p in payloads() if p.provider == provider]
-    promised = {(each, method) for each in own[0].source.endpoints for method in each.methods}
+    # A tenant's connection has the same webhooks at paths of its own (tests/unit/test_tenants.py).
+    promised = {
+        (each, method)
+        for each in own[0].source.endpoints
+        for method in each.methods
+        if "{connection}" not in each.path
+    }
     assert {(p.endpoint, p.raw.method) for p in own} == promised
 
 

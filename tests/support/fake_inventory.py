@@ -4,6 +4,7 @@ As the real ones: a number belongs to one of the carrier's accounts at most, a p
 tag of the first who made it, and one that is asked for again with its tag is the same purchase.
 """
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ class Held:
     tag: str = ""
     ours: bool = False
     active: bool = True
+    id: int = field(default_factory=itertools.count(1).__next__, compare=False)
 
 
 def nothing_happens(_step: str) -> None:
@@ -116,4 +118,4 @@ class FakeInventory:
         self.carrier.fate("released")
 
     def _owned(self, number: str, held: Held) -> OwnedNumber:
-        return OwnedNumber(number, f"PN{number[1:]}", held.tag, ours=held.ours, active=held.active)
+        return OwnedNumber(number, f"PN{held.id}", held.tag, ours=held.ours, active=held.active)

@@ -20,6 +20,7 @@ from router.api.vocode.schemas import (
     Uuid,
     as_page,
     page_of,
+    phone_number,
 )
 from router.control import calls
 from router.control.calls import CallQuery
@@ -252,10 +253,14 @@ async def _usage(request: ApiRequest) -> Answer:
     return Answer(body=answer if limit is None else answer | {"monthly_usage_limit_minutes": limit})
 
 
-async def _not_yet(_request: ApiRequest) -> Answer:
-    raise NotSupported(
-        "calls can't be made or ended here yet: Switchboard takes those that come in"
-    )
+async def _create(request: ApiRequest) -> Answer:
+    for name in ("from_number", "to_number"):
+        phone_number(request.sent[name], ("body", name))
+    raise NotSupported("calls can't be made here yet: Switchboard takes those that come in")
+
+
+async def _end(_request: ApiRequest) -> Answer:
+    raise NotSupported("calls can't be ended here yet: the agent ends them, or the caller")
 
 
 OPERATIONS: Final = (
@@ -300,7 +305,7 @@ OPERATIONS: Final = (
         id="create_call",
         summary="Make a call (not yet)",
         tag="calls",
-        handle=_not_yet,
+        handle=_create,
         scope="calls:write",
         body=CreateCallRequest,
         answers={501: Error},
@@ -311,7 +316,7 @@ OPERATIONS: Final = (
         id="end_call",
         summary="End a call (not yet)",
         tag="calls",
-        handle=_not_yet,
+        handle=_end,
         scope="calls:write",
         query=ById,
         answers={501: Error},

@@ -37,7 +37,7 @@ from router.api.vocode.schemas import (
     update_of,
 )
 from router.control import agents, numbers, tokens
-from router.control.model import Number, uuid_of
+from router.control.model import Number, checked_label, uuid_of
 from router.errors import Invalid
 
 _OWN_DETAILS: Final = ("outbound_only", "example_context", "description")  # of a number, ours
@@ -194,10 +194,12 @@ async def _update(request: ApiRequest) -> Answer:
     if older and not asked.keys() & _NumberParams.model_fields.keys():
         raise Invalid((_INBOUND, "Field required"), kinds=["missing"])
     sent = {name: value for name, value in asked.items() if not is_undefined(value)}
+    label = sent.get("label")
+    if label is not None:  # before the agent is changed
+        label = checked_label(("body", "label"), label)
     number = await numbers.get(request.control, request.actor, _asked(request))
     agent_id = await _inbound_after(request, number, sent.get("inbound_agent", {}), older=older)
     details = {name: sent[name] for name in _OWN_DETAILS if name in sent}
-    label = sent.get("label")
     if details or label is not None:
         number = await numbers.update(
             request.control, request.actor, number.number, label=label, details=details or None

@@ -12,7 +12,7 @@ from itertools import islice, zip_longest
 from typing import Final, NamedTuple
 
 from config.settings import TwilioSettings
-from router.errors import BadPayload, BadSignature
+from router.errors import BadSignature, ForeignAccount
 from router.provider import NO_CONNECTIONS, ConnectionBook
 from router.secrets import verifying_key
 
@@ -44,14 +44,14 @@ class Signer(NamedTuple):
         `parent` speaks for its subaccounts as long as they have no keys of their own here.
 
         Raises:
-            BadPayload: the key does not speak for that account.
+            ForeignAccount: the key does not speak for that account.
         """
         if not named:
             return self.account
         adopted = parent in self.accounts and named not in self.known
         if named in self.accounts or (adopted and ACCOUNT_SID.fullmatch(named)):
             return named
-        raise BadPayload("AccountSid is not an account of the key that signed this")
+        raise ForeignAccount("AccountSid is not an account of the key that signed this")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,8 @@ class Keyring:
         else:
             found = set(_SIDS.findall(body, 0, _NAMED_WITHIN))
             named = sorted(sid.decode() for sid in found)
-        if (asked := _CONNECTION.search(target)) is not None:
+        asked = _CONNECTION.search(target)
+        if asked is not None:
             owner = self._connections.get(asked[1])
             named = [owner.provider_account] if owner and owner.provider == _TWILIO else []
         accounts = islice(dict.fromkeys(named), _NAMED_LIMIT)
@@ -150,6 +151,8 @@ class Keyring:
         if not (named or asked) and len(body) <= _NAMELESS_LIMIT:
             every = self._connections.all(_TWILIO, limit=_TENANTS_LIMIT)
             held = [every] if len(every) < _TENANTS_LIMIT else []
+        if not any(held):
+            return ()
         # The first of each account before the second of any: nobody crowds out another's.
         turns = (each for turn in zip_longest(*held) for each in turn if each is not None)
         owners: dict[tuple[str, str], list[str]] = {}

@@ -101,28 +101,21 @@ class TwilioSource:
         """See `WebhookSource.verify`."""
         given = signature.offered(request.target, request.headers)
         form = signature.read_form(request.headers, request.body, max_fields=_MAX_FIELDS)
+        keys = self._keyring.choose(request.headers, form, request.body, request.target)
         key = signature.verify(
             bases=self._bases,
             target=request.target,
             body=request.body,
             form=form,
-            keys=self._keyring.choose(request.headers, form, request.body, request.target),
+            keys=keys,
             given=given,
         )
-        return Verified(request, Signed(form, key.signer), self._proof(key, form, request))
+        return Verified(request, Signed(form, key.signer), self._proof(key, keys))
 
-    def _proof(self, key: Key, form: Form, request: WebhookRequest) -> Proof:
+    def _proof(self, key: Key, keys: Sequence[Key]) -> Proof:
         """Whose key that is: two may have the same, the operator among them."""
-        tenants: Sequence[Key] = ()
-        if "" in key.connections:
-            tenants = self._keyring.of_connections(form, request.body, request.target)
-        signers = key.connections.union(
-            *(
-                other.connections
-                for other in tenants
-                if other.secret == key.secret and key.digest == other.digest
-            )
-        )
+        same = (each for each in keys if each.secret == key.secret and each.digest == key.digest)
+        signers = key.connections.union(*(each.connections for each in same))
         return self._connections.proof(signers)
 
     def parse(self, verified: Verified) -> Sequence[Event]:
