@@ -140,6 +140,7 @@ Index(
     numbers.c.account_id,
     numbers.c.short_id,
     numbers.c.state,
+    numbers.c.agent_id,  # always NULL; without it SQLite reads the row
     sqlite_where=_UNLINKED,
     postgresql_where=_UNLINKED,
 )

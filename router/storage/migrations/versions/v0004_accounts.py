@@ -186,7 +186,7 @@ def _numbers() -> None:
     op.create_index(
         "ix_numbers_unlinked",
         "numbers",
-        paged,
+        [*paged, "agent_id"],
         sqlite_where=unlinked,
         postgresql_where=unlinked,
     )
