@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -141,10 +141,12 @@ class Api:
         server = "" if settings.api.port else settings.public_url
         groups = {f"/openapi/{each.name}.json": [each] for each in self._dialects}
         for path, group in {"/openapi.json": [*self._dialects], **groups}.items():
-            read = partial(_openapi, cache(partial(openapi.document, group, server=server)))
-            app.router.add_get(path, read)
-        whole = cache(partial(openapi.document, self._dialects, server=server))
-        app.router.add_get("/docs", partial(_docs, cache(lambda: docs.page(whole()))))
+            make = partial(openapi.document, group, server=server)
+            app.router.add_get(path, _Document(partial(_json_of, make), "application/json").read)
+        whole = partial(openapi.document, self._dialects, server=server)
+        headers = {"Content-Security-Policy": docs.CSP, "X-Content-Type-Options": "nosniff"}
+        page = _Document(lambda: docs.page(whole()).encode(), "text/html; charset=utf-8", headers)
+        app.router.add_get("/docs", page.read)
 
     async def _receive(
         self, dialect: Dialect, methods: Mapping[str, Operation], http: web.Request
@@ -327,16 +329,28 @@ class Api:
             )
 
 
-async def _openapi(make: Callable[[], Mapping[str, Any]], _http: web.Request) -> web.Response:
-    # In a thread, the first time: it takes a while, and calls are answered here as well.
-    body = await asyncio.to_thread(lambda: pydantic_core.to_json(make()))
-    return web.Response(body=body, content_type="application/json")
+class _Document:
+    """What anybody may read, and never changes: made once, when somebody first asks for it.
+
+    In a thread, because it takes a while, and calls are answered here as well.
+    """
+
+    def __init__(
+        self, make: Callable[[], bytes], content_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._make = make
+        self._headers = {"Content-Type": content_type, **(headers or {})}
+        self._made: asyncio.Task[bytes] | None = None
+
+    async def read(self, _http: web.Request) -> web.Response:
+        """The aiohttp handler."""
+        if self._made is None or (self._made.done() and self._made.exception() is not None):
+            self._made = asyncio.create_task(asyncio.to_thread(self._make))
+        return web.Response(body=await asyncio.shield(self._made), headers=self._headers)
 
 
-async def _docs(make: Callable[[], str], _http: web.Request) -> web.Response:
-    headers = {"Content-Security-Policy": docs.CSP, "X-Content-Type-Options": "nosniff"}
-    text = await asyncio.to_thread(make)
-    return web.Response(text=text, content_type="text/html", headers=headers)
+def _json_of(make: Callable[[], Any]) -> bytes:
+    return pydantic_core.to_json(make())
 
 
 def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
