@@ -378,8 +378,9 @@ def test_the_line_of_the_first_screen_buys_a_number_that_reaches_its_agent(
 @pytest.mark.usefixtures("sandbox")
 def test_the_readmes_account_and_token_search_for_numbers(shell: Shell) -> None:
     page = (Path(__file__).parents[2] / "README.md").read_text()
-    commands = page.partition("## Accounts and tokens")[2].partition("\n## ")[0].splitlines()
-    typed = [shlex.split(line, comments=True) for line in commands if line.startswith(".venv/bin/")]
+    commands = page.partition("## Numbers by API")[2].partition("\n## ")[0].splitlines()
+    plain = [line.removeprefix("TOKEN=$(").removesuffix(")") for line in commands]
+    typed = [shlex.split(line) for line in plain if line.startswith(".venv/bin/")]
     answers = [
         json.loads(shell.invoke(*words[1:], "--json").out)
         for words in typed
