@@ -129,7 +129,8 @@ async def test_a_change_does_not_wait_for_the_next_look(
     async with publishing(database, log):
         for rev, agent in enumerate(("anna", "bob", "anna"), 1):
             await maps(database, a=agent)
-            await eventually(lambda rev=rev: len(log.all(ROUTES_TOPIC)) == rev)
+            change = (A, rev, agent)
+            await eventually(lambda change=change: change in told(log.all(ROUTES_TOPIC)))
 
 
 async def test_what_was_appended_but_not_forgotten_is_the_same_again(database: Database) -> None:
