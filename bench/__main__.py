@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 
 from bench import (
+    account,
+    api,
     decision,
     dispatch,
     durability,
@@ -13,10 +15,14 @@ from bench import (
     providers,
     report,
     strangers,
+    visible,
 )
 from bench.child import cores
 
-ORDER = ("ingress", "providers", "strangers", "dispatch", "decision", "mapping", "journal")
+ORDER = (
+    *("ingress", "providers", "strangers", "dispatch", "decision", "mapping", "journal"),
+    *("api", "visible", "account"),
+)
 
 
 def main() -> None:
@@ -40,6 +46,9 @@ def main() -> None:
         "decision": lambda: decision.run(pinned),
         "mapping": lambda: mapping.run(pinned),
         "journal": lambda: durability.run(seconds),
+        "api": lambda: api.run(seconds, pinned),
+        "visible": lambda: visible.run(pinned),
+        "account": lambda: account.run(pinned),
     }
     for name in [name for name in ORDER if not given.names or name in given.names]:
         print(f"{name} …", flush=True)

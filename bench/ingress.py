@@ -42,7 +42,7 @@ class Round:
 
     @property
     def per_cpu(self) -> float:
-        return len(self.load.latencies) / self.cpu
+        return len(self.load.latencies) / max(self.cpu, 0.01)  # a tick of the clock
 
     def millis(self, percent: float) -> float:
         return percentile(self.load.latencies, percent) * 1000

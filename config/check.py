@@ -51,7 +51,7 @@ def _missing(settings: Settings) -> Iterator[str]:
         wanted += [
             ("public_url", settings.public_url, "the https address that the carriers are given"),
             ("livekit.sip_host", livekit.sip_host, "where the carriers send the SIP leg"),
-            *_carriers(settings.providers),
+            *_carriers(settings),
         ]
     if {"ingress", "dispatch"} & set(settings.roles):
         wanted += [
@@ -65,19 +65,24 @@ def _missing(settings: Settings) -> Iterator[str]:
             yield f"{key}: is missing ({what}); without any account: switchboard up --sandbox"
 
 
-def _carriers(providers: ProvidersSettings) -> Iterator[tuple[str, object, str]]:
-    """What each carrier that is begun lacks; of the first one where none is."""
-    twilio, telnyx = providers.twilio, providers.telnyx
-    begun = _begun(providers)
+def _carriers(settings: Settings) -> Iterator[tuple[str, object, str]]:
+    """What each carrier that is begun lacks; of the first one where none is and one must be."""
+    twilio, telnyx = settings.providers.twilio, settings.providers.telnyx
+    begun = _begun(settings.providers)
     if "telnyx" in begun:
         what = "the account's public key, from Mission Control"
         yield "providers.telnyx.public_keys", telnyx.public_keys, what
         key = telnyx.api_key.get_secret_value()
         yield "providers.telnyx.api_key", key, "KEY…, from Mission Control"
-    if "twilio" in begun or not begun:
+    if "twilio" in begun or not (begun or _may_have_tenants(settings)):
         keys = twilio.auth_tokens or twilio.shared_keys
         yield "providers.twilio.account_sid", twilio.account_sid, "AC…, from the Twilio console"
         yield "providers.twilio.auth_tokens", keys, "the account's Auth Token"
+
+
+def _may_have_tenants(settings: Settings) -> bool:
+    """Whether accounts may bring connections of their own: by an API here, or elsewhere."""
+    return "api" in settings.roles or settings.has_kafka or _has_postgres(settings)
 
 
 def _split(settings: Settings) -> Iterator[str]:

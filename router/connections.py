@@ -212,8 +212,13 @@ class ConnectionFollower(CompactedTable):
             raise Unusable("its key is another connection's id")
         changed = self.table.put(sealed)
         if changed and sealed.id in self.table.unreadable:
-            self.warn("sealed_with_another_key", id=sealed.id, mend="previous_secret_keys")
+            self._warn_of_key(sealed.id)
         return changed
+
+    def _warn_of_key(self, connection_id: str, more: int = 0) -> None:
+        facts = {"more": more} if more else {}
+        mend = "previous_secret_keys"
+        self.warn("sealed_with_another_key", id=connection_id, **facts, mend=mend)
 
     @override
     def snapshot(self) -> Callable[[], Iterator[bytes]]:
@@ -235,7 +240,12 @@ class ConnectionFollower(CompactedTable):
     @override
     def restore(self, line: _Copy) -> None:
         """See `CompactedTable`."""
-        for sealed in line.connections:
-            self.table.put(sealed)
+        closed = [
+            sealed.id
+            for sealed in line.connections
+            if self.table.put(sealed) and sealed.id in self.table.unreadable
+        ]
+        if closed:
+            self._warn_of_key(closed[0], more=len(closed) - 1)
         for connection_id, version in line.removed.items():
             self.table.remove(connection_id, version)

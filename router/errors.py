@@ -7,6 +7,7 @@
 | ├ WebhookError            | what a provider sent can't be taken                  | 1    | 503  |
 | │ ├ BadSignature          | it can't prove who sent it                           | 1    | 403  |
 | │ ├ BadPayload            | it is verified, but unreadable                       | 1    | 400  |
+| │ │ └ ForeignAccount      | its key does not speak for the account that it names | 1    | 403  |
 | │ └ PayloadTooLarge       | larger than its limit                                | 1    | 413  |
 | ├ LogError                | the event log                                        | 3    | 503  |
 | │ ├ LogUnavailable        | nothing was written; it may be tried again           | 3    | 503  |
@@ -80,6 +81,10 @@ class BadSignature(WebhookError):
 
 class BadPayload(WebhookError):
     """Verified but unreadable. The message names the field, never its value."""
+
+
+class ForeignAccount(BadPayload):
+    """Verified, with a key that does not speak for the account at the provider that it names."""
 
 
 class PayloadTooLarge(WebhookError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from config.settings import Settings
 from router.api.role import ApiRole
@@ -16,6 +16,9 @@ from router.numbers import publish
 from router.providers.livekit import setup_loop
 from router.storage.clock_skew import ClockSkew
 from router.supervisor import Supervisor
+
+PREPARING: Final = "its schema is being brought up to date"
+"""What /readyz says of the database before it can be used, where no webhooks are taken."""
 
 
 @dataclass(slots=True)

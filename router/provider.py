@@ -75,6 +75,10 @@ class WebhookSource(Protocol):
     def endpoints(self) -> Sequence[Endpoint]:
         """The webhooks that it takes."""
 
+    @property
+    def has_tenants(self) -> bool:
+        """Whether the keys of tenants' connections are among those that it verifies with."""
+
     def check_head(self, request: WebhookRequest) -> None:
         """Raise BadSignature where `verify` will refuse the request whatever its body is.
 

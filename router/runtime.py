@@ -38,7 +38,7 @@ from router.http.server import base_app, listening
 from router.ingress.app import add_webhooks
 from router.ingress.routes import RouteFollower
 from router.ingress.webhook import Webhooks
-from router.node import Node
+from router.node import PREPARING, Node
 from router.numbers import publish
 from router.observability.log import get as log_of
 from router.observability.metrics import (
@@ -108,7 +108,8 @@ async def run(
         book = NO_CONNECTIONS if connections is None else connections.table
         context = context_of(settings, credentials, clock, book)
         health = DispatchHealth(clock) if "dispatch" in settings.roles else None
-        resources = await _resources(context, log, supervisor, health, stack)
+        filled = asyncio.Event()
+        resources = await _resources(context, log, supervisor, health, filled, stack)
         routes = _follower(settings, log, clock)
         setup = _setup(resources, credentials, clock)
         guard = publish.Guard(forget=forget_routes)
@@ -119,7 +120,7 @@ async def run(
         node = Node(settings, log, routes, setup, supervisor, guard, dispatching)
         node.connections = connections
         if "api" in settings.roles:
-            node.api = await stack.enter_async_context(open_api(settings, keys, clock))
+            node.api = await stack.enter_async_context(open_api(settings, keys, clock, filled))
         roles = _Roles(node, resources, context, stop)
         await roles.run(started)
 
@@ -136,13 +137,15 @@ async def _resources(
     log: OpenLog,
     supervisor: Supervisor,
     health: DispatchHealth | None,
+    filled: asyncio.Event,
     stack: AsyncExitStack,
 ) -> Resources | None:
     """What the roles other than the ingress need; the ingress answers without any of it."""
     settings = context.settings
     if settings.roles == ("ingress",):
         return None
-    database: Database = await stack.enter_async_context(open_database(settings))
+    opened = open_database(settings, filled=filled)
+    database: Database = await stack.enter_async_context(opened)
     livekit: LiveKitClient = await stack.enter_async_context(open_livekit(settings.livekit))
     carriers = await stack.enter_async_context(open_carriers(context))
     return Resources(settings, log, database, livekit, carriers, context.clock, supervisor, health)
@@ -305,6 +308,8 @@ class _Roles:
         A node that answers calls must start whatever became of the database, and wait for it.
         """
         node = self._node
+        if node.routes is None:  # it must not be asked for anything before
+            node.database = PREPARING
         while not drain.is_set():
             try:
                 await prepare(resources.settings)
@@ -339,7 +344,7 @@ class _Roles:
         node = self._node
         if state not in ("ok", node.database):  # once, not every time
             logger.error("database.unusable", why=state, retry_every=_PREPARE_AGAIN)
-        elif state != node.database:
+        elif node.database not in (state, PREPARING):
             logger.info("database.usable")
         node.database = state
 

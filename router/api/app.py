@@ -11,8 +11,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from hashlib import sha256
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from structlog.contextvars import bound_contextvars
 from router import registry
 from router.api import docs, openapi
 from router.api.answers import as_request_error, dumped, response
-from router.api.idempotency import Idempotency
+from router.api.idempotency import Idempotency, request_key
 from router.api.operation import NOBODY, Answer, ApiRequest, Dialect, Operation
 from router.api.reading import is_storable, read_json, read_query, validate
 from router.control import tokens
@@ -129,6 +128,8 @@ class Api:
             for operation in dialect.operations:
                 paths.setdefault(operation.path, {})[operation.method] = operation
                 API_SECONDS.labels(dialect.name, operation.id)
+                for status in ("500", "503"):  # alerts need them at 0 (metrics.py)
+                    API_REQUESTS.labels(dialect.name, operation.id, status)
             for path, methods in paths.items():
                 app.router.add_route("*", path, partial(self._receive, dialect, methods))
             rest = dialect.base + "{rest:(/.*)?}"
@@ -140,10 +141,12 @@ class Api:
         server = "" if settings.api.port else settings.public_url
         groups = {f"/openapi/{each.name}.json": [each] for each in self._dialects}
         for path, group in {"/openapi.json": [*self._dialects], **groups}.items():
-            read = partial(_openapi, cache(partial(openapi.document, group, server=server)))
-            app.router.add_get(path, read)
-        whole = cache(partial(openapi.document, self._dialects, server=server))
-        app.router.add_get("/docs", partial(_docs, cache(lambda: docs.page(whole()))))
+            make = partial(openapi.document, group, server=server)
+            app.router.add_get(path, _Document(partial(_json_of, make), "application/json").read)
+        whole = partial(openapi.document, self._dialects, server=server)
+        headers = {"Content-Security-Policy": docs.CSP, "X-Content-Type-Options": "nosniff"}
+        page = _Document(lambda: docs.page(whole()).encode(), "text/html; charset=utf-8", headers)
+        app.router.add_get("/docs", page.read)
 
     async def _receive(
         self, dialect: Dialect, methods: Mapping[str, Operation], http: web.Request
@@ -285,10 +288,10 @@ class Api:
         self, exchange: _Exchange, operation: Operation, actor: Actor, body: bytes
     ) -> Answer:
         http = exchange.http
-        key = self._idempotency.key_of(http.headers) if operation.creates else ""
         said = b"\n".join((http.method.encode(), http.raw_path.encode(), body))
+        key = self._idempotency.key_of(http.headers) if operation.creates else ""
         if key:
-            actor = msgspec.structs.replace(actor, intent=f"{key} {sha256(said).hexdigest()}")
+            actor = msgspec.structs.replace(actor, request_key=request_key(key, said))
         request = _request(self._control, operation, actor, http, body)
 
         async def carry_out() -> Answer:
@@ -340,16 +343,28 @@ class Api:
             )
 
 
-async def _openapi(make: Callable[[], Mapping[str, Any]], _http: web.Request) -> web.Response:
-    # In a thread, the first time: it takes a while, and calls are answered here as well.
-    body = await asyncio.to_thread(lambda: pydantic_core.to_json(make()))
-    return web.Response(body=body, content_type="application/json")
+class _Document:
+    """What anybody may read, and never changes: made once, when somebody first asks for it.
+
+    In a thread, because it takes a while, and calls are answered here as well.
+    """
+
+    def __init__(
+        self, make: Callable[[], bytes], content_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._make = make
+        self._headers = {"Content-Type": content_type, **(headers or {})}
+        self._made: asyncio.Task[bytes] | None = None
+
+    async def read(self, _http: web.Request) -> web.Response:
+        """The aiohttp handler."""
+        if self._made is None or (self._made.done() and self._made.exception() is not None):
+            self._made = asyncio.create_task(asyncio.to_thread(self._make))
+        return web.Response(body=await asyncio.shield(self._made), headers=self._headers)
 
 
-async def _docs(make: Callable[[], str], _http: web.Request) -> web.Response:
-    headers = {"Content-Security-Policy": docs.CSP, "X-Content-Type-Options": "nosniff"}
-    text = await asyncio.to_thread(make)
-    return web.Response(text=text, content_type="text/html", headers=headers)
+def _json_of(make: Callable[[], Any]) -> bytes:
+    return pydantic_core.to_json(make())
 
 
 def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
@@ -357,7 +372,9 @@ def _no_operation(methods: Mapping[str, Operation]) -> RequestError:
         return NotFound("there is no such path", code="unknown_path")
     allow = [each for each in _METHODS if each in methods or (each == "HEAD" and "GET" in methods)]
     return MethodNotAllowed(
-        f"not by this method; there is: {', '.join(allow)}", allow=allow, code="method_not_allowed"
+        f"this path does not take that method, only {', '.join(allow)}",
+        allow=allow,
+        code="method_not_allowed",
     )
 
 

@@ -125,5 +125,13 @@ class Idempotency:
         )
 
 
+def request_key(key: str, said: bytes) -> str:
+    """What tells a request from all others of its account, however often it is repeated.
+
+    Where an answer got lost with its process, this is what is left (`Actor.request_key`).
+    """
+    return sha256(key.encode() + b"\n" + said).hexdigest()
+
+
 def _owner(account_id: str, key: str) -> str:
     return f"idempotency/{account_id}/{key}"

@@ -1,5 +1,6 @@
 """The role `api`: the dialects with a database of their own, and what is done beside requests."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,7 +11,7 @@ from aiohttp import web
 from config.settings import HttpSettings, Settings
 from router.api.app import Api, dialects
 from router.clock import Clock
-from router.control import orders, tokens
+from router.control import orders, refresh, tokens
 from router.control.context import Control, control_of
 from router.errors import StorageError
 from router.observability import log
@@ -21,6 +22,7 @@ from router.supervisor import Work
 logger = log.get(__name__)
 
 _WRITE_USED: Final = 10.0  # seconds between two notes of which tokens were used
+_REFRESH: Final = 10.0  # seconds between two looks for changes of documents that were left undone
 _PRUNE: Final = 3600.0  # seconds between two removals of old Idempotency-Keys
 
 
@@ -49,6 +51,7 @@ class ApiRole:
         database = self._control.database
         return {
             "orders": partial(orders.recover_loop, self._control),
+            "refreshes": partial(self._again, _REFRESH, partial(refresh.recover, self._control)),
             "token_use": partial(
                 self._again, _WRITE_USED, partial(tokens.write_used, self._control)
             ),
@@ -70,11 +73,12 @@ class ApiRole:
 
 @asynccontextmanager
 async def open_api(
-    settings: Settings, keys: Sequence[bytes], clock: Clock
+    settings: Settings, keys: Sequence[bytes], clock: Clock, filled: asyncio.Event | None = None
 ) -> AsyncIterator[ApiRole]:
     """The role, until the end of the block; nothing is asked of the database yet.
 
-    It has connections of its own: its clients never keep a call's claim waiting for one.
+    It has connections of its own: its clients never keep a call's claim waiting for one. `filled`
+    is the event of the node's other connections (`router.storage.engine.Database`).
     """
-    async with open_database(settings) as database:
+    async with open_database(settings, filled=filled) as database:
         yield ApiRole(control_of(settings, database, keys, clock))

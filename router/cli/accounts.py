@@ -22,9 +22,10 @@ from router.clock import SYSTEM
 from router.control import accounts as account_service
 from router.control import audit as audit_service
 from router.control import calls as call_service
+from router.control import numbers as number_service
 from router.control.calls import Usage
 from router.control.context import Control, control_of
-from router.control.model import Account, Actor, AuditRow, Page, Plan
+from router.control.model import Account, Actor, AuditRow, Number, Page, Plan
 from router.events.ids import DEFAULT_ACCOUNT
 from router.files import make_data_folder
 from router.secrets import find_key, load_keys
@@ -39,31 +40,37 @@ OPERATOR: Final = Actor(account_id=DEFAULT_ACCOUNT)
 PAGE: Final = 500
 
 accounts = typer.Typer(
-    no_args_is_help=True, help="Accounts: who owns agents and numbers, and how much of them."
+    no_args_is_help=True, help="Accounts (tenants), and how much their plans allow."
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its name or its id.")]
 NumbersOption = Annotated[
-    str | None, typer.Option("--numbers", metavar="N|none", help="Numbers that it may hold.")
+    str | None,
+    typer.Option("--numbers", metavar="N|none", help="Numbers that it may hold; none: no limit."),
 ]
 CallsOption = Annotated[
-    str | None, typer.Option("--calls", metavar="N|none", help="Calls at the same time.")
+    str | None,
+    typer.Option("--calls", metavar="N|none", help="Calls at the same time; none: no limit."),
 ]
 MinutesOption = Annotated[
     str | None,
-    typer.Option("--minutes", metavar="N|none", help="Minutes of calls in a month (UTC)."),
+    typer.Option(
+        "--minutes", metavar="N|none", help="Minutes of calls in a month (UTC); none: no limit."
+    ),
 ]
 SharedOption = Annotated[
     bool | None,
     typer.Option(
         "--shared-carriers/--own-carriers",
-        help="Whether it buys numbers through the operator's carriers where it has none.",
+        help="Whether it may buy numbers through the operator's carriers too.",
     ),
 ]
 WorkerOption = Annotated[
     str | None,
     typer.Option(
-        "--worker", metavar="NAME", help="livekit_agent_name of its agents that name none."
+        "--worker",
+        metavar="NAME",
+        help="LiveKit worker (livekit_agent_name) of its agents that name none.",
     ),
 ]
 
@@ -104,6 +111,16 @@ def with_control(
     return run(whole())
 
 
+def released(config: Path | None, account: str, number: str) -> Number:
+    """The account's number, given back (`numbers.release`)."""
+
+    async def work(control: Control) -> Number:
+        owner = await account_service.get(control, OPERATOR, account)
+        return await number_service.release(control, Actor(account_id=owner.id), number)
+
+    return with_control(config, work, changes=True)
+
+
 async def all_of(page_at: Callable[[int], Awaitable[Page[T]]]) -> list[T]:
     """Every item of a list, page by page."""
     found: list[T] = []
@@ -126,7 +143,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 @accounts.command("create")
 def create_account(
-    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Lower-case letters, digits, - and _.")
+    ],
     numbers: NumbersOption = None,
     calls: CallsOption = None,
     minutes: MinutesOption = None,
@@ -135,7 +154,7 @@ def create_account(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make an account; what is not limited is without limit."""
+    """Make an account; a limit that is not given is none."""
     with reported():
         plan = _plan(Plan(), numbers, calls, minutes, shared)
 
@@ -178,7 +197,7 @@ def list_accounts(config: ConfigOption = None, json: JsonOption = False) -> None
 def show_account(
     account: NameArgument, config: ConfigOption = None, json: JsonOption = False
 ) -> None:
-    """One account, its plan, and what it used of it this month."""
+    """One account: its plan, and what it has used of it this month."""
     with reported():
 
         async def work(control: Control) -> tuple[Account, Usage]:
@@ -213,7 +232,7 @@ def update_account(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change what is given of an account; numbers above a new limit stay."""
+    """Change what is given; numbers that are above a new limit stay."""
     with reported():
 
         async def work(control: Control) -> Account:
@@ -228,12 +247,15 @@ def update_account(
 
 def trail(
     account: Annotated[
-        str | None, typer.Option("--account", metavar="ACCOUNT", help="Of this one alone.")
+        str | None, typer.Option("--account", metavar="ACCOUNT", help="Only of this account.")
     ] = None,
     thing: Annotated[
-        str, typer.Option("--object", metavar="ID", help="Of this agent, number, token …")
+        str,
+        typer.Option(
+            "--object", metavar="ID", help="Only of the agent, number, token … with this id."
+        ),
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Changes to show.")] = 50,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:

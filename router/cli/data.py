@@ -80,6 +80,25 @@ def list_numbers(
 numbers.command("remove")(remove)
 
 
+@numbers.command("release")
+def release_number(
+    number: Annotated[str, typer.Argument(help="A number of the account.")],
+    account: AccountOption = DEFAULT_NAME,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Route a number nowhere, and give it back to its carrier if Switchboard bought it."""
+    # It knows the carriers, which the other commands here do without.
+    from router.cli.accounts import released
+
+    with reported():
+        found = released(config, account, e164(number))
+        if json:
+            return print_json(found)
+        console.print(f"{found.number} is {found.state}.")
+        return None
+
+
 @calls.command("list")
 def list_calls(
     account: AccountOption = DEFAULT_NAME,

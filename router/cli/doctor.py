@@ -63,12 +63,19 @@ _MARKS: Final = {
 }
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """Of the connections in /readyz."""
+
+    unreadable: int = 0
+
+
 class _Ready(msgspec.Struct, frozen=True):
     """Of /readyz: its roles, and provider → the setting that refuses its webhooks."""
 
     roles: list[str]
     ready: bool = False
     refused: dict[str, str] = {}
+    connections: _Known = _Known()
 
 
 class _Restored(msgspec.Struct, frozen=True):
@@ -350,9 +357,14 @@ async def _webhooks(settings: Settings) -> Finding:
     running = await _ready(settings)
     if running is None:
         return Finding("webhooks", "ok", "no instance runs here that could say more")
-    if running.refused:
-        words = "\n".join(f"{name}: {hint}" for name, hint in sorted(running.refused.items()))
-        return Finding("webhooks", "problem", words)
+    found = [f"{name}: {hint}" for name, hint in sorted(running.refused.items())]
+    if closed := running.connections.unreadable:
+        found.append(
+            f"{closed} connection{'s' if closed > 1 else ''} of accounts can't be opened, so their "
+            "webhooks are refused: put the secret_key that sealed them into previous_secret_keys"
+        )
+    if found:
+        return Finding("webhooks", "problem", "\n".join(found))
     return Finding("webhooks", "ok", "none refused that a setting would let in")
 
 

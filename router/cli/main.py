@@ -62,14 +62,12 @@ COMMANDS: Final[Mapping[str, _Source]] = {
     "calls": _Source("data:calls", "What became of the calls."),
     "agents": _Source("data:agents", "The agents that answer."),
     "numbers": _Source("data:numbers", "The numbers and where they lead."),
-    "accounts": _Source(
-        "accounts:accounts", "Accounts: who owns agents and numbers, and how much of them."
-    ),
-    "tokens": _Source("tokens:tokens", "Bearer tokens of the control API."),
+    "accounts": _Source("accounts:accounts", "Accounts (tenants), and how much their plans allow."),
+    "tokens": _Source("tokens:tokens", "Tokens: who may use the control API, and for what."),
     "connections": _Source(
-        "secrets:connections", "Connections: an account's credentials at a provider."
+        "secrets:connections", "Connections: an account's own credentials at a carrier."
     ),
-    "secrets": _Source("secrets:secrets", "The key that credentials are sealed with."),
+    "secrets": _Source("secrets:secrets", "The key that stored credentials are encrypted with."),
     "audit": _Source("accounts:trail", "Who changed what, newest first."),
 }
 

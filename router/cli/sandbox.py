@@ -101,19 +101,18 @@ class Sandbox:
             "  .venv/bin/switchboard explain +14155550100   why it goes where it goes",
             "  .venv/bin/switchboard calls list             what became of the calls",
             "",
-            f"The API speaks as voice.ai's, Vocode's and Resemble's: {where}/docs. Buy a number",
-            f"for agent {_TENANTS_AGENT} of account {self.tenant.name}, then call it as above:",
-            *self._purchase(where),
+            f"The control API, for clients of voice.ai, Vocode and Resemble too: {where}/docs",
+            f"Buy a number for agent {_TENANTS_AGENT} of account {self.tenant.name}, then call it:",
+            self._purchase(where),
             *self._hint(),
             "Ctrl-C stops it.",
         ]
 
-    def _purchase(self, where: str) -> list[str]:
-        wanted = {"area_code": "415", "agent_id": self.tenant.agent_id}
-        return [
-            f'  curl -H "Authorization: Bearer {self.tenant.token}" \\',
-            f"    {where}/api/switchboard/v1/numbers -d '{json.dumps(wanted)}'",
-        ]
+    def _purchase(self, where: str) -> str:
+        """One line, however long: whoever copies it by the line has all of it."""
+        wanted = json.dumps({"area_code": "415", "agent_id": self.tenant.agent_id})
+        header = f'"Authorization: Bearer {self.tenant.token}"'
+        return f"  curl -H {header} {where}/api/switchboard/v1/numbers -d '{wanted}'"
 
     def _hint(self) -> list[str]:
         if not self.unheeded:

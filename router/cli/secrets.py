@@ -38,9 +38,11 @@ _RESTART = (
     "gets the new ones at the start."
 )
 
-secrets = typer.Typer(no_args_is_help=True, help="The key that credentials are sealed with.")
+secrets = typer.Typer(
+    no_args_is_help=True, help="The key that stored credentials are encrypted with."
+)
 connections = typer.Typer(
-    no_args_is_help=True, help="Connections: an account's credentials at a provider."
+    no_args_is_help=True, help="Connections: an account's own credentials at a carrier."
 )
 
 
@@ -51,10 +53,10 @@ def _secrets() -> None:
 
 @secrets.command("rotate")
 def rotate(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Seal everything anew with the current key; the data folder's own key is replaced first.
+    """Encrypt all stored credentials with a new key: of the data folder, or that of the settings.
 
-    It may be stopped and run again, and works beside a running instance. Of keys in the settings:
-    put the new one into secret_key and the old one into previous_secret_keys first, on every node.
+    It works beside a running instance, and may be stopped and run again. Where secret_key is set:
+    first put the new key there and the old one into previous_secret_keys, on every node.
     """
     with reported():
         settings = settings_of(config)
@@ -88,10 +90,14 @@ async def _rotate(settings: Settings) -> tuple[str, Rotated]:
 def _tell(key: str, done: Rotated) -> None:
     what = ", ".join(f"{table} {count}" for table, count in done.sealed.items() if count)
     if key == "new":
-        console.print("A new key was made; the former one is kept for opening.")
+        console.print(
+            "A new key was made; the former one is kept, to read what is encrypted with it."
+        )
     if key == "kept":
-        console.print("A rotation that was stopped is finished; run it again for another new key.")
-    console.print(f"Sealed anew: {what or 'nothing, all of it was'}.")
+        console.print(
+            "The rotation that was stopped is finished. For another new key, run it again."
+        )
+    console.print(f"Encrypted anew: {what or 'nothing'}.")
     if key == "new":
         problems.print(_RESTART)
 
@@ -100,7 +106,7 @@ def _tell(key: str, done: Rotated) -> None:
 def list_connections(
     account: AccountOption = DEFAULT_NAME, config: ConfigOption = None, json: JsonOption = False
 ) -> None:
-    """An account's connections, oldest first, their credentials masked."""
+    """An account's connections, oldest first; credentials by their last four characters."""
     with reported():
 
         async def work(control: Control) -> list[Connection]:
@@ -129,7 +135,7 @@ def list_connections(
 
 @connections.command("create")
 def create_connection(
-    provider: Annotated[str, typer.Argument(help="twilio or telnyx.")],
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="twilio or telnyx.")],
     provider_account: Annotated[
         str, typer.Option("--provider-account", metavar="SID", help="Twilio's Account SID.")
     ] = "",
@@ -138,7 +144,7 @@ def create_connection(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Keep an account's credentials; they are asked for, or read as a JSON object from stdin."""
+    """Store an account's credentials, typed at a prompt or as a JSON object on stdin."""
     with reported():
         given = _credentials(provider)
 
@@ -167,7 +173,7 @@ def delete_connection(
     account: AccountOption = DEFAULT_NAME,
     config: ConfigOption = None,
 ) -> None:
-    """Forget a connection; refused while numbers are held through it."""
+    """Delete a connection; refused while numbers are held through it."""
     with reported():
 
         async def work(control: Control) -> None:

@@ -24,7 +24,9 @@ from router.control.model import Token
 
 _DAY: Final = 86400.0  # seconds
 
-tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the control API.")
+tokens = typer.Typer(
+    no_args_is_help=True, help="Tokens: who may use the control API, and for what."
+)
 
 
 @tokens.command("create")
@@ -34,19 +36,24 @@ def create_token(
         typer.Option(
             "--scope",
             metavar="SCOPE",
-            help=f"What it may do, more than once: {', '.join(token_service.SCOPES)}.",
+            help=f"What it may do; give it once for each: {', '.join(token_service.SCOPES)}.",
         ),
     ] = None,
     account: AccountOption = DEFAULT_NAME,
     label: Annotated[str, typer.Option("--label", help="What it is for.")] = "",
     days: Annotated[
         float | None,
-        typer.Option("--days", min=0.001, max=36500, help="How long; without it, until revoked."),
+        typer.Option(
+            "--days",
+            min=0.001,
+            max=36500,
+            help="Days that it is valid; without it, until it is revoked.",
+        ),
     ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a token: it is printed once, here, and stored nowhere."""
+    """Make a token. It is shown only now: keep it."""
     with reported():
         scopes: Sequence[Any] = scope or ()
 
@@ -74,12 +81,12 @@ def create_token(
 @tokens.command("list")
 def list_tokens(
     account: Annotated[
-        str | None, typer.Option("--account", metavar="ACCOUNT", help="Of this one alone.")
+        str | None, typer.Option("--account", metavar="ACCOUNT", help="Only of this account.")
     ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """All tokens, newest first, without their secrets."""
+    """All tokens, newest first; of each its last four characters."""
     with reported():
 
         async def work(control: Control) -> tuple[list[Token], dict[str, str]]:
@@ -117,7 +124,7 @@ def show_token(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """One token, without its secret."""
+    """One token: its scopes, state and last use."""
     with reported():
 
         async def work(control: Control) -> Token:
@@ -132,7 +139,7 @@ def revoke_token(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Let nobody in with a token any more, from now on, at every instance."""
+    """Refuse a token from now on, at every instance."""
     with reported():
 
         async def work(control: Control) -> Token:

@@ -20,7 +20,7 @@ from router.cli.sandbox import Sandbox, open_sandbox
 from router.errors import ConfigError
 from router.node import Node
 from router.observability import log
-from router.providers import configured
+from router.providers import carriers, configured
 from router.runtime import run as run_node
 
 _WEBHOOKS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
@@ -42,7 +42,7 @@ def up(
     ] = False,
     roles: Annotated[
         str | None,
-        typer.Option(help="Comma-separated: ingress, dispatch, calls, relay. Default: all."),
+        typer.Option(help="Comma-separated: ingress, dispatch, calls, relay, api. Default: all."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Instead of http.port.")] = None,
     forget_routes: Annotated[
@@ -119,9 +119,15 @@ def _banner(node: Node) -> list[str]:
     kafka = ", ".join(settings.kafka.bootstrap_servers) or "none: the journal alone"
     where = local_url(settings, node.http_port)
     webhooks = [line for each in configured(settings) for line in _webhooks(each.name)]
+    of_operator = any(each.name in carriers() for each in configured(settings))
     return [
         f"[bold]Switchboard[/bold] is up: {', '.join(settings.roles)} on {where}",
         *(f"  {what:24} {settings.public_url}/webhooks/{path}" for what, path in webhooks),
+        *(
+            []
+            if of_operator
+            else ["  no carrier in the settings: calls come to accounts' own alone"]
+        ),
         f"  data {settings.data_dir} · Kafka {kafka} · health {where}/readyz",
         "Ctrl-C stops it. Is everything in place?  switchboard doctor",
     ]

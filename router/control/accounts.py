@@ -132,26 +132,30 @@ async def require_slot(connection: AsyncConnection, account_id: str) -> Account:
         NotFound: no such account.
     """
     account = await _read(connection, accounts.c.id == account_id, locked=True)
-    if account.plan.numbers is not None:
+    limit = account.plan.numbers
+    if limit is not None and await numbers_held(connection, account_id, most=limit) >= limit:
         held = await numbers_held(connection, account_id)
-        if held >= account.plan.numbers:
-            raise LimitReached(
-                f"{held} of the {account.plan.numbers} phone numbers of the account's plan are in "
-                "use: upgrade the plan, or release a number",
-                code=NUMBER_LIMIT_REACHED,
-            )
+        raise LimitReached(
+            f"{held} of the {limit} phone numbers of the account's plan are in use: upgrade the "
+            "plan, or release a number",
+            code=NUMBER_LIMIT_REACHED,
+        )
     return account
 
 
-async def numbers_held(connection: AsyncConnection, account_id: str) -> int:
+async def numbers_held(
+    connection: AsyncConnection, account_id: str, *, most: int | None = None
+) -> int:
     """How many slots the account uses: its numbers, and what it buys.
 
     Not those that are being released, nor those (corrupted) whose release the carrier refused:
-    their slot was freed when the release began, and may be another number's by now.
+    their slot was freed when the release began, and may be another number's by now. `most`: of
+    numbers no more are counted.
     """
-    held = select(func.count()).where(
+    active = select(numbers.c.short_id).where(
         numbers.c.account_id == account_id, numbers.c.state == "active"
     )
+    held = select(func.count()).select_from(active.limit(most).subquery())
     # A number that is stored already takes one slot, also while its order is not yet gone.
     buying = select(func.count()).where(
         orders.c.account_id == account_id,

@@ -1,12 +1,13 @@
 """Agents: what answers. What its numbers must be told of a change is in their routes at once.
 
 An agent has two documents. `config` is the dialect's own, kept as it was sent, its secrets sealed.
-`metadata` is what its jobs get. Where the dialect does not say what that is, it is made from the
-config: `{"config": …, "documents": {id: {"kind": …, …}}}`, without secrets, with the body of every
-document of the account (prompt, action, voice, webhook, vector database) whose id stands anywhere
-in the config, so that a job need not ask for it. Then it follows the config, and `refresh`, which
-`router.control.documents` calls in the transaction that changes a document. Metadata that a dialect
-gave itself are changed by `update(metadata=…)` alone.
+`metadata` is what its jobs get: what the dialect gives, or what is made from the config
+(`router.control.job_metadata`).
+
+Up to `AT_ONCE` numbers are told in the agent's own transaction. Of more, the others are told in
+further ones before the answer is given, so that calls are claimed in between; until then the agent
+is ahead of them, and whatever ended the process, the role relay tells the rest
+(`router.numbers.publish`).
 """
 
 import re
@@ -14,7 +15,7 @@ import secrets
 import unicodedata
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, func, select
@@ -22,7 +23,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.control import audit, number_rows
+from router.control import audit, job_metadata, number_rows
 from router.control.context import Control
 from router.control.model import (
     Actor,
@@ -38,23 +39,28 @@ from router.control.model import (
     uuid_of,
 )
 from router.errors import Conflict, Invalid, NotFound
-from router.routing.spec import METADATA_LIMIT, AgentStatus, metadata_size, too_large
+from router.routing.spec import AgentStatus
 from router.storage import mapping
-from router.storage.schema import accounts, agents, documents, numbers
+from router.storage.schema import accounts, agents, numbers
 from router.storage.sql import insert as upsert
 from router.storage.sql import now_after, now_micros, paged
-from router.vault import conceal, is_secret_key, masked, reveal
+from router.vault import conceal, masked, reveal
 
 _CONFIG: Final = ("body", "config")
 _LONGEST_NAME: Final = 60  # characters, before what makes it unique
 _SUFFIXES: Final = 20  # -2 to -20; behind that chance makes a name unique
 _TRIES: Final = 5
 _NAMED: Final = 10  # numbers that an error names
-_AT_ONCE: Final = 500  # numbers whose routes change in the agent's own transaction
-_IDS: Final = 100  # documents that one agent may refer to
-
-_UUID: Final = re.compile("[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+AT_ONCE: Final = 250  # numbers whose routes change in one transaction, some 20 ms
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+class Changed(NamedTuple):
+    """What became of a change of an agent."""
+
+    agent: Agent
+    told: int  # numbers
+    left: bool  # others may be left that were not told: `mapping.tell` is to follow
 
 
 async def create(
@@ -96,12 +102,12 @@ async def create(
         created_at = now_after(agents.c.created_at, agents.c.account_id == actor.account_id)
         given = metadata
         if given is None:
-            given = await _made(connection, actor, stored)
+            given = await job_metadata.made(connection, actor, stored)
         row = {
             "id": agent_id,
             "account_id": actor.account_id,
             "label": label,
-            "metadata": _json(_checked(given)),
+            "metadata": _json(job_metadata.checked(given)),
             "status": status,
             "origin": origin,
             "config": _json(stored),
@@ -121,10 +127,10 @@ async def create(
             if (found := made.mappings().one_or_none()) is not None:
                 await audit.record(connection, actor, "agent.created", agent_id, after=_told(found))
                 if number is not None:
-                    theirs = await number_rows.assign(
+                    linked = await number_rows.assign(
                         connection, actor, agent_id, number, move=move
                     )
-                    await mapping.publish(connection, actor.account_id, theirs)
+                    await mapping.publish(connection, actor.account_id, linked.moved)
                 return _agent(found)
         raise Conflict(
             f"the account has an agent {label!r} already: choose another name",
@@ -169,10 +175,11 @@ async def list_(
     order: list[ColumnElement[Any]] = [agents.c.created_at, agents.c.id]
     if newest_first:
         order = [column.desc() for column in order]
-    page = paged(select(agents).where(*wanted).order_by(*order), offset, limit)
+    page = paged(select(agents.c.id).where(*wanted).order_by(*order), offset, limit)
+    items = select(agents).where(agents.c.id.in_(page)).order_by(*order)
     total = select(func.count()).select_from(agents).where(*wanted)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page)).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         count = (await connection.execute(total)).scalar_one()
     return Page([_agent(row) for row in rows], count)
 
@@ -207,7 +214,7 @@ async def update(
     if livekit_agent_name is not None:
         worker = checked_label(("body", "livekit_agent_name"), livekit_agent_name)
 
-    async def work(connection: AsyncConnection) -> tuple[Agent, bool]:
+    async def work(connection: AsyncConnection) -> tuple[Changed, number_rows.Assigned | None]:
         row = await _row(connection, actor, agent_id, lock=True)
         new = dict(changes)
         if worker is not None:
@@ -218,17 +225,21 @@ async def update(
             checked_json(_CONFIG, wanted)  # before it is walked
             after = conceal(control.vault, row["id"], wanted, before)
             new["config"] = _json(after)
-            if metadata is None and _is_made(_decoder.decode(row["metadata"]), before):
-                new["metadata"] = _json(_checked(await _made(connection, actor, after)))
-        moved: Sequence[str] = ()
+            if metadata is None and job_metadata.is_made(row["metadata"], before):
+                new["metadata"] = await job_metadata.remade(connection, actor, after)
+        given = None
         if not isinstance(number, msgspec.UnsetType):
-            moved = await number_rows.assign(connection, actor, row["id"], number, move=move)
-        return await _change(connection, actor, "agent.updated", row, new, moved)
+            given = await number_rows.assign(connection, actor, row["id"], number, move=move)
+        moved = () if given is None else given.moved
+        done = await change(connection, actor, "agent.updated", row, new, moved=moved)
+        return done, given
 
-    agent, is_whole = await control.database.transact(work)
-    if not is_whole:
-        await mapping.tell(control.database, actor.account_id, [agent.name])
-    return agent
+    done, given = await control.database.transact(work)
+    if given is not None and given.left:
+        await unlink(control, actor, agent_id, but_for=given.number)
+    if done.left:
+        await mapping.tell(control.database, actor.account_id, done.agent.id)
+    return done.agent
 
 
 def _given(
@@ -241,7 +252,7 @@ def _given(
     if status is not None:
         given["status"] = status
     if metadata is not None:
-        given["metadata"] = _json(_checked(metadata))
+        given["metadata"] = _json(job_metadata.checked(metadata))
     return given
 
 
@@ -284,11 +295,13 @@ async def numbers_of_each(
 
     `first`: the oldest of each alone, however many there are.
     """
-    theirs = (numbers.c.account_id == actor.account_id, numbers.c.agent_id.in_(agent_ids))
-    query = number_rows.SHOWN.where(*theirs)
-    if first:
-        oldest = select(func.min(numbers.c.short_id)).where(*theirs).group_by(numbers.c.agent_id)
-        query = query.where(numbers.c.short_id.in_(oldest))
+    theirs = (agents.c.account_id == actor.account_id, agents.c.id.in_(agent_ids))
+    if first:  # one look at the index for each agent, however many numbers it has
+        oldest = select(func.min(numbers.c.short_id)).where(numbers.c.agent_id == agents.c.id)
+        each = select(oldest.correlate(agents).scalar_subquery()).where(*theirs)
+        query = number_rows.SHOWN.where(numbers.c.short_id.in_(each))
+    else:
+        query = number_rows.SHOWN.where(*theirs)
     found: dict[str, list[Number]] = {}
     async with control.database.read() as connection:
         for row in (await connection.execute(query.order_by(numbers.c.short_id))).mappings():
@@ -296,64 +309,58 @@ async def numbers_of_each(
     return found
 
 
-async def refresh(control: Control, actor: Actor, document_id: str) -> None:
-    """Let the jobs of the account's agents have a document as it is now (or without it).
+async def unlink(
+    control: Control, actor: Actor, agent_id: str, *, but_for: str | None = None
+) -> list[str]:
+    """Let none of its numbers lead to it any more, but for the E.164 number `but_for`; which ones.
 
-    Of agents whose metadata are made from their config (see the module); again does no harm.
-
-    Raises:
-        Invalid: with the document, an agent has more than a job can take.
+    Part by part, so that calls are claimed in between; asked again, it does what is left.
     """
+    mine = (numbers.c.account_id == actor.account_id, numbers.c.agent_id == uuid_of(agent_id))
+    some = select(numbers.c.short_id).where(*mine, numbers.c.number != (but_for or ""))
+    some = some.order_by(numbers.c.short_id).limit(number_rows.FREED)
 
     async def work(connection: AsyncConnection) -> list[str]:
-        return await refresh_within(connection, actor, document_id)
+        query = number_rows.SHOWN.where(*mine, numbers.c.short_id.in_(some))
+        query = query.order_by(numbers.c.number).with_for_update(of=numbers)
+        rows = (await connection.execute(query)).mappings().all()
+        keys = [row["number"] for row in rows]
+        if not keys:
+            return keys
+        these = update_rows(numbers).where(numbers.c.number.in_(keys))
+        await connection.execute(these.values(agent_id=None, updated_at=now_micros()))
+        await mapping.publish(connection, actor.account_id, keys)
+        for row in rows:
+            before, after = number_rows.told(row), number_rows.told({**row, "agent_id": None})
+            action = "number.unlinked"
+            await audit.record(connection, actor, action, row["id"], before=before, after=after)
+        return keys
 
-    await finish_refresh(control, actor, await control.database.transact(work))
-
-
-async def finish_refresh(control: Control, actor: Actor, names: Collection[str]) -> None:
-    """Tell the numbers that were too many for the transaction of `refresh_within`."""
-    if names:
-        await mapping.tell(control.database, actor.account_id, names)
-
-
-async def refresh_within(connection: AsyncConnection, actor: Actor, document_id: str) -> list[str]:
-    """The same in the transaction that changes the document; `finish_refresh` is for what returns.
-
-    Raises:
-        Invalid: as `refresh`.
-    """
-    query = (
-        select(agents)
-        .where(agents.c.account_id == actor.account_id, agents.c.config.contains(document_id))
-        .order_by(agents.c.name)
-        .with_for_update()
-    )
-    left = []
-    for row in (await connection.execute(query)).mappings().all():
-        config = _decoder.decode(row["config"])
-        if not _is_made(_decoder.decode(row["metadata"]), config):
-            continue
-        new = {"metadata": _json(_checked(await _made(connection, actor, config)))}
-        agent, is_whole = await _change(connection, actor, "agent.refreshed", row, new)
-        left += [] if is_whole else [agent.name]
-    return left
+    freed: list[str] = []
+    while part := await control.database.transact(work):
+        freed += part
+    return freed
 
 
-async def _change(
+async def change(
     connection: AsyncConnection,
     actor: Actor,
     action: str,
     row: RowMapping,
-    new: dict[str, Any],
+    new: Mapping[str, Any],
+    *,
+    room: int = AT_ONCE,
     moved: Sequence[str] = (),
-) -> tuple[Agent, bool]:
-    """Write what differs, and tell of it: the agent, and whether all its numbers were told.
+) -> Changed:
+    """Write what differs in the row of an agent, which is locked, and tell `room` of its numbers.
 
-    `moved`: numbers whose routes change anyway.
+    `moved`: numbers whose routes change in any case; they are told too.
+
+    Where nothing differs, numbers may be left all the same, of a change that is not yet done: who
+    asks for it once more gets the answer when all are told.
     """
-    this, after = agents.c.id == row["id"], row
     new = {name: value for name, value in new.items() if value != row[name]}
+    this, after = agents.c.id == row["id"], row
     if new:
         statement = update_rows(agents).where(this).values(**new, updated_at=now_micros())
         await connection.execute(statement)
@@ -362,20 +369,20 @@ async def _change(
         await audit.record(connection, actor, action, row["id"], before=before, after=now)
     theirs: Sequence[str] = ()
     if _leads(row) != _leads(after):
-        query = (
-            select(numbers.c.number)
-            .where(numbers.c.agent_id == row["id"])
-            .order_by(numbers.c.number)
-            .limit(_AT_ONCE + 1)
-            .with_for_update()
-        )
+        query = select(numbers.c.number).where(numbers.c.agent_id == row["id"])
+        query = query.order_by(numbers.c.short_id).limit(room + 1)
         theirs = (await connection.execute(query)).scalars().all()
-    if theirs or moved:
-        keys = list(dict.fromkeys((*moved, *theirs[:_AT_ONCE])))
-        rev = await mapping.publish(connection, actor.account_id, keys)
-        if theirs:
-            await connection.execute(update_rows(agents).where(this).values(rev=rev))
-    return _agent(after), len(theirs) <= _AT_ONCE
+    left = len(theirs) > room or (not new and row["rev"] > 0)
+    if not theirs and not moved:
+        return Changed(_agent(after), 0, left=left)
+    these = numbers.c.number.in_(theirs[:room])
+    locking = select(numbers.c.number).where(these).order_by(numbers.c.number).with_for_update()
+    locked = (await connection.execute(locking)).scalars().all()
+    keys = list(dict.fromkeys((*moved, *locked)))
+    rev = await mapping.publish(connection, actor.account_id, keys)
+    if theirs:
+        await connection.execute(update_rows(agents).where(this).values(rev=rev))
+    return Changed(_agent(after), len(keys), left=left)
 
 
 def _leads(row: RowMapping) -> object:
@@ -414,63 +421,6 @@ async def _names(connection: AsyncConnection, actor: Actor, label: str) -> list[
 async def _worker(connection: AsyncConnection, actor: Actor) -> str:
     query = select(accounts.c.worker).where(accounts.c.id == actor.account_id)
     return str((await connection.execute(query)).scalar_one_or_none() or "")
-
-
-# --- metadata
-
-
-def for_job(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document, sealed or not, without its secrets: what a job may have of it."""
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {
-                key: walk(each)
-                for key, each in value.items()
-                if key != "credentials" and not is_secret_key(key)
-            }
-        if isinstance(value, list | tuple):
-            return [walk(each) for each in value]
-        return value
-
-    return dict(walk(document))
-
-
-def _is_made(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether metadata were made from this config, and not given."""
-    return metadata.keys() <= {"config", "documents"} and metadata.get("config") == for_job(config)
-
-
-async def _made(
-    connection: AsyncConnection, actor: Actor, config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The metadata that follow from a config. Raises Invalid: it refers to too much."""
-    made: dict[str, Any] = {"config": for_job(config)}
-    ids = sorted({found.lower() for found in _UUID.findall(_json(made["config"]))})
-    if len(ids) > _IDS:
-        raise Invalid((_CONFIG, f"holds {len(ids)} ids, and {_IDS} are the most"))
-    if not ids:
-        return made
-    query = select(documents.c.id, documents.c.kind, documents.c.body).where(
-        documents.c.account_id == actor.account_id, documents.c.id.in_(ids)
-    )
-    # Locked: who changes one waits, and then finds this agent to be told.
-    query = query.order_by(documents.c.id).with_for_update(read=True)
-    rows = (await connection.execute(query)).all()
-    if rows:
-        made["documents"] = {
-            row.id: {**for_job(_decoder.decode(row.body)), "kind": row.kind} for row in rows
-        }
-    return made
-
-
-def _checked(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises Invalid: a job can't have it."""
-    checked_json(_CONFIG, metadata)
-    size = metadata_size(metadata)
-    if size > METADATA_LIMIT:
-        raise Invalid((_CONFIG, too_large(size)))
-    return metadata
 
 
 # --- rows

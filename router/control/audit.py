@@ -64,10 +64,12 @@ async def list_(
     conditions = [] if everybody else [audit.c.account_id == actor.account_id]
     if object_id:
         conditions.append(audit.c.object_id == object_id)
-    page = select(audit).where(*conditions).order_by(audit.c.id.desc())
+    newest = audit.c.id.desc()
+    page = paged(select(audit.c.id).where(*conditions).order_by(newest), offset, limit)
+    items = select(audit).where(audit.c.id.in_(page)).order_by(newest)
     count = select(func.count()).select_from(audit).where(*conditions)
     async with control.database.read() as connection:
-        rows = (await connection.execute(paged(page, offset, limit))).mappings()
+        rows = (await connection.execute(items)).mappings()
         return Page([_row(row) for row in rows], (await connection.execute(count)).scalar_one())
 
 

@@ -56,10 +56,12 @@ async def list_(control: Control, actor: Actor, query: CallQuery) -> Page[CallRe
     if query.by_duration:
         place.insert(0, func.coalesce(calls.c.duration, 0.0))
     order = [each.desc() if query.newest_first else each.asc() for each in place]
-    page = paged(select(calls).where(*wanted).order_by(*order), query.offset, query.limit)
+    page = select(calls.c.call_id).where(*wanted).order_by(*order)
+    page = paged(page, query.offset, query.limit)
+    items = select(calls).where(calls.c.call_id.in_(page)).order_by(*order)
     count = select(func.count()).select_from(calls).where(*wanted)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page)).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         total = (await connection.execute(count)).scalar_one()
     return Page([call_records.record_of(row) for row in rows], total)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import RowMapping, func, insert, select
+from sqlalchemy import RowMapping, case, func, insert, select
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,6 +35,7 @@ from router.providers import carriers, configured
 from router.storage import batch
 from router.storage.connections import tell
 from router.storage.schema import accounts, connections, numbers, orders
+from router.storage.sql import paged
 from router.vault import Unreadable, is_masked, mask
 
 DEFAULT: Final = "default"
@@ -45,6 +46,10 @@ _ACCOUNT_SID: Final = re.compile(r"AC[0-9A-Za-z]{1,64}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 _LONGEST: Final = 4096  # characters of a secret
 _MOST: Final = 20  # secrets of a connection
+# Every ingress holds all of them, and a webhook, still unverified, is looked at with those of the
+# account that it names: whoever names somebody else's must not make that account's webhooks slow.
+_MOST_HELD: Final = 1000  # connections of an account
+_MOST_ALIKE: Final = 20  # of them, with one account at a provider
 NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
     "twilio": {"auth_token": "the account's Auth Token, from the front page of Twilio's console"},
     "telnyx": {
@@ -70,6 +75,7 @@ async def create(
 
     Raises:
         Invalid: a field is missing or can't be right.
+        Conflict: there are too many (`too_many_connections`).
         NotFound: the actor's account is gone.
     """
     if _PROVIDER.fullmatch(provider) is None:
@@ -93,6 +99,7 @@ async def create(
         mine = (connections.c.account_id == actor.account_id, connections.c.provider == provider)
         others = select(func.count()).select_from(connections).where(*mine)
         is_first = not (await connection.execute(others)).scalar_one()
+        await _require_room(connection, actor, provider, provider_account)
         epoch, rev, now = (await connection.execute(batch.NEXT)).one()
         row = values | {
             "id": connection_id,
@@ -127,16 +134,12 @@ async def list_(
     mine = connections.c.account_id == actor.account_id
     if providers:
         mine &= connections.c.provider.in_(providers)
-    order = [connections.c.created_at, connections.c.id]
-    page = (
-        select(connections)
-        .where(mine)
-        .order_by(*(column.desc() if newest_first else column for column in order))
-        .offset(offset)
-        .limit(limit)
-    )
+    place = (connections.c.created_at, connections.c.id)
+    order = [each.desc() if newest_first else each.asc() for each in place]
+    page = paged(select(connections.c.id).where(mine).order_by(*order), offset, limit)
+    items = select(connections).where(connections.c.id.in_(page)).order_by(*order)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page)).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         total = await connection.execute(select(func.count()).select_from(connections).where(mine))
         return Page([_connection(control, row) for row in rows], total.scalar_one())
 
@@ -155,7 +158,8 @@ async def update(
 
     Raises:
         NotFound: no such connection.
-        Conflict: another provider account, while numbers are held through this connection.
+        Conflict: another provider account, while numbers are held through this connection, or
+            where too many have that one already.
         Invalid: a field can't be right, or is masked in another way than it was shown.
     """
 
@@ -168,6 +172,7 @@ async def update(
         if provider_account is not None and provider_account != before.provider_account:
             _check_account(before.provider, provider_account)
             await _require_unused(connection, before.id, "change its provider account")
+            await _require_room(connection, actor, before.provider, provider_account, more=0)
             changes["provider_account"] = provider_account
         if label is not None:
             changes["label"] = checked_label(("body", "label"), label)
@@ -300,6 +305,25 @@ async def _row(
     if row is None:
         raise NotFound("there is no such connection")
     return row
+
+
+async def _require_room(
+    connection: AsyncConnection, actor: Actor, provider: str, provider_account: str, more: int = 1
+) -> None:
+    """Raises Conflict: the account has as many as it may, or as may have that provider account."""
+    mine = connections.c.account_id == actor.account_id
+    alike = (connections.c.provider == provider) & (
+        connections.c.provider_account == provider_account
+    )
+    counts = select(func.count(), func.count(case((alike, 1)))).where(mine)
+    held, same = (await connection.execute(counts)).one()
+    why = ""
+    if held + more > _MOST_HELD:
+        why = f"the account has {held} connections, and {_MOST_HELD} are the most"
+    elif provider_account and same >= _MOST_ALIKE:
+        why = f"{same} connections have this account at {provider}, which is the most"
+    if why:
+        raise Conflict(f"{why}: change or delete one", code="too_many_connections")
 
 
 async def _require_unused(connection: AsyncConnection, connection_id: str, what: str) -> None:

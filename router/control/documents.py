@@ -1,11 +1,12 @@
 """Prompts, actions, voices, webhooks, vector databases: typed documents that Vocode names by id.
 
 Agents refer to them by id, and their jobs get the bodies: so a change is told to those agents'
-routes in its own transaction (`agents.refresh_within`).
+routes (`router.control.refresh`).
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.control import agents, audit
+from router.control import audit, refresh
 from router.control.context import Control
 from router.control.model import (
     Actor,
@@ -92,10 +93,11 @@ async def list_(
     theirs = (documents.c.account_id == actor.account_id, documents.c.kind == kind)
     place = (documents.c.created_at, documents.c.id)
     order = [each.desc() if newest_first else each.asc() for each in place]
-    page = paged(select(documents).where(*theirs).order_by(*order), offset, limit)
+    page = paged(select(documents.c.id).where(*theirs).order_by(*order), offset, limit)
+    items = select(documents).where(documents.c.id.in_(page)).order_by(*order)
     count = select(func.count()).select_from(documents).where(*theirs)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page)).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         total = (await connection.execute(count)).scalar_one()
     return Page([_document(row) for row in rows], total)
 
@@ -110,15 +112,20 @@ async def update(
         Invalid: a masked secret stands where none is stored; or with the document, an agent that
             refers to it has more than a job can take.
     """
+    present = await get(control, actor, kind, document_id)
+    expected = changed(body, present.body)
+    checked_json(_BODY, expected)  # before it is walked
+    with _said_of_the_document():
+        await refresh.require_room(control, actor, present.id, expected)
 
-    async def work(connection: AsyncConnection) -> tuple[Document, list[str]]:
+    async def work(connection: AsyncConnection) -> tuple[Document, refresh.Refresh]:
         before = await _read(connection, actor, kind, document_id, locked=True)
         stored = _decoder.decode(before["body"])
         wanted = changed(body, masked(stored))
         checked_json(_BODY, wanted)  # before it is walked
         fresh = conceal(control.vault, before["id"], wanted, stored)
         if fresh == stored:
-            return _document(before), []
+            return _document(before), await refresh.begun(connection, before["id"])
         changing = update_rows(documents).where(documents.c.id == before["id"])
         values = {"body": checked_json(_BODY, fresh), "updated_at": now_micros()}
         await connection.execute(changing.values(values))
@@ -131,29 +138,33 @@ async def update(
             before=masked(stored),
             after=_body(after),
         )
-        return _document(after), await _refresh(connection, actor, before["id"])
+        with _said_of_the_document():
+            return _document(after), await refresh.begin(connection, actor, before["id"])
 
-    document, untold = await control.database.transact(work)
-    await agents.finish_refresh(control, actor, untold)
+    document, begun = await control.database.transact(work)
+    await refresh.finish(control, actor, document.id, begun)
     return document
 
 
 async def delete(control: Control, actor: Actor, kind: DocumentKind, document_id: str) -> None:
     """Forget it; jobs of agents that refer to it go without. NotFound."""
 
-    async def work(connection: AsyncConnection) -> list[str]:
+    async def work(connection: AsyncConnection) -> tuple[str, refresh.Refresh]:
         before = await _read(connection, actor, kind, document_id, locked=True)
         await connection.execute(delete_rows(documents).where(documents.c.id == before["id"]))
         await audit.record(connection, actor, f"{kind}.deleted", before["id"], before=_body(before))
-        return await _refresh(connection, actor, before["id"])
+        with _said_of_the_document():
+            return before["id"], await refresh.begin(connection, actor, before["id"])
 
-    await agents.finish_refresh(control, actor, await control.database.transact(work))
+    gone, begun = await control.database.transact(work)
+    await refresh.finish(control, actor, gone, begun)
 
 
-async def _refresh(connection: AsyncConnection, actor: Actor, document_id: str) -> list[str]:
-    """See `agents.refresh_within`; what is wrong is said of the document, not of the agent."""
+@contextmanager
+def _said_of_the_document() -> Iterator[None]:
+    """What is wrong with an agent is said of the document that would make it so."""
     try:
-        return await agents.refresh_within(connection, actor, document_id)
+        yield
     except Invalid as error:
         why = "; ".join(words for _, words in error.problems)
         raise Invalid(

@@ -89,7 +89,7 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     name: str = COMMAND_LINE  # a token's id, or COMMAND_LINE
     scopes: frozenset[Scope] = frozenset({"admin"})
     request_id: str = ""
-    intent: str = ""  # of a request with an Idempotency-Key: the same when it is sent again
+    request_key: str = ""  # the same whenever the same request is repeated; "": nobody can tell
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,10 +7,10 @@ true only before.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, func, literal, select, union_all
+from sqlalchemy import ColumnElement, RowMapping, func, select
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -34,6 +34,9 @@ NOT_LINKABLE: Final = frozenset(
     {"number_not_found", "number_deleting", "number_corrupted", "number_linked"}
 )
 """`code`s of the NotFound or Conflict of a number that can't be linked."""
+
+FREED: Final = 100
+"""Numbers that one transaction unlinks: each has its own row in the audit."""
 
 _DETAILS: Final = ("body", "details")
 _DIGITS: Final = tuple("123456789")
@@ -197,12 +200,12 @@ def sealed(
     )
 
 
-def stored_details(row: RowMapping) -> dict[str, Any]:
+def stored_details(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The details of a row, secrets sealed."""
     return _decoder.decode(row["details"])
 
 
-def told(row: RowMapping) -> dict[str, Any]:
+def told(row: Mapping[Any, Any]) -> dict[str, Any]:
     """What the audit says of a number."""
     fields: Sequence[str] = ("number", "agent_id", "fallback", "label", "state", "mode")
     return {name: row[name] for name in fields} | {"details": masked(stored_details(row))}
@@ -221,21 +224,30 @@ async def write(
     return shown(after)
 
 
+class Assigned(NamedTuple):
+    """What `assign` did."""
+
+    number: str | None
+    moved: Sequence[str]  # the numbers whose routes change, for `mapping.publish`
+    left: bool  # the agent has more that are to be unlinked (`agents.unlink`)
+
+
 async def assign(
     connection: AsyncConnection, actor: Actor, agent_id: str, key: str | None, *, move: bool
-) -> list[str]:
+) -> Assigned:
     """Let one number alone lead to an agent whose row is locked; None: none does.
-
-    Returns:
-        The numbers whose routes change, for `mapping.publish`.
 
     Raises:
         NotFound: the account has no such number.
         Conflict: it is not active, or leads to another agent and `move` is False.
     """
     number = None if key is None else (await found(connection, actor, key))["number"]
-    held = select(numbers.c.number).where(numbers.c.agent_id == agent_id)
-    concerned = held if number is None else union_all(held, select(literal(number)))
+    held = select(numbers.c.number).where(
+        numbers.c.agent_id == agent_id, numbers.c.number != (number or "")
+    )
+    others = await connection.execute(held.order_by(numbers.c.short_id).limit(FREED + 1))
+    theirs = others.scalars().all()  # it gets no more of them: its row is locked
+    concerned = [*theirs[:FREED], *([] if number is None else [number])]
     query = SHOWN.where(
         numbers.c.account_id == actor.account_id, numbers.c.number.in_(concerned)
     ).order_by(numbers.c.number)  # as all do that lock several
@@ -247,12 +259,16 @@ async def assign(
         require_active(each[number])
         if not move and each[number]["agent_id"] not in (None, agent_id):
             raise linked(each[number])
-    wanted = {name: agent_id if name == number else None for name in each}
-    moved = [name for name, row in each.items() if row["agent_id"] != wanted[name]]
-    for name in moved:
-        action = "number.unlinked" if wanted[name] is None else "number.linked"
-        await write(connection, actor, action, each[name], agent_id=wanted[name])
-    return moved
+    moved = []
+    for name, row in each.items():
+        if name == number and row["agent_id"] != agent_id:
+            await write(connection, actor, "number.linked", row, agent_id=agent_id)
+        elif name != number and row["agent_id"] == agent_id:
+            await write(connection, actor, "number.unlinked", row, agent_id=None)
+        else:
+            continue
+        moved.append(name)
+    return Assigned(number, moved, left=len(theirs) > FREED)
 
 
 def linked(row: RowMapping) -> Conflict:

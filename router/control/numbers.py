@@ -26,7 +26,8 @@ from router.control import accounts, audit, connections, number_rows, orders
 from router.control.context import Control
 from router.control.model import Actor, Number, NumberMode, Page, checked_label
 from router.control.number_rows import HELD, NOT_AVAILABLE, SHOWN, shown
-from router.errors import Conflict, Invalid, NotFound, Permanent
+from router.errors import Conflict, Forbidden, Invalid, NotFound, Permanent
+from router.events.ids import DEFAULT_ACCOUNT
 from router.provider import AvailableNumber, NumberInventory, NumberQuery
 from router.storage import batch, mapping
 from router.storage.schema import agents, numbers
@@ -85,7 +86,7 @@ async def buy(
 ) -> Number:
     """Buy this number, or the first one that answers `query` and can be had.
 
-    A request that is sent again (`Actor.intent`) gets what it has bought before.
+    A request that is repeated (`Actor.request_key`) gets what it bought, as long as that is held.
 
     Raises:
         LimitReached: the plan's numbers are used up.
@@ -100,8 +101,8 @@ async def buy(
     """
     wanted = None if number is None else number_rows.checked_number(number)
     label = checked_label(("body", "label"), label)
-    if (before := await orders.bought_before(control, actor)) is not None:
-        return before
+    if (bought := await repeated(control, actor)) is not None:
+        return bought
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
@@ -133,6 +134,11 @@ async def buy(
     raise NotFound("no such phone number is available: search elsewhere", code=NOT_AVAILABLE)
 
 
+async def repeated(control: Control, actor: Actor) -> Number | None:
+    """What this request bought at an earlier try. Ambiguous: that is still under way."""
+    return await orders.repeated(control, actor)
+
+
 async def adopt(
     control: Control,
     actor: Actor,
@@ -148,10 +154,12 @@ async def adopt(
     """Take a number that is at that connection already: set its webhooks, hold it. Takes a slot.
 
     It is not given back on release: it was not bought by us. In mode `trunk` its webhooks stay as
-    they are.
+    they are. What the operator's own account holds is the operator's: only account `default` takes
+    it over, whatever a plan allows to be bought there.
 
     Raises:
         NotFound: the connection does not hold it, or another account does.
+        Forbidden: the connection is the operator's.
         LimitReached, Conflict, Invalid, Transient, Ambiguous: as `buy`; it may be asked again.
     """
     wanted = number_rows.checked_number(number)
@@ -159,6 +167,12 @@ async def adopt(
     credentials = await connections.resolve(
         control, actor, provider=provider, connection_id=connection_id
     )
+    if credentials is None and actor.account_id != DEFAULT_ACCOUNT:
+        raise Forbidden(
+            f"the numbers of this installation's own account at {provider} are the operator's: "
+            "name a connection of your own that holds the number",
+            code="connection_needed",
+        )
     through = None if credentials is None else credentials.connection_id
     number_id = str(uuid.uuid4())
     kept = number_rows.sealed(control, number_id, details or {})
@@ -228,8 +242,9 @@ async def list_(
     `agent_id`: those that lead to it; `unlinked`: those that lead to nobody.
     """
     wanted = [numbers.c.account_id == actor.account_id]
-    if agent_id is not None:
-        wanted.append(numbers.c.agent_id == agent_id)
+    if agent_id is not None:  # its numbers are its account's: so the index alone is counted
+        own = (agents.c.account_id == actor.account_id, agents.c.id == agent_id)
+        wanted = [numbers.c.agent_id == select(agents.c.id).where(*own).scalar_subquery()]
     if unlinked:
         wanted.append(numbers.c.agent_id.is_(None))
     if not deleting:

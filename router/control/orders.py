@@ -153,6 +153,34 @@ def refused(error: Permanent) -> Conflict:
 # --- buying
 
 
+def id_for(actor: Actor) -> str:
+    """The id of a purchase. A request that is repeated makes no second one: it has the first's."""
+    if not actor.request_key:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{actor.account_id}/{actor.request_key}"))
+
+
+async def repeated(control: Control, actor: Actor) -> Number | None:
+    """What this very request has bought, at an earlier try whose answer got lost.
+
+    Raises:
+        Ambiguous: the carrier is still at it, or nobody knows yet.
+    """
+    if not actor.request_key:
+        return None
+    order_id = id_for(actor)
+    bought = (numbers.c.id == order_id) & (numbers.c.account_id == actor.account_id)
+    async with control.database.read() as connection:
+        under_way = await connection.execute(select(orders.c.id).where(orders.c.id == order_id))
+        is_under_way = under_way.first() is not None
+        row = (await connection.execute(number_rows.SHOWN.where(bought))).mappings().first()
+    if row is not None:
+        return number_rows.shown(row)
+    if is_under_way:
+        raise Ambiguous("what this request has ordered is still under way")
+    return None
+
+
 async def place(
     control: Control,
     actor: Actor,
@@ -169,7 +197,7 @@ async def place(
     Raises:
         LimitReached, Conflict, NotFound: see `numbers.buy`.
     """
-    order_id = _order_id(actor)
+    order_id = id_for(actor)
     request = Request(
         agent_id=agent_id,
         label=label,
@@ -222,38 +250,6 @@ async def _insert(
         await number_rows.require_free(connection, actor, number)
         raise number_rows.not_available()  # it was there a moment ago
     return _order(row)
-
-
-def _order_id(actor: Actor) -> str:
-    """The same for each repetition of a request that has an Idempotency-Key."""
-    if not actor.intent:
-        return str(uuid.uuid4())
-    return str(uuid.uuid5(uuid.UUID(actor.account_id), f"order {actor.intent}"))
-
-
-async def bought_before(control: Control, actor: Actor) -> Number | None:
-    """What the same request (`Actor.intent`) has bought; None: nothing that is known of.
-
-    Raises:
-        Ambiguous: its order is there, and not finished.
-    """
-    if not actor.intent:
-        return None
-    order_id = _order_id(actor)
-    own = (numbers.c.id == order_id) & (numbers.c.account_id == actor.account_id)
-    async with control.database.read() as connection:
-        found = await connection.execute(number_rows.SHOWN.where(own))
-        row = found.mappings().one_or_none()
-        waiting = await connection.execute(select(orders.c.id).where(orders.c.id == order_id))
-        is_waiting = waiting.one_or_none() is not None
-    if row is not None:
-        return number_rows.shown(row)
-    if is_waiting:
-        raise Ambiguous(
-            "what this request has ordered before is not finished: try again with the same "
-            "Idempotency-Key soon"
-        )
-    return None
 
 
 async def purchase(control: Control, order: Order) -> Number:

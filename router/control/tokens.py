@@ -148,8 +148,7 @@ def require(actor: Actor, scope: Scope) -> None:
     if not allows(actor, scope):
         has = ", ".join(sorted(actor.scopes)) or "none"
         raise Forbidden(
-            f"the token has not the scope {scope}, which this needs (it has {has}): "
-            "make one that has it",
+            f"this needs the scope {scope}, and the token has {has}: use a token that has it",
             code="scope_missing",
         )
 
@@ -199,11 +198,12 @@ async def list_(
         conditions.append(tokens.c.account_id == owner.id)
     elif "admin" not in actor.scopes:
         conditions.append(tokens.c.account_id == actor.account_id)
-    page = paged(select(tokens).where(*conditions), offset, limit)
+    order = (tokens.c.created_at.desc(), tokens.c.id.desc())
+    page = paged(select(tokens.c.id).where(*conditions).order_by(*order), offset, limit)
+    items = select(tokens).where(tokens.c.id.in_(page)).order_by(*order)
     count = select(func.count()).select_from(tokens).where(*conditions)
-    order = (tokens.c.created_at.desc(), tokens.c.id)
     async with control.database.read() as connection:
-        rows = (await connection.execute(page.order_by(*order))).mappings().all()
+        rows = (await connection.execute(items)).mappings().all()
         return Page([_token(row) for row in rows], (await connection.execute(count)).scalar_one())
 
 
@@ -253,18 +253,21 @@ def _hash(token: str) -> str:
 
 def _require_admin(actor: Actor) -> None:
     if "admin" not in actor.scopes:
-        raise Forbidden("tokens are made with a token that has the scope admin")
+        raise Forbidden("this needs a token with the scope admin")
 
 
 def _checked_scopes(scopes: Sequence[Scope]) -> list[Scope]:
     """In the order of SCOPES, each once."""
     known = ", ".join(SCOPES)
     if not scopes:
-        raise Invalid((("body", "scopes"), f"has no scope in it: name at least one of {known}"))
+        raise Invalid((("body", "scopes"), f"must name at least one of {known}"))
     unknown = [index for index, scope in enumerate(scopes) if scope not in SCOPES]
     if unknown:
         raise Invalid(
-            *((("body", "scopes", index), f"is no scope: there are {known}") for index in unknown)
+            *(
+                (("body", "scopes", index), f"is not a scope; there are {known}")
+                for index in unknown
+            )
         )
     return [scope for scope in SCOPES if scope in scopes]
 

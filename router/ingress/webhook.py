@@ -12,6 +12,7 @@ Status policy, for all providers (a provider retries what it understands as our 
 | taken: the event is durable                         | the provider's reply |
 | not signed by the provider                          | 403    |
 | signed by a tenant, about a number of somebody else | 403    |
+| signed with a key of another account than it names  | 403    |
 | signed, but unreadable or impossible to store       | 400    |
 | larger than its kind ever is, or http.max_body_bytes | 413   |
 | compressed                                          | 415    |
@@ -39,6 +40,7 @@ from router.clock import Clock
 from router.errors import (
     BadPayload,
     BadSignature,
+    ForeignAccount,
     LogUnavailable,
     PayloadTooLarge,
     SwitchboardError,
@@ -189,7 +191,7 @@ class Webhooks:
         try:
             verified = source.verify(request)
         except BadSignature as error:
-            if not self._has_keys():
+            if source.has_tenants and not self._has_keys():
                 raise LogUnavailable("the keys of connections are not here yet") from error
             # Finding out costs more than verifying, and strangers decide how often it is asked.
             asked = self._diagnoses.spend(source.name) is not None
@@ -265,6 +267,8 @@ def _refusal(error: SwitchboardError) -> Reply:
     match error:
         case BadSignature():
             return Reply(403, b"not accepted: the signature does not match")
+        case ForeignAccount():
+            return Reply(403, f"not accepted: {error}".encode())
         case BadPayload():
             return Reply(400, f"not accepted: {error}".encode())
         case PayloadTooLarge():

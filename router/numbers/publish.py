@@ -35,12 +35,16 @@ from router.storage import mapping, outbox
 from router.storage.engine import Database
 from router.storage.leader import leader
 from router.storage.records import route_record, version_of
+from router.storage.sql import micros
 
 logger = log.get(__name__)
 
-_POLL: Final = 0.1  # seconds between looks at the outbox: how long `apply` takes to hold
+# Seconds between looks at the outbox of which nobody told: with SQLite `apply` is another process.
+_POLL: Final = 0.1
 _RETRY: Final = 1.0
 _RECONCILE: Final = 300.0
+_LOOK: Final = 2.0  # seconds between looks for agents that are ahead of their numbers
+_ABANDONED: Final = 15.0  # seconds after an agent's change; most are told in much less
 _BATCH: Final = 500  # records; of a webhook's event that many may be ahead
 _PAGE: Final = 4000  # records that are read from the outbox at once, some ms
 _FORGOTTEN: Final = 500  # records that are deleted from it at once: a claim waits some ms for them
@@ -102,7 +106,7 @@ async def run(
         await guard.loaded.wait()
     while True:
         try:
-            async with leader(database, _LEASE) as leading:
+            async with leader(database, _LEASE, listens=True) as leading:
                 if leading:
                     await _lead(database, events, clock, guard)
         except (StorageUnavailable, LogUnavailable) as error:
@@ -118,10 +122,54 @@ async def _lead(database: Database, events: EventLog, clock: Clock, guard: Guard
         await _mend(database, events, clock, guard, found)
         del found  # as large as the mapping
         guard.comparing = False
+        finishing = _Finishing(database, clock)
         until = clock.monotonic() + _RECONCILE
         while clock.monotonic() < until and database.replaced == replaced:
-            if not await _drain(database, events):
-                await clock.sleep(_POLL)
+            database.filled.clear()
+            if not await _drain(database, events) and not await finishing.some():
+                await _wait(database.filled, clock)
+
+
+async def _wait(filled: asyncio.Event, clock: Clock) -> None:
+    """Until something is in the outbox, or it is time to look all the same."""
+    waiting = [asyncio.create_task(filled.wait()), asyncio.create_task(clock.sleep(_POLL))]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+class _Finishing:
+    """Finishes changes of agents whose numbers nobody tells any more: a process ended at it.
+
+    Whoever changes an agent tells its numbers, so this looks again and again only while one of them
+    is behind, and takes over when that is so for `_ABANDONED`.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._settled = 0  # the agents' changes up to this revision are told
+        self._next_look = 0.0
+
+    async def some(self) -> int:
+        """Tell some numbers, so that they are published before the next; how many that were."""
+        if self._clock.monotonic() < self._next_look:
+            return 0
+        position = (await mapping.position(self._database)).rev
+        if position > self._settled:
+            found = await mapping.outdated(self._database, beyond=self._settled)
+            for each in found:
+                if each.age >= micros(_ABANDONED):
+                    told = await mapping.tell(
+                        self._database, each.account_id, each.agent_id, most=_BATCH
+                    )
+                    logger.info("publish.finished", agent=each.agent_id, numbers=told)
+                    return told
+            self._settled = self._settled if found else position
+        self._next_look = self._clock.monotonic() + _LOOK
+        return 0
 
 
 async def _admitted(database: Database, events: EventLog, clock: Clock, guard: Guard) -> Comparison:

@@ -27,6 +27,8 @@ from router.storage.failures import Conflict, Unusable, no_connection, translate
 T = TypeVar("T")
 
 LIMIT: Final = 10.0  # seconds that a transaction may take in all
+OUTBOX: Final = "switchboard_outbox"
+"""In `connection.info`: the transaction wrote to the outbox. Also PostgreSQL's channel for that."""
 _WAIT: Final = 5.0  # seconds to wait for a connection or for SQLite's gate
 _TRIES: Final = 4  # of a transaction that PostgreSQL rolled back for another one
 
@@ -53,7 +55,14 @@ class Database:
         where: str,
         file: "_SqliteFile | None" = None,
         connections: int = 1,
+        filled: asyncio.Event | None = None,
     ) -> None:
+        self.filled = filled or asyncio.Event()
+        """Set when something new is in the outbox, for who takes it from there (and clears this).
+
+        SQLite: by every transaction of a Database that shares the event, not by other processes.
+        PostgreSQL: by whoever's transaction, in the process that leads (`router.storage.leader`).
+        """
         self._engine = engine
         self._file = file  # None: PostgreSQL
         # Of the connections, what those that yield may have: claims find the other half free.
@@ -106,7 +115,12 @@ class Database:
                 await stack.enter_async_context(self._file.gate.held(yields=yields))
             elif yields:
                 await stack.enter_async_context(self._half())
-            yield await stack.enter_async_context(self._transaction(limit, writes=True))
+            async with self._transaction(limit, writes=True) as connection:
+                connection.info.pop(OUTBOX, None)
+                yield connection
+                filled = OUTBOX in connection.info
+            if filled and self._file is not None:
+                self.filled.set()
 
     @asynccontextmanager
     async def _half(self) -> AsyncIterator[None]:
@@ -265,10 +279,13 @@ class _SqliteFile:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
+async def open_database(
+    settings: Settings, *, filled: asyncio.Event | None = None
+) -> AsyncIterator[Database]:
     """The database that `settings` name, until the end of the block.
 
-    It is first asked when it is first needed, so a start does not depend on it.
+    It is first asked when it is first needed, so a start does not depend on it. `filled`: see
+    `Database`; what opens the same database twice in a process gives both the same event.
 
     Raises:
         ConfigError: `database.url` is not one that Switchboard can use.
@@ -277,11 +294,16 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     if url.get_backend_name() == "sqlite":
         path = Path(str(url.database))
         engine = create_async_engine(
-            url, pool_size=1, max_overflow=0, pool_timeout=_WAIT, hide_parameters=True
+            url,
+            connect_args={"async_creator_fn": sqlite.connect},
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=_WAIT,
+            hide_parameters=True,
         )
         file = _SqliteFile(path, sqlite.install(engine))
         try:
-            yield Database(engine, str(path), file)
+            yield Database(engine, str(path), file, filled=filled)
         finally:
             await file.close(engine)
         return
@@ -295,7 +317,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         hide_parameters=True,
     )
     try:
-        yield Database(engine, _place(url), connections=settings.database.pool_size)
+        yield Database(engine, _place(url), connections=settings.database.pool_size, filled=filled)
     finally:
         await engine.dispose()
 

@@ -13,22 +13,26 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import Final
+from typing import Final, cast
 
-from sqlalchemy import func, select
+import psycopg
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.errors import StorageUnavailable
-from router.storage.engine import Database
+from router.storage.engine import OUTBOX, Database
 
 _EVERY: Final = 2.0  # seconds between two questions to the connection
 _ANSWER: Final = 3.0  # seconds that it may take to answer
 
 
 @asynccontextmanager
-async def leader(db: Database, name: str) -> AsyncIterator[bool]:
+async def leader(db: Database, name: str, *, listens: bool = False) -> AsyncIterator[bool]:
     """Whether this process leads the job `name` until the block's end; False: another one does.
+
+    With `listens`, `db.filled` is set whenever anybody has written to the outbox: the lead's
+    connection hears of it, so that a change need not wait until the leader looks.
 
     Raises:
         StorageUnavailable: the lead was lost, and the block was cancelled for it; or the database
@@ -46,7 +50,8 @@ async def leader(db: Database, name: str) -> AsyncIterator[bool]:
         lost = asyncio.timeout(None)
         try:
             async with lost:
-                watch = asyncio.create_task(_watch(connection, lost), name=f"leader of {name}")
+                watching = _watch(connection, lost, db.filled if listens else None)
+                watch = asyncio.create_task(watching, name=f"leader of {name}")
                 try:
                     yield True
                 finally:
@@ -57,15 +62,30 @@ async def leader(db: Database, name: str) -> AsyncIterator[bool]:
             raise StorageUnavailable(f"this process leads {name} no longer") from error
 
 
-async def _watch(connection: AsyncConnection, lost: asyncio.Timeout) -> None:
+async def _watch(
+    connection: AsyncConnection, lost: asyncio.Timeout, filled: asyncio.Event | None
+) -> None:
     """Ask the connection until it fails, then end the block."""
     try:
+        if filled is not None:
+            await connection.execute(text(f"LISTEN {OUTBOX}"))
         while True:
-            await asyncio.sleep(_EVERY)
+            if filled is None:
+                await asyncio.sleep(_EVERY)
+            else:
+                await _listen(connection, filled)
             async with asyncio.timeout(_ANSWER):
                 await connection.execute(select(1))
-    except (SQLAlchemyError, TimeoutError, OSError):
+    except (SQLAlchemyError, psycopg.Error, TimeoutError, OSError):
         lost.reschedule(asyncio.get_running_loop().time())
+
+
+async def _listen(connection: AsyncConnection, filled: asyncio.Event) -> None:
+    """Hear what others told, for `_EVERY` seconds; what comes between two calls is kept."""
+    opened = (await connection.get_raw_connection()).driver_connection
+    driver = cast("psycopg.AsyncConnection", opened)
+    async for _ in driver.notifies(timeout=_EVERY):
+        filled.set()
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -32,6 +32,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, or_, select, upda
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.errors import ConfigError, Conflict
+from router.events.phone import mask
 from router.events.types import CONNECTIONS_TOPIC, ROUTES_TOPIC
 from router.routing.spec import (
     AgentChange,
@@ -42,13 +43,14 @@ from router.routing.spec import (
     RouteChange,
     route_of,
 )
-from router.routing.table import NEVER, Route, Version
+from router.routing.table import Route, Version
 from router.routing.table import fingerprint as route_fingerprint
 from router.storage import batch, outbox
 from router.storage.changes import State, agent_changes, leads_elsewhere, route_changes, wanted
 from router.storage.engine import Database
 from router.storage.schema import accounts, agents, numbers, revision
 from router.storage.schema import outbox as outbox_rows
+from router.storage.sql import now_micros
 
 _COMPACTED: Final = (ROUTES_TOPIC, CONNECTIONS_TOPIC)
 _READ: Final = 120.0  # seconds: all numbers of a large account
@@ -70,6 +72,14 @@ class Counts(NamedTuple):
 
     agents: int
     numbers: int
+
+
+class Outdated(NamedTuple):
+    """An agent that is ahead of its numbers."""
+
+    account_id: str
+    agent_id: str
+    age: int  # µs since it was changed
 
 
 async def plan_mapping(
@@ -132,34 +142,81 @@ async def publish(connection: AsyncConnection, account_id: str, keys: Sequence[s
     return version.rev
 
 
+async def outdated(db: Database, *, beyond: int = 0) -> Sequence[Outdated]:
+    """Agents with a rev above `beyond` that have numbers which were not told of their change.
+
+    Raises:
+        StorageUnavailable: try again.
+    """
+    behind = select(numbers.c.id).where(
+        numbers.c.agent_id == agents.c.id, numbers.c.rev < agents.c.rev, batch.ACTIVE
+    )
+    age = now_micros() - agents.c.updated_at
+    query = select(agents.c.account_id, agents.c.id, age).where(agents.c.rev > beyond)
+    async with db.read() as connection:
+        rows = await connection.execute(query.where(behind.exists()).order_by(agents.c.rev))
+        return [Outdated(*row) for row in rows]
+
+
 async def tell_outdated(db: Database) -> int:
     """Finish changes of agents that a crash left half told; how many numbers that were.
 
     Raises:
         StorageUnavailable: try again.
     """
-    query = (
-        select(agents.c.account_id, agents.c.name)
-        .distinct()
-        .join(numbers)
-        .where(numbers.c.rev < agents.c.rev, batch.ACTIVE)
+    return sum([await tell(db, each.account_id, each.agent_id) for each in await outdated(db)])
+
+
+async def tell(db: Database, account_id: str, agent_id: str, *, most: int | None = None) -> int:
+    """Tell the numbers of an agent what they were not told of it; how many that were.
+
+    At least `most`, where there are so many. Page by page, each a short transaction: calls are
+    claimed in between.
+
+    Raises:
+        StorageUnavailable: try again, a part may be done.
+    """
+    last, size, done = 0, _FIRST, 0
+    behind = (
+        select(numbers.c.short_id, numbers.c.number)
+        .join(agents)
+        .where(agents.c.id == agent_id, numbers.c.rev < agents.c.rev, batch.ACTIVE)
+        .order_by(numbers.c.short_id)
     )
-    async with db.read() as connection:
-        rows = (await connection.execute(query)).all()
-    names: dict[str, set[str]] = {}
-    for account_id, name in rows:
-        names.setdefault(account_id, set()).add(name)
-    return sum([await tell(db, account_id, these) for account_id, these in names.items()])
+    while most is None or done < most:
+        async with db.read() as connection:
+            page = behind.where(numbers.c.short_id > last).limit(size)
+            rows = (await connection.execute(page)).all()
+        if not rows:
+            break
+        told, seconds = await _tell_page(db, account_id, agent_id, [row.number for row in rows])
+        last, done = rows[-1].short_id, done + told
+        size = _next_size(len(rows), seconds)
+    return done
 
 
-async def tell(db: Database, account_id: str, names: Collection[str]) -> int:
-    """Tell the numbers of these agents what they were not told of them; how many that were."""
-    async with db.read(limit=_READ) as connection:
-        keys = await batch.numbers_of(connection, account_id, names, outdated=True)
-        before = await batch.state(connection, account_id, (), keys)
-    changes = tuple(route_changes(before, before, NEVER))
-    done = await _carry_out(db, account_id, MappingResult(0, changes), MappingSpec(), None)
-    return len(done.changes)
+async def _tell_page(
+    db: Database, account_id: str, agent_id: str, page: Sequence[str]
+) -> tuple[int, float]:
+    """How many of these numbers were told now, and the seconds that it held the lock."""
+    held = 0.0
+    agent = select(agents.c.rev).where(agents.c.id == agent_id).with_for_update(read=True)
+    # By their numbers alone, or SQLite would go through all that the agent has.
+    these = select(numbers.c.number, numbers.c.agent_id, numbers.c.rev)
+    these = these.where(numbers.c.number.in_(page), batch.ACTIVE).order_by(numbers.c.number)
+
+    async def work(connection: AsyncConnection) -> int:
+        nonlocal held
+        began = time.perf_counter()
+        rev = (await connection.execute(agent)).scalar_one_or_none() or 0
+        rows = await connection.execute(these.with_for_update())
+        keys = [row.number for row in rows if row.agent_id == agent_id and row.rev < rev]
+        if keys:
+            await publish(connection, account_id, keys)
+        held = time.perf_counter() - began
+        return len(keys)
+
+    return await db.transact(work), held
 
 
 async def position(db: Database) -> Version:
@@ -367,7 +424,24 @@ async def _plan(
         *agent_changes(before, after),
         *route_changes(before, after, Version(epoch, rev + 1)),
     )
+    gone = [each.number for each in changes if isinstance(each, RouteChange) and not each.after]
+    if gone:
+        await _require_none_bought(db, gone)
     return MappingResult(rev, changes)
+
+
+async def _require_none_bought(db: Database, gone: Collection[str]) -> None:
+    """Raises ConfigError: who forgets a number that was bought here pays for it without end."""
+    query = select(numbers.c.number).where(numbers.c.bought)
+    async with db.read() as connection:
+        bought = await batch.where_in(connection, query, numbers.c.number, gone)
+    if bought:
+        raise ConfigError(
+            f"{mask(bought[0].number)}{f' and {len(bought) - 1} more' if len(bought) > 1 else ''}: "
+            "bought by Switchboard, and without a release the carrier goes on charging for it: "
+            "`switchboard numbers release NUMBER`, or keep it in the file",
+            key="numbers",
+        )
 
 
 async def _touched(
@@ -424,8 +498,13 @@ async def _carry_out(
         if progress is not None:
             progress(total - len(ahead), total)
         await asyncio.sleep(0)
-        size = max(_SMALLEST, min(_LARGEST, round(len(part) * _HELD / max(seconds, 0.001))))
+        size = _next_size(len(part), seconds)
     return MappingResult(rev, tuple(done))
+
+
+def _next_size(size: int, seconds: float) -> int:
+    """Of a batch, after one of this size held the lock for so long."""
+    return max(_SMALLEST, min(_LARGEST, round(size * _HELD / max(seconds, 0.001))))
 
 
 def _turn(change: batch.Change) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.storage.engine import Database
+from router.storage.engine import OUTBOX, Database
 from router.storage.schema import outbox
 from router.storage.sql import execute_many, now_micros
 
@@ -29,6 +29,7 @@ _ENDS: Final = select(
     select(func.min(outbox.c.id)).scalar_subquery(), select(func.max(outbox.c.id)).scalar_subquery()
 )
 _PENDING: Final = select(*_COLUMNS, outbox.c.id, outbox.c.created_at).order_by(outbox.c.id)
+_NOTIFY: Final = select(func.pg_notify(OUTBOX, ""))
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -53,8 +54,12 @@ async def add(connection: AsyncConnection, drafts: Iterable[Draft], *, now: int)
         (draft.topic, draft.key, draft.value, _encoder.encode(draft.headers).decode(), now)
         for draft in drafts
     ]
-    if rows:
-        await execute_many(connection, _ADD, rows)
+    if not rows:
+        return
+    await execute_many(connection, _ADD, rows)
+    connection.info[OUTBOX] = True
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_NOTIFY)  # heard when this transaction commits
 
 
 async def post(db: Database, drafts: Sequence[Draft]) -> None:

@@ -58,7 +58,7 @@ tokens: Final = Table(
     "tokens",
     metadata,
     Column("id", Id, primary_key=True),  # UUID
-    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False),
     Column("label", Text, nullable=False),
     Column("hash", Text, nullable=False, unique=True),  # SHA-256 of the token, hex
     Column("hint", Text, nullable=False),  # its last four characters
@@ -67,6 +67,8 @@ tokens: Final = Table(
     Column("last_used_at", BigInteger, nullable=True),
     Column("revoked_at", BigInteger, nullable=True),
     Column("created_at", BigInteger, nullable=False),
+    Index("ix_tokens_account_id_created_at_id", "account_id", "created_at", "id"),
+    Index("ix_tokens_created_at_id", "created_at", "id"),  # of all accounts
 )
 
 connections: Final = Table(
@@ -83,7 +85,7 @@ connections: Final = Table(
     Column("rev", BigInteger, nullable=False),  # of its last change
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Index("ix_connections_account_id_created_at", "account_id", "created_at"),
+    Index("ix_connections_paged", "account_id", "created_at", "id", "provider"),
 )
 
 agents: Final = Table(
@@ -102,7 +104,8 @@ agents: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("account_id", "name"),
-    Index("ix_agents_account_id_created_at", "account_id", "created_at"),
+    Index("ix_agents_paged", "account_id", "created_at", "id", "status"),
+    Index("ix_agents_rev", "rev"),  # those that changed since
 )
 
 numbers: Final = Table(
@@ -114,7 +117,7 @@ numbers: Final = Table(
     Column("number", Text, nullable=False, unique=True),  # E.164
     Column("provider", Text, nullable=False),
     Column("connection_id", Id, ForeignKey("connections.id"), nullable=True, index=True),
-    Column("agent_id", Id, ForeignKey("agents.id"), nullable=True, index=True),
+    Column("agent_id", Id, ForeignKey("agents.id"), nullable=True),
     Column("fallback", Text, nullable=False),  # E.164 or empty
     Column("state", Text, nullable=False),  # active | deleting | corrupted
     Column("mode", Text, nullable=False),  # webhook | trunk
@@ -128,6 +131,7 @@ numbers: Final = Table(
     Index("ix_numbers_account_id_number", "account_id", "number"),
     # Pages in their order, and how many there are, without a look at the rows.
     Index("ix_numbers_account_id_short_id_state", "account_id", "short_id", "state"),
+    Index("ix_numbers_agent_id_short_id_state", "agent_id", "short_id", "state"),
     sqlite_autoincrement=True,  # an id is never given twice, also after a release
 )
 _UNLINKED = numbers.c.agent_id.is_(None)
@@ -136,6 +140,7 @@ Index(
     numbers.c.account_id,
     numbers.c.short_id,
     numbers.c.state,
+    numbers.c.agent_id,  # always NULL; without it SQLite reads the row
     sqlite_where=_UNLINKED,
     postgresql_where=_UNLINKED,
 )
@@ -168,7 +173,18 @@ documents: Final = Table(
     Column("body", Text, nullable=False),  # JSON object; its secrets are sealed
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Index("ix_documents_account_id_kind_created_at", "account_id", "kind", "created_at"),
+    Index("ix_documents_paged", "account_id", "kind", "created_at", "id"),
+)
+
+# Documents that changed while so many agents referred to them that not all could be changed with
+# them: their jobs do not have it yet.
+refreshes: Final = Table(
+    "refreshes",
+    metadata,
+    Column("document_id", Id, primary_key=True),
+    Column("account_id", Id, ForeignKey("accounts.id"), nullable=False),
+    Column("token", Text, nullable=False),  # of the change: another one may come meanwhile
+    Column("due_at", BigInteger, nullable=False),  # nobody else works on it before
 )
 
 # Answers to requests with an Idempotency-Key, kept for a day.
@@ -196,6 +212,7 @@ audit: Final = Table(
     Column("request_id", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Index("ix_audit_account_id_id", "account_id", "id"),
+    Index("ix_audit_object_id_id", "object_id", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -270,7 +287,7 @@ calls: Final = Table(
     Column("duration", Double, nullable=True),
     Column("legs", Text, nullable=False, server_default=text("'[]'")),  # JSON array
     Index("ix_calls_initiated_at_call_id", "initiated_at", "call_id"),  # pages, newest first
-    Index("ix_calls_account_id_initiated_at", "account_id", "initiated_at"),
+    Index("ix_calls_account_id_initiated_at_call_id", "account_id", "initiated_at", "call_id"),
 )
 _UNENDED = calls.c.state != "ended"
 Index("ix_calls_unended", calls.c.initiated_at, sqlite_where=_UNENDED, postgresql_where=_UNENDED)

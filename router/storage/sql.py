@@ -64,7 +64,11 @@ def now_after(column: ColumnElement[int], *rows: ColumnElement[bool]) -> ColumnE
 
 
 def paged(query: Select[Any], offset: int, limit: int) -> Select[Any]:
-    """A part of a list, whatever numbers a client asked for."""
+    """A part of a list, whatever numbers a client asked for.
+
+    Of the keys alone, by an index that has all that is asked for: the rows before the page are
+    skipped there, and never read.
+    """
     return query.offset(max(0, min(offset, _LARGEST))).limit(max(0, min(limit, _LARGEST)))
 
 

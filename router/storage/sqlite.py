@@ -11,20 +11,26 @@ import asyncio
 import fcntl
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from errno import EISDIR
+from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final, cast
+from typing import Any, Final, Self, TypeVar, cast
 from weakref import WeakSet
 
+import aiosqlite
 from sqlalchemy import AdaptedConnection, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from typing_extensions import override
 
 from router import files
 from router.errors import ConfigError, StorageError, StorageUnavailable
+
+T = TypeVar("T")
 
 _LEAVE: Final = 2.0  # seconds that a statement which was cancelled may still take
 _LOOK: Final = 0.005  # seconds between two looks at the lock, at most
@@ -184,6 +190,88 @@ def prepare_folder(path: Path) -> None:
     # It opens only a new file: a close would drop the locks that this process's other connections
     # have on it, and the next process to leave would then delete the log that they write.
     files.make_sqlite_file(path)
+
+
+class _Cursor:
+    """What SQLAlchemy needs of aiosqlite's cursor, in one trip to the connection's thread.
+
+    Else it makes four: for a cursor, the statement, its rows, and the cursor's end. A trip costs
+    more than nearly every statement.
+    """
+
+    arraysize = 1
+    description: Any = None
+    rowcount = -1
+    lastrowid: int | None = None
+
+    def __init__(self, connection: "Driver") -> None:
+        self._connection = connection
+        self._rows: list[Any] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def execute(self, sql: str, values: Any = ()) -> Self:
+        await self._connection.trip(self._run, sqlite3.Cursor.execute, sql, values)
+        return self
+
+    async def executemany(self, sql: str, values: Any) -> Self:
+        await self._connection.trip(self._run, sqlite3.Cursor.executemany, sql, values)
+        return self
+
+    def _run(self, opened: sqlite3.Connection, how: Callable[..., Any], *given: Any) -> None:
+        cursor = opened.cursor()
+        try:
+            how(cursor, *given)
+            self._rows = cursor.fetchall()
+            self.description, self.rowcount = cursor.description, cursor.rowcount
+            self.lastrowid = cursor.lastrowid
+        finally:
+            cursor.close()
+
+    async def fetchall(self) -> list[Any]:
+        return self._rows
+
+    async def close(self) -> None:
+        self._rows = []
+
+
+class Driver(aiosqlite.Connection):
+    """aiosqlite's connection with few trips to its thread: most of a transaction were those."""
+
+    _left_behind = False  # a trip whose end nobody waited for may still be on its way
+
+    @override
+    def cursor(self) -> Any:  # an aiosqlite.Cursor as far as SQLAlchemy uses it
+        """See `_Cursor`."""
+        return _Cursor(self)
+
+    async def trip(self, work: Callable[..., T], *given: Any) -> T:
+        """Call `work` with sqlite3's connection, and what is given, in the thread."""
+        return cast("T", await self._execute(lambda: work(self._conn, *given)))
+
+    @override
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            self._left_behind = True
+            raise
+
+    @override
+    async def rollback(self) -> None:
+        """The pool asks for it after every transaction, and hardly ever is there one."""
+        if self._left_behind or self.in_transaction:
+            self._left_behind = False
+            await super().rollback()
+
+
+def connect(*args: Any, **options: Any) -> Driver:
+    """To be awaited, with the arguments of `sqlite3.connect`: SQLAlchemy's `async_creator_fn`."""
+    driver = Driver(partial(sqlite3.connect, *args, **options), iter_chunk_size=64)
+    # As SQLAlchemy has it: who is stuck in SQLite stops no exit.
+    driver._thread.daemon = True  # noqa: SLF001 there is no public way
+    return driver
 
 
 def install(engine: AsyncEngine) -> "WeakSet[Thread]":

@@ -1,11 +1,13 @@
 """The OpenAPI documents are valid, complete and enough for a client; the page shows all of them."""
 
+import asyncio
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pydantic_core
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 from typing_extensions import override
@@ -172,3 +174,29 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     outcome = await fuzz(tmp_path, seed=SEED, examples=4, phases="examples,fuzzing,stateful")
     print(outcome.text)
     assert outcome.passed, outcome.text
+
+
+async def test_the_documents_are_made_once_however_many_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may ask, and making one takes longer than answering a hundred calls."""
+    made: list[str] = []
+    document, dump = openapi.document, pydantic_core.to_json
+
+    def counted(*args: Any, **more: Any) -> Any:
+        made.append("document")
+        return document(*args, **more)
+
+    def dumped(value: Any, **more: Any) -> bytes:
+        made.extend(["dump"] if "openapi" in value else [])
+        return dump(value, **more)
+
+    monkeypatch.setattr(openapi, "document", counted)
+    monkeypatch.setattr(pydantic_core, "to_json", dumped)
+    async with running_api(tmp_path) as api:
+        for path, makes in (("/openapi.json", ["document", "dump"]), ("/docs", ["document"])):
+            made.clear()
+            replies = await asyncio.gather(*(api.request("GET", path) for _ in range(5)))
+            assert {reply.status for reply in replies} == {200}
+            assert len({reply.body for reply in replies}) == 1
+            assert made == makes

@@ -11,12 +11,13 @@ import aiohttp
 import pytest
 
 from config import Settings
+from router import runtime
 from router.clock import SystemClock
 from router.control import accounts, tokens
 from router.control.context import control_of
 from router.control.model import Actor, Plan
 from router.events.ids import DEFAULT_ACCOUNT
-from router.node import Node
+from router.node import PREPARING, Node
 from router.secrets import load_key
 from router.storage.engine import open_database
 from router.storage.sqlite import Gate
@@ -133,6 +134,32 @@ async def test_a_change_is_visible_at_the_ingress(tmp_path: Path) -> None:
             async with session.get(f"{base}/numbers") as answer:
                 assert (await answer.json())["total"] == 0  # the file's are of another account
         assert before == 3
+
+
+async def test_an_api_alone_is_not_ready_before_the_schema_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, told = asyncio.Event(), []
+
+    async def until_the_end(_: Settings) -> None:
+        await stop.wait()
+
+    async def look(node: Node) -> None:
+        told.append(await _get(node.api_port, "/readyz"))
+        stop.set()
+
+    monkeypatch.setattr(runtime, "prepare", until_the_end)
+    settings = node_settings(
+        tmp_path,
+        port=free_port(),
+        livekit_url="http://127.0.0.1:1",
+        roles=["api"],
+        secret_key="ab" * 32,
+        database={"url": "postgresql+psycopg://127.0.0.1:1/none"},
+    )
+    await runtime.run(settings, stop=stop, started=look)
+    [(status, facts)] = told
+    assert (status, facts["database"]) == (503, PREPARING)
 
 
 @pytest.mark.parametrize(

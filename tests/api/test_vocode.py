@@ -17,6 +17,7 @@ from router.control.model import Actor, Plan
 from tests.api.examples import vocode as examples
 from tests.api.examples.vocode import NOBODY, VOICE, ok
 from tests.support.api import Client, Reply, RunningApi, running_api
+from tests.support.control import later
 
 CLIENT: Final = {"X-Fern-SDK-Version": "0.0.48"}
 DOCUMENT: Final = yaml.safe_load(
@@ -553,3 +554,59 @@ async def test_a_call_without_an_agent_is_not_there(client: Client) -> None:
     found = ok(await client.get("/v1/calls", {"id": call}))
     assert (found["agent"]["id"], found["transcript"]) == (agent, "HUMAN: Hello?")
     assert found["stage_outcome"] == "human_disconnected"
+
+
+async def test_agents_are_no_way_around_the_scope_of_connections(api: RunningApi) -> None:
+    whole = await api.account("scoped")
+    agents_only = await api.account("scoped", scopes=("agents:write",))
+    made = ok(
+        await whole.post(
+            "/v1/account_connections/create",
+            {
+                "type": "account_connection_openai",
+                "credentials": {"openai_api_key": "sk-of-the-account"},
+            },
+        )
+    )
+    named = {**AGENT, "openai_account_connection": made["id"]}
+    agent = ok(await agents_only.post("/v1/agents/create", named))
+    other = {**made, "label": "mine", "credentials": {"openai_api_key": "sk-of-somebody-else"}}
+    for path in ("/v1/agents/create", f"/v1/agents/update?id={agent['id']}"):
+        reply = await agents_only.post(path, {**AGENT, "openai_account_connection": other})
+        assert reply.status == 403, reply.text
+        assert "numbers:write" in reply.text
+    shown = ok(await whole.get("/v1/account_connections", {"id": made["id"]}))
+    assert shown == made
+
+
+async def test_numbers_are_no_way_around_the_scope_of_agents(api: RunningApi) -> None:
+    whole = await api.account("buyer")
+    numbers_only = await api.account("buyer", scopes=("numbers:write",))
+    wanted = {"inbound_agent": "default"}
+    reply = await numbers_only.post("/v1/numbers/buy", wanted)
+    assert (reply.status, "agents:write" in reply.text) == (403, True), reply.text
+    assert ok(await whole.get("/v1/agents/list"))["total"] == 0
+    assert ok(await whole.get("/v1/numbers/list"))["total"] == 0
+    ok(await whole.post("/v1/numbers/buy", wanted))
+    ok(await numbers_only.post("/v1/numbers/buy", wanted))  # it is there now
+
+
+async def test_a_purchase_whose_answer_is_lost_is_made_once(api: RunningApi) -> None:
+    client = await api.account("unlucky")
+    asked: dict[str, Any] = {"body": {"inbound_agent": AGENT}, "headers": {"Idempotency-Key": "1"}}
+    before = {number for held in api.carriers.owned.values() for number in held}
+    api.carriers.dies = True
+    try:
+        assert (await client.post("/v1/numbers/buy", **asked)).status == 503
+    finally:
+        api.carriers.away = False
+    assert (await client.post("/v1/numbers/buy", **asked)).status == 503  # under way
+    await later(api.control.database, 3600.0)
+    await numbers.recover(api.control)
+    bought = ok(await client.post("/v1/numbers/buy", **asked))
+    assert ok(await client.post("/v1/numbers/buy", **asked)) == bought
+    after = {number for held in api.carriers.owned.values() for number in held}
+    assert after - before == {bought["number"]}
+    assert [each["id"] for each in ok(await client.get("/v1/agents/list"))["items"]] == [
+        bought["inbound_agent"]["id"]
+    ]

@@ -457,10 +457,9 @@ async def test_a_transcripts_link_is_for_one_call_and_an_hour(tmp_path: Path) ->
         assert (await read(call, link)).status == 200
         clock.seconds = 3601
         assert answered(await read(call, link), 403, "ErrorResponse")["code"] == "link_expired"
-        for _ in range(20):  # somebody guesses
-            reply = await read(call, "x")
-        assert reply.status == 429
-        assert int(reply.headers["Retry-After"]) >= 1
+        guesses = [await read(call, "x") for _ in range(20)]
+        assert {reply.status for reply in guesses} == {403, 429}
+        assert int(guesses[-1].headers["Retry-After"]) >= 1
 
 
 async def test_recordings(acme: Client) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.control import accounts, agents, audit, documents, numbers
+from router.control import accounts, agents, audit, connections, documents, numbers, refresh
 from router.control.context import Control
 from router.control.model import Actor, Agent
 from router.errors import Conflict, Invalid, NotFound
@@ -147,7 +147,7 @@ class TestDocuments:
         assert made.metadata == {"config": config, "documents": said}
         number = await numbers.buy(carried, acme, provider="twilio", number=ONE, agent_id=made.id)
         await documents.update(carried, acme, "prompt", prompt.id, {"content": "bye"})
-        await agents.refresh(carried, acme, prompt.id)
+        assert await refresh.recover(carried) == 0
         table = await follow(carried.database, RouteTable())
         said = {prompt.id: {"content": "bye", "kind": "prompt"}}
         route = table.get(number.number)
@@ -155,7 +155,7 @@ class TestDocuments:
         assert route.targets[0].metadata == {"config": config, "documents": said}
         assert (await agents.get(carried, acme, given.id)).metadata == {"own": 1}
         await documents.delete(carried, acme, "prompt", prompt.id)
-        await agents.refresh(carried, acme, prompt.id)
+        assert await refresh.recover(carried) == 0
         assert (await agents.get(carried, acme, made.id)).metadata == {"config": config}
 
 
@@ -181,7 +181,7 @@ class TestChanges:
     async def test_more_numbers_than_one_transaction_takes(
         self, carried: Control, carrier: FakeCarrier, acme: Actor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(agents, "_AT_ONCE", 3)
+        monkeypatch.setattr(agents, "AT_ONCE", 3)
         made = await agent(carried, acme)
         for count in range(8):
             number = f"+1415555020{count}"
@@ -251,10 +251,14 @@ class TestChanges:
 async def test_an_adopted_number_may_have_an_agent(
     carried: Control, carrier: FakeCarrier, acme: Actor
 ) -> None:
-    carrier.held[ONE] = Held("the operator's")
+    sid = "AC" + "7e" * 16
+    carrier.held[ONE] = Held(sid)
     made = await agent(carried, acme)
+    own = await connections.create(
+        carried, acme, provider="twilio", provider_account=sid, secrets={"auth_token": "a token"}
+    )
     held = await numbers.adopt(
-        carried, acme, number=ONE, provider="twilio", connection_id=None, agent_id=made.id
+        carried, acme, number=ONE, provider="twilio", connection_id=own.id, agent_id=made.id
     )
     assert (held.agent_id, held.agent_name, held.agent_label) == (made.id, "anna", "Anna")
 

@@ -266,3 +266,25 @@ async def test_all_accounts_of_the_carriers_are_published(
         one: acme.account_id,
         two: rival.account_id,
     }
+
+
+async def test_nobody_names_an_account_without_end(
+    control: Control, acme: Actor, rival: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each webhook that names it is looked at with all of them."""
+    for _ in range(20):
+        await twilio(control, acme)
+    other = await twilio(control, acme, sid="AC" + "d4" * 16)
+    with pytest.raises(Conflict, match="20 connections have this account at twilio"):
+        await twilio(control, acme)
+    with pytest.raises(Conflict) as error:
+        await connections.update(control, acme, other, provider_account=SID)
+    assert error.value.code == "too_many_connections"
+    await connections.update(control, acme, other, label="still to be changed")
+    await twilio(control, rival)
+    monkeypatch.setattr(connections, "_MOST_HELD", 22)
+    keys = {"openai_api_key": "sk-0123456789abcd"}
+    await connections.create(control, acme, provider="openai", secrets=keys)
+    with pytest.raises(Conflict, match="22 connections"):
+        await connections.create(control, acme, provider="openai", secrets=keys)
+    await connections.update(control, acme, other, provider_account="AC" + "e5" * 16)

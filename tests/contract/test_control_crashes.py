@@ -183,7 +183,7 @@ async def test_a_request_that_is_sent_again_buys_one(control: Control, world: Wo
     buyer = await tenant(control, "careful", Plan(numbers=5))
 
     async def one(mortal: Control, death: Death) -> bool:
-        again = msgspec.structs.replace(buyer, intent=f"its key, at step {death._at}")
+        again = msgspec.structs.replace(buyer, request_key=f"its key, at step {death._at}")
 
         async def buy(process: Control) -> Number:
             query = NumberQuery(area_code="415")

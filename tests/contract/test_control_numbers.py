@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -14,6 +15,7 @@ from router.control.number_rows import HELD
 from router.errors import (
     Ambiguous,
     Conflict,
+    Forbidden,
     Invalid,
     LimitReached,
     NotFound,
@@ -34,6 +36,7 @@ from tests.support.fake_inventory import OPERATOR as OPERATORS
 from tests.support.fake_inventory import FakeCarrier, Held
 
 ONE, TWO, THREE = "+14155550100", "+14155550101", "+14155550102"
+TENANTS = "AC" + "7e" * 16  # at the carrier
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 AGES = 3600.0
 
@@ -392,52 +395,139 @@ class TestAtOnce:
         assert len(await all_of(control, acme)) == 3
 
 
+class TestRepeating:
+    """A request that is sent again with its Idempotency-Key, its first answer lost."""
+
+    async def test_what_it_bought_is_not_bought_again(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        any_one: dict[str, Any] = {"provider": "twilio", "query": NumberQuery(area_code="415")}
+        carrier.fate = fails("bought", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await numbers.buy(control, again, **any_one)
+        carrier.fate = well
+        with pytest.raises(Ambiguous, match="still under way"):
+            await numbers.buy(control, again, **any_one)
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        bought = await numbers.buy(control, again, **any_one)
+        assert carrier.bought == [bought.number]
+        other = await numbers.buy(control, acme, **any_one)
+        theirs = await numbers.buy(
+            control, msgspec.structs.replace(rival, request_key="of one request"), **any_one
+        )
+        assert carrier.bought == [bought.number, other.number, theirs.number]
+
+    async def test_what_it_did_not_buy_is_bought(
+        self, control: Control, carrier: FakeCarrier, acme: Actor
+    ) -> None:
+        again = msgspec.structs.replace(acme, request_key="of one request")
+        carrier.fate = fails("buy", RuntimeError("the process dies"))
+        with pytest.raises(RuntimeError):
+            await buy(control, again)
+        carrier.fate = well
+        await later(control.database, AGES)
+        assert await numbers.recover(control) == 1
+        assert (await buy(control, again)).number == ONE
+        assert (await buy(control, again)).number == ONE
+        assert carrier.bought == [ONE]
+
+
+class Own(NamedTuple):
+    """A tenant's connection with a carrier account of its own."""
+
+    id: str
+    at_carrier: str
+
+
+async def own_connection(control: Control, actor: Actor) -> Own:
+    at_carrier = "AC" + actor.account_id.replace("-", "")
+    made = await connections.create(
+        control,
+        actor,
+        provider="twilio",
+        provider_account=at_carrier,
+        secrets={"auth_token": "of some length"},
+    )
+    return Own(made.id, at_carrier)
+
+
 class TestAdopting:
     async def test_a_number_that_is_there(
         self, control: Control, carrier: FakeCarrier, acme: Actor
     ) -> None:
-        carrier.held[ONE] = Held(OPERATORS, "of long ago")
         actor = await limited(control, 1)
-        made = await self.adopt(control, actor, label="front", details={"password": "of length"})
+        theirs = await own_connection(control, actor)
+        carrier.held[ONE] = Held(theirs.at_carrier, "of long ago")
+        made = await self.adopt(
+            control, actor, theirs.id, label="front", details={"password": "of length"}
+        )
         assert (made.bought, made.label, carrier.held[ONE].ours) == (False, "front", True)
-        assert made.details == {"password": "…"}
+        assert made.details == {"password": "…ngth"}
         with pytest.raises(LimitReached):
-            await self.adopt(control, actor, TWO)
+            await self.adopt(control, actor, theirs.id, TWO)
         released = await numbers.release(control, actor, ONE)
         assert (released.state, list(carrier.held)) == ("released", [ONE])
         with pytest.raises(NotFound):
             await numbers.get(control, actor, ONE)
-        assert (await self.adopt(control, acme)).short_id > made.short_id
+        acmes = await own_connection(control, acme)
+        carrier.held[ONE] = Held(acmes.at_carrier)
+        again = await self.adopt(control, acme, acmes.id)
+        assert again.short_id > made.short_id
 
     async def test_one_that_is_not_to_be_had(
         self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
     ) -> None:
+        acmes, rivals = [await own_connection(control, each) for each in (acme, rival)]
         with pytest.raises(NotFound):
-            await self.adopt(control, acme)
-        carrier.held[ONE] = Held(OPERATORS)
-        await self.adopt(control, acme)
+            await self.adopt(control, acme, acmes.id)
+        carrier.held[ONE] = Held(acmes.at_carrier)
+        await self.adopt(control, acme, acmes.id)
         with pytest.raises(Conflict):
-            await self.adopt(control, acme)
+            await self.adopt(control, acme, acmes.id)
         with pytest.raises(NotFound):
-            await self.adopt(control, rival)
-        carrier.held[TWO] = Held(OPERATORS)
+            await self.adopt(control, rival, rivals.id)
+        carrier.held[TWO] = Held(acmes.at_carrier)
         carrier.fate = fails("configure", Permanent("a locked number"))
         with pytest.raises(Conflict, match="locked"):
-            await self.adopt(control, acme, TWO)
-        made = await self.adopt(control, acme, TWO, mode="trunk")
+            await self.adopt(control, acme, acmes.id, TWO)
+        made = await self.adopt(control, acme, acmes.id, TWO, mode="trunk")
         assert (made.mode, carrier.held[TWO].ours) == ("trunk", False)
 
-    async def test_at_once(
-        self, control: Control, carrier: FakeCarrier, acme: Actor, rival: Actor
+    @pytest.mark.parametrize("connection", [None, "default"])
+    async def test_the_operators_are_the_operators(
+        self, control: Control, carrier: FakeCarrier, acme: Actor, connection: str | None
     ) -> None:
+        """A tenant that may buy there can't tell whether the operator has a number, nor take it."""
         carrier.held[ONE] = Held(OPERATORS)
-        adopting = [self.adopt(control, actor) for actor in (acme, rival, acme, rival)]
+        said = set()
+        for number in (ONE, TWO):
+            with pytest.raises(Forbidden, match="connection of your own") as error:
+                await self.adopt(control, acme, connection, number)
+            said.add((str(error.value), error.value.code))
+        assert len(said) == 1
+        assert not carrier.held[ONE].ours
+        await self.adopt(control, OPERATOR, connection)
+        assert carrier.held[ONE].ours
+
+    async def test_at_once(self, control: Control, carrier: FakeCarrier, acme: Actor) -> None:
+        acmes = await own_connection(control, acme)
+        carrier.held[ONE] = Held(acmes.at_carrier)
+        adopting = [self.adopt(control, acme, acmes.id) for _ in range(4)]
         done = await asyncio.gather(*adopting, return_exceptions=True)
         assert sum(isinstance(each, Number) for each in done) == 1
 
-    async def adopt(self, control: Control, actor: Actor, number: str = ONE, **more: Any) -> Number:
+    async def adopt(
+        self,
+        control: Control,
+        actor: Actor,
+        connection: str | None,
+        number: str = ONE,
+        **more: Any,
+    ) -> Number:
         return await numbers.adopt(
-            control, actor, number=number, provider="twilio", connection_id=None, **more
+            control, actor, number=number, provider="twilio", connection_id=connection, **more
         )
 
 

@@ -9,6 +9,8 @@ from sqlalchemy.exc import IntegrityError
 
 from config import Settings
 from router.errors import StorageError, StorageUnavailable
+from router.events.types import ROUTES_TOPIC
+from router.storage import outbox
 from router.storage.engine import Database, open_database
 from router.storage.leader import leader
 from router.storage.schema import numbers, revision
@@ -139,6 +141,44 @@ async def test_what_was_written_is_there_when_opened_again(
         await connection.execute(update(revision).values(value=7))
     async with open_database(settings) as again:
         assert await value(again) == 7
+
+
+DRAFT = outbox.Draft(ROUTES_TOPIC, SECRET_NUMBER, None, {})
+
+
+async def test_the_leader_is_told_of_what_others_put_into_the_outbox(
+    db: Database, settings: Settings
+) -> None:
+    async with (
+        asyncio.timeout(10),
+        leader(db, "publish", listens=True),
+        open_database(settings, filled=db.filled) as other,
+    ):
+        # Again and again at first: nobody hears what was told before it listened.
+        while not db.filled.is_set():
+            await outbox.post(other, [DRAFT])
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            db.filled.clear()
+            await outbox.post(other, [DRAFT])
+            await db.filled.wait()
+
+
+async def test_only_what_is_committed_is_told(db: Database) -> None:
+    async def fail() -> None:
+        async with db.write() as connection:
+            await outbox.add(connection, [DRAFT], now=1)
+            raise ZeroDivisionError
+
+    async with leader(db, "publish", listens=True):
+        await asyncio.sleep(0.1)
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        async with db.write() as connection:
+            await connection.execute(update(revision).values(value=7))
+        await asyncio.sleep(0.1)
+        assert not db.filled.is_set()
 
 
 async def test_a_job_has_a_leader(db: Database) -> None:

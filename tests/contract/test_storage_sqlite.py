@@ -5,12 +5,16 @@ import fcntl
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config import ConfigProblem, Settings, load
 from router.errors import ConfigError, StorageUnavailable
@@ -114,6 +118,60 @@ async def test_every_connection_is_set_up_for_durability(settings: Settings) -> 
         for name, expected in wanted.items():
             found = (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
             assert (name, found) == (name, expected)
+
+
+async def driver_of(connection: AsyncConnection) -> sqlite.Driver:
+    found = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(found, sqlite.Driver)
+    return found
+
+
+async def test_a_statement_is_one_trip_to_the_thread(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips = 0
+    original: Any = aiosqlite.Connection._execute
+
+    async def counted(self: aiosqlite.Connection, *args: Any, **kwargs: Any) -> Any:
+        nonlocal trips
+        trips += 1
+        return await original(self, *args, **kwargs)
+
+    async with open_database(settings) as db:
+        async with db.read():
+            pass
+        monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+        async with db.read() as connection:
+            assert len((await connection.execute(select(revision))).all()) == 1
+        assert trips == 3  # BEGIN, the statement, COMMIT
+
+
+async def test_a_transaction_that_begins_behind_a_cancellation_is_rolled_back(
+    settings: Settings,
+) -> None:
+    async with open_database(settings) as db:
+        async with db.read() as connection:
+            driver = await driver_of(connection)
+        busy, began = threading.Event(), asyncio.get_running_loop().create_future()
+        blocking = asyncio.ensure_future(driver.trip(lambda _: busy.wait(10)))
+
+        async def read() -> None:
+            asyncio.get_running_loop().call_soon(began.set_result, None)
+            async with db.read():
+                raise AssertionError
+
+        reading = asyncio.create_task(read())
+        await began
+        await asyncio.sleep(0.05)  # its BEGIN waits behind what blocks the thread
+        reading.cancel()
+        busy.set()
+        await asyncio.gather(blocking, reading, return_exceptions=True)
+        async with db.write() as connection:
+            await connection.execute(update(revision).values(value=7))
+        async with db.read() as connection:
+            assert (await connection.execute(select(revision.c.value))).scalar_one() == 7
+            driver = await driver_of(connection)
+        assert not driver.in_transaction
 
 
 async def test_only_the_owner_may_read_it(settings: Settings) -> None:

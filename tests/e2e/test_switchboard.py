@@ -26,10 +26,15 @@ from router.events.call import CallRecord
 from router.events.ids import DEFAULT_ACCOUNT, call_id
 from router.events.model import Event
 from router.events.types import EventType
+from router.node import Node
 from router.observability.metrics import SILENT_CALLERS
+from router.sandbox.call import NotInService
 from router.sandbox.serve import serve
+from router.sandbox.sip import Invite, Leg
+from router.sandbox.twilio.standin import TwilioStandIn
 from router.storage import calls as call_store
 from router.storage.engine import Database, open_database
+from tests.support.api_node import VoiceAi, api_of, call_of, set_fallback
 from tests.support.nodes import (
     ACCOUNT,
     TOKEN,
@@ -87,11 +92,12 @@ class Switchboard:
     def __init__(
         self,
         settings: Settings,
+        node: Node,
         database: Database,
         session: aiohttp.ClientSession,
         telephony: Telephony,
     ) -> None:
-        self.settings, self.telephony = settings, telephony
+        self.settings, self.node, self.telephony = settings, node, telephony
         self._database, self._session = database, session
 
     async def post(self, kind: str, query: str = "", **fields: str) -> str:
@@ -106,7 +112,11 @@ class Switchboard:
 
     async def answer(self, sid: str, agent: str) -> ET.Element:
         """What the voice webhook of a call to `agent`'s number is answered: the `<Sip>`."""
-        sip = ET.fromstring(await self.post("voice", CallSid=sid, To=NUMBERS[agent])).find(".//Sip")
+        return await self.answer_to(sid, NUMBERS[agent])
+
+    async def answer_to(self, sid: str, number: str) -> ET.Element:
+        """The same of any number."""
+        sip = ET.fromstring(await self.post("voice", CallSid=sid, To=number)).find(".//Sip")
         assert sip is not None
         return sip
 
@@ -174,7 +184,7 @@ async def switchboard(
         await eventually(lambda: node.health()[1]["livekit"] == "ok")
         database = await stack.enter_async_context(open_database(settings))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Switchboard(settings, database, session, telephony)
+        yield Switchboard(settings, node, database, session, telephony)
 
 
 def new_sid() -> str:
@@ -285,6 +295,83 @@ async def test_an_agent_without_a_worker_is_missing_and_the_fallback_is_dialled(
         record, _ = await board.record(sid, until="call.forwarded")
         assert record.state == "forwarded"
         assert await board.room_is_gone(record.call_id)
+
+
+def _no_leg(_: Invite) -> Leg:
+    raise AssertionError("the SIP leg is SIPp's")
+
+
+@asynccontextmanager
+async def numbers_for_sale(base: str) -> AsyncIterator[TwilioStandIn]:
+    """Twilio's numbers; those of the mapping are the operator's already."""
+    async with TwilioStandIn(
+        account_sid=ACCOUNT, auth_token=TOKEN, webhook_base=base, dial_sip=_no_leg
+    ) as twilio:
+        for number in NUMBERS.values():
+            twilio.hold(number)
+        yield twilio
+
+
+async def leads(board: Switchboard, number: str, *agents: str, fallback: str = "") -> None:
+    """Until the node has taken the change: the number leads to these agents."""
+    routes = board.node.routes
+    assert routes is not None
+
+    def is_so() -> bool:
+        route = routes.table.get(number)
+        found = [target.agent for target in route.targets] if route is not None else []
+        return (found, route.fallback if route is not None else "") == ([*agents], fallback)
+
+    await eventually(is_so, within=5.0)
+
+
+async def test_a_number_that_was_bought_is_heard_until_its_agent_is_paused(
+    telephony: Telephony, tmp_path: Path
+) -> None:
+    base = f"http://127.0.0.1:{telephony.port}"
+    async with AsyncExitStack() as stack:
+        twilio = await stack.enter_async_context(numbers_for_sale(base))
+        carriers = {"twilio": {"api_url": twilio.url}}
+        board = await stack.enter_async_context(
+            switchboard(telephony, tmp_path, {}, providers=carriers)
+        )
+        api = await stack.enter_async_context(api_of(board.settings))
+        client = await api.account("acme")
+        voice_ai = VoiceAi(client)
+        number = await voice_ai.select()
+        bob = await voice_ai.create("Bob", number)
+        await voice_ai.deploy(bob)
+        await leads(board, number, "bob")
+
+        sid = new_sid()
+        result = await board.dialled(sid, await board.answer_to(sid, number))
+        assert result.status == 200, result
+        assert_hears_only(result, "bob")
+        record = await call_of(client, sid, state="ended", disposition="answered")
+        assert record["agent"] == "bob"
+        [job] = telephony.agents["bob"].events("job", room=record["call_id"])
+        assert json.loads(job.metadata)["metadata"]["config"]["prompt"] == "You are Bob."
+
+        await set_fallback(client, number, "+14155550199")
+        await voice_ai.pause(bob)
+        await leads(board, number, fallback="+14155550199")
+        sid = new_sid()
+        twiml = await board.post("voice", CallSid=sid, To=number)
+        assert FALLBACK in twiml
+        assert "<Sip" not in twiml
+        forwarded = await call_of(client, sid, agent="")
+        assert "to its fallback" in forwarded["reason"]
+        assert (await voice_ai.release(number)).status == 200
+        await leads(board, number)
+        with pytest.raises(NotInService):
+            twilio.place_call(number, CALLER)
+        sid = new_sid()
+        twiml = await board.post("voice", CallSid=sid, To=number)
+        assert "<Say" in twiml
+        assert "<Dial" not in twiml
+        rejected = call_id("twilio", ACCOUNT, sid)
+        for room in (forwarded["call_id"], rejected):
+            assert telephony.agents["bob"].events("job", room=room) == []
 
 
 @asynccontextmanager

@@ -129,7 +129,7 @@ class TestTokens:
     @pytest.mark.parametrize(
         ("args", "code", "words"),
         [
-            (["create"], 2, "scopes: has no scope in it"),
+            (["create"], 2, "scopes: must name at least one of"),
             (["create", "--scope", "numbers"], 2, "there are numbers:read"),
             (["create", "--scope", "admin", "--account", "nobody"], 1, "no account nobody"),
             (["create", "--scope", "admin", "--days", "0"], 2, "--days"),

@@ -336,3 +336,18 @@ def test_whatever_is_missing_or_wrong_it_does_not_crash(
     assert [each["what"] for each in findings] in (CHECKS, ["settings", "all else"])
     assert not [each for each in findings if "the check itself failed" in each["words"]]
     assert ran.err.rstrip().endswith("to mend")
+
+
+async def test_connections_that_another_key_sealed_are_told(tmp_path: Path) -> None:
+    async def ready(_request: web.Request) -> web.Response:
+        connections = {"connections": 3, "unreadable": 2}
+        return web.json_response({"ready": True, "roles": ["api"], "connections": connections})
+
+    app = web.Application()
+    app.router.add_get("/readyz", ready)
+    settings = own(tmp_path)
+    async with serve(app, settings.http.port):
+        finding = await found(settings, "webhooks")
+    assert finding.level == "problem"
+    assert "2 connections of accounts can't be opened" in finding.words
+    assert "previous_secret_keys" in finding.words

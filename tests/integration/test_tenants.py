@@ -110,6 +110,10 @@ async def test_a_tenants_call_reaches_its_agent_and_nobody_elses_key_does(tmp_pa
         assert (await twilio(found, "voice", TOKEN, AccountSid="AC" + "9" * 32))[0] == 403
         assert stored(log) == [event]
         assert (await found.twilio(To=ACMES_NUMBER))[0] == 403  # the operator's key: not its number
+        # Nor another account's call: it names acme's, or one that nobody knows.
+        for account in (SID, "AC" + "9" * 32):
+            assert (await found.twilio(To=NUMBER, AccountSid=account))[0] == 403
+        assert stored(log) == [event]
         assert (await found.twilio(To=NUMBER))[0] == 200
         _, metrics = await found.get("/metrics")
         assert 'switchboard_foreign_webhooks_total{provider="twilio"}' in metrics

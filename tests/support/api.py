@@ -234,6 +234,7 @@ class FakeCarriers:
     away: bool = False  # nothing answers
     refuses: bool = False  # for good, whatever it is asked
     lost: bool = False  # what is done, is done; the answer is lost
+    dies: bool = False  # the same, and then it is away
 
     @asynccontextmanager
     async def open(
@@ -263,6 +264,9 @@ class _FakeInventory:
             raise Permanent("the carrier refuses it", code="20003")
 
     def _done(self) -> None:
+        if self.carriers.dies:
+            self.carriers.dies, self.carriers.away = False, True
+            raise Ambiguous("the carrier's answer was lost")
         if self.carriers.lost:
             raise Ambiguous("the carrier's answer was lost")
 

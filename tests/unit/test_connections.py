@@ -122,6 +122,20 @@ async def test_what_another_key_sealed_keeps_what_was_known(tmp_path: Path) -> N
         assert found.facts()["unreadable"] == 0
 
 
+async def test_a_start_with_another_key_is_said(tmp_path: Path) -> None:
+    """Nothing is told anew then: all of it is in the copy."""
+    log, path = FakeLog(), tmp_path / "connections.json"
+    await tell(log, connection())
+    await tell(log, connection(RIVALS, RIVAL))
+    async with following(log, path) as found:
+        await eventually(lambda: len(found.table) == 2)
+    with logged() as lines:
+        async with following(log, path, NEW_KEY) as found:
+            assert found.facts()["unreadable"] == 2
+    (line,) = lines.of("connections.sealed_with_another_key")
+    assert (line["more"], line["mend"]) == (1, "previous_secret_keys")
+
+
 @pytest.mark.parametrize("content", [b"\xff", b"{", b'{"connections": [{"id": 1}]}'])
 async def test_an_unreadable_copy_is_ignored_and_said(tmp_path: Path, content: bytes) -> None:
     log, path = FakeLog(), tmp_path / "connections.json"

@@ -4,7 +4,7 @@ In backquotes a page may name
 - a path, or `path:Name` for a class, function, constant or test in it;
 - a dotted word, which must be a setting, a fact of /readyz, a module, or a text that stands in the
   code (event types, topics, log lines, files of the data folder);
-- `/a/path`, which the application must serve;
+- `/a/path`, which the application must serve; `METHOD /a/path`, an operation of the control API;
 - a metric, with labels that it has.
 Code blocks and spans that begin with `switchboard` or `make` must be commands with such options.
 """
@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 from config import Settings, load
 from config.settings import TwilioSettings
+from router.api.app import dialects
 from router.cli import context
 from router.cli.main import app
 from router.clock import SystemClock
@@ -37,6 +38,7 @@ ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (
     "README.md",
     "CHANGELOG.md",
+    "docs/API.md",
     "docs/ARCHITECTURE.md",
     "docs/THREAT_MODEL.md",
     "docs/OPERATIONS.md",
@@ -70,7 +72,7 @@ _READY_FACTS: Final = {
     },
 }
 # Of other programs, or of the call's and the agent's own data.
-_FOREIGN: Final = {"livekit.yaml", "mapping.yaml", "hmac.compare_digest"}
+_FOREIGN: Final = {"livekit.yaml", "mapping.yaml", "hmac.compare_digest", "config.phone_number"}
 
 
 @pytest.fixture(params=PAGES)
@@ -234,6 +236,17 @@ def test_paths_are_served(page: str) -> None:
         if found is None or any(part in span for part in ("NAME", "…")):
             continue
         assert found[1] in served, span
+
+
+def test_operations_of_the_api_exist(page: str) -> None:
+    operations = [each for dialect in dialects() for each in dialect.operations]
+    served = {each.path for each in operations} | {dialect.base for dialect in dialects()}
+    methods = {f"{each.method} {each.path}" for each in operations}
+    for span in spans(page):
+        found = re.fullmatch(r"(?:([A-Z]+) )?(/(?:api|v1)(?:/[\w{}/-]+)?)", span)
+        if found is None:
+            continue
+        assert span in methods if found[1] else found[2] in served, f"{page}: {span}"
 
 
 def test_commands_exist_with_these_options(page: str) -> None:

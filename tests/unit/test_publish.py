@@ -121,6 +121,18 @@ async def test_changes_reach_both_topics_in_their_order(database: Database, tmp_
     assert found.fingerprint == await fingerprint(database)
 
 
+async def test_a_change_does_not_wait_for_the_next_look(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_POLL", 60.0)
+    log = FakeLog()
+    async with publishing(database, log):
+        for rev, agent in enumerate(("anna", "bob", "anna"), 1):
+            await maps(database, a=agent)
+            change = (A, rev, agent)
+            await eventually(lambda change=change: change in told(log.all(ROUTES_TOPIC)))
+
+
 async def test_what_was_appended_but_not_forgotten_is_the_same_again(database: Database) -> None:
     """A crash between the append and the delete: the log knows the ids."""
     log = FakeLog()

@@ -443,7 +443,7 @@ def test_what_would_lose_calls_is_refused(
 @pytest.mark.parametrize(
     ("begun", "missing"),
     [
-        ({}, "providers.twilio.account_sid"),
+        ({}, None),  # accounts may bring theirs
         ({"TWILIO__AUTH_TOKENS": NEW}, "providers.twilio.account_sid"),
         ({"TWILIO__AUTH_TOKENS": NEW, "VOCODE__SECRETS": SECRET}, "providers.twilio.account_sid"),
         ({"TELNYX__API_KEY": "KEY" + SECRET}, "providers.telnyx.public_keys"),
@@ -467,6 +467,18 @@ def test_a_carrier_that_is_begun_must_be_finished_and_one_is_enough(
         return
     with pytest.raises(ConfigProblem, match=rf"{missing}: is missing"):
         check(load())
+
+
+def test_without_tenants_there_must_be_a_carrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    complete(monkeypatch)
+    for name in ("ACCOUNT_SID", "AUTH_TOKENS"):
+        monkeypatch.delenv(f"SWITCHBOARD_PROVIDERS__TWILIO__{name}")
+    monkeypatch.setenv("SWITCHBOARD_ROLES", "ingress,dispatch,calls,relay")
+    with pytest.raises(ConfigProblem, match=r"providers\.twilio\.account_sid: is missing"):
+        check(load())
+    monkeypatch.setenv("SWITCHBOARD_SECRET_KEY", "0f" * 32)
+    monkeypatch.setenv("SWITCHBOARD_DATABASE__URL", "postgresql://localhost/switchboard")
+    check(load())  # an API beside it may have some
 
 
 def test_only_the_carriers_that_are_set_up_must_ring_long_enough(

@@ -76,6 +76,8 @@ async def _buy(request: ApiRequest) -> Answer:
     wanted = sent.get("phone_number")
     wanted = None if wanted is None else phone_number(wanted, ("body", "phone_number"))
     query = NumberQuery(area_code=sent.get("area_code") or "")
+    if (earlier := await numbers.repeated(control, actor)) is not None:  # with its agent
+        return Answer(body=await expanded(request, earlier))
     agent, is_new = await _inbound_of(request, sent.get("inbound_agent"))
     try:
         bought = await numbers.buy(

@@ -14,7 +14,7 @@ from router.api.vocode.connections import update_inline
 from router.api.vocode.documents import find
 from router.api.vocode.kinds import ACTION, CONNECTION, PARTS, Kind
 from router.api.vocode.schemas import Place, complete, from_client, guess, is_undefined, merged
-from router.control import agents, connections, documents
+from router.control import agents, connections, documents, tokens
 from router.control.model import Agent, Change, Json
 from router.errors import Conflict, Invalid, NotFound
 
@@ -96,6 +96,7 @@ async def default(request: ApiRequest) -> Agent:
     try:
         return await agents.find(request.control, request.actor, "default")
     except NotFound:
+        tokens.require(request.actor, "agents:write")
         voice = {"type": "voice_vocode", "voice_id": "joe"}
         sent = {"name": "default", "prompt": {"content": ""}, "voice": voice}
         return await create(request, sent, ("body", "inbound_agent"))
@@ -200,6 +201,7 @@ async def _written(request: ApiRequest, write: _Write) -> str:
 
 async def _connection(request: ApiRequest, sent: Any, where: Place) -> str:
     if isinstance(sent, Mapping):
+        tokens.require(request.actor, "numbers:write")  # of connections
         return (await update_inline(request, sent, where)).id
     found = await connections.get(request.control, request.actor, sent)
     if found.provider != "openai":

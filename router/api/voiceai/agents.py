@@ -27,7 +27,7 @@ from router.api.voiceai.models import (
     PaginatedAgentResponse,
     UpdateAgentRequest,
 )
-from router.control import agents
+from router.control import agents, numbers
 from router.control import model as control
 from router.control.number_rows import NOT_LINKABLE
 from router.errors import Conflict, Invalid, NotFound
@@ -38,6 +38,7 @@ _WORKER: Final = "livekit_agent_name"
 _CHUNK: Final = 1000  # rows of one read, where the whole list is asked for
 _CODES: Final[Mapping[AgentStatus, Literal[0, 1, 2]]] = {"disabled": 0, "paused": 1, "deployed": 2}
 _NUMBER: Final = ("body", "config", PHONE)
+_NAMED: Final = 10  # numbers that a message names
 _SHOWN: Final[tuple[AgentStatus, ...]] = ("deployed", "paused")
 
 
@@ -160,12 +161,17 @@ async def disable(request: ApiRequest) -> Answer:
         raise Conflict(
             "the agent is deployed: pause it first, then disable it", code="agent_deployed"
         )
-    freed = await agents.numbers_of(request.control, request.actor, found.id)
+    held = await numbers.list_(
+        request.control, request.actor, agent_id=found.id, limit=_NAMED + 1, deleting=True
+    )
     disabled = await agents.update(
         request.control, request.actor, found.id, status="disabled", number=None
     )
-    names = ", ".join(number.number for number in freed)
-    message = f"Agent disabled; {names} is free now" if freed else "Agent disabled"
+    message = "Agent disabled"
+    if held.items:
+        more = " and more" if len(held.items) > _NAMED else ""
+        names = ", ".join(number.number for number in held.items[:_NAMED])
+        message += f"; {names}{more} is free now"
     return answer(AgentDeleteResponse(agent=_shown(disabled, None), message=message))
 
 

@@ -50,6 +50,7 @@ class LiveKitSource:
     """
 
     name = PROVIDER
+    has_tenants = False
     # They hold the room's metadata: up to 512 KiB, before escaping. No stranger has it read: the
     # token is right or wrong without it, and is looked at before.
     endpoints = (Endpoint("", "", max_body=768 * 1024),)

@@ -55,6 +55,7 @@ class TelnyxSource:
     """See `router.provider.WebhookSource`."""
 
     name = PROVIDER
+    has_tenants = True
     endpoints = (
         *_ENDPOINTS,
         *(each._replace(path=f"/c/{{connection}}{each.path}") for each in _ENDPOINTS),

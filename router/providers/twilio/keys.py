@@ -12,7 +12,7 @@ from itertools import islice, zip_longest
 from typing import Final, NamedTuple
 
 from config.settings import TwilioSettings
-from router.errors import BadPayload, BadSignature
+from router.errors import BadSignature, ForeignAccount
 from router.provider import NO_CONNECTIONS, ConnectionBook
 from router.secrets import verifying_key
 
@@ -44,14 +44,14 @@ class Signer(NamedTuple):
         `parent` speaks for its subaccounts as long as they have no keys of their own here.
 
         Raises:
-            BadPayload: the key does not speak for that account.
+            ForeignAccount: the key does not speak for that account.
         """
         if not named:
             return self.account
         adopted = parent in self.accounts and named not in self.known
         if named in self.accounts or (adopted and ACCOUNT_SID.fullmatch(named)):
             return named
-        raise BadPayload("AccountSid is not an account of the key that signed this")
+        raise ForeignAccount("AccountSid is not an account of the key that signed this")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class TwilioSource:
     """See `router.provider.WebhookSource`."""
 
     name = events.PROVIDER
+    has_tenants = True
     endpoints = (
         Endpoint("voice", "/voice"),
         Endpoint("status", "/status"),

@@ -25,6 +25,7 @@ class VocodeSource:
     """
 
     name = events.PROVIDER
+    has_tenants = False
     # A transcript of a whole call comes in one message. No stranger has it read: the secret in the
     # path is looked at before.
     endpoints = (Endpoint("", "/{secret}", ("POST", "GET"), max_body=512 * 1024),)

@@ -39,10 +39,10 @@ def downgrade() -> None:
 
     So are numbers that are being released: the old mapping would route them.
     """
-    for table in ("audit", "idempotency_keys", "documents", "orders"):
+    for table in ("audit", "idempotency_keys", "refreshes", "documents", "orders"):
         op.drop_table(table)
     with op.batch_alter_table("calls") as calls:
-        calls.drop_index("ix_calls_account_id_initiated_at")
+        calls.drop_index("ix_calls_account_id_initiated_at_call_id")
         for column in ("account_id", "connection_id", "agent_id"):
             calls.drop_column(column)
     _old_mapping()
@@ -93,7 +93,9 @@ def _accounts() -> None:
         sa.UniqueConstraint("hash", name="uq_tokens_hash"),
         _account_key("tokens"),
     )
-    op.create_index("ix_tokens_account_id", "tokens", ["account_id"])
+    paged = ["account_id", "created_at", "id"]
+    op.create_index("ix_tokens_account_id_created_at_id", "tokens", paged)
+    op.create_index("ix_tokens_created_at_id", "tokens", ["created_at", "id"])
 
 
 def _connections() -> None:
@@ -112,9 +114,8 @@ def _connections() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_connections"),
         _account_key("connections"),
     )
-    op.create_index(
-        "ix_connections_account_id_created_at", "connections", ["account_id", "created_at"]
-    )
+    paged = ["account_id", "created_at", "id", "provider"]
+    op.create_index("ix_connections_paged", "connections", paged)
 
 
 def _agents() -> None:
@@ -136,7 +137,8 @@ def _agents() -> None:
         sa.UniqueConstraint("account_id", "name", name="uq_agents_account_id_name"),
         _account_key("agents"),
     )
-    op.create_index("ix_agents_account_id_created_at", "agents", ["account_id", "created_at"])
+    op.create_index("ix_agents_paged", "agents", ["account_id", "created_at", "id", "status"])
+    op.create_index("ix_agents_rev", "agents", ["rev"])
     op.execute(
         "INSERT INTO agents (id, account_id, name, label, livekit_agent_name, metadata, status,"  # noqa: S608
         f" origin, config, rev, created_at, updated_at) SELECT {_uuid()}, '{_DEFAULT}', name, name,"
@@ -175,15 +177,16 @@ def _numbers() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_numbers_connection_id", "numbers", ["connection_id"])
-    op.create_index("ix_numbers_agent_id", "numbers", ["agent_id"])
     op.create_index("ix_numbers_account_id_number", "numbers", ["account_id", "number"])
     paged = ["account_id", "short_id", "state"]
     op.create_index("ix_numbers_account_id_short_id_state", "numbers", paged)
+    of_agent = ["agent_id", "short_id", "state"]
+    op.create_index("ix_numbers_agent_id_short_id_state", "numbers", of_agent)
     unlinked = sa.text("agent_id IS NULL")
     op.create_index(
         "ix_numbers_unlinked",
         "numbers",
-        paged,
+        [*paged, "agent_id"],
         sqlite_where=unlinked,
         postgresql_where=unlinked,
     )
@@ -230,8 +233,16 @@ def _beside() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_documents"),
         _account_key("documents"),
     )
-    op.create_index(
-        "ix_documents_account_id_kind_created_at", "documents", ["account_id", "kind", "created_at"]
+    paged = ["account_id", "kind", "created_at", "id"]
+    op.create_index("ix_documents_paged", "documents", paged)
+    op.create_table(
+        "refreshes",
+        sa.Column("document_id", _ID, nullable=False),
+        sa.Column("account_id", _ID, nullable=False),
+        sa.Column("token", sa.Text, nullable=False),
+        sa.Column("due_at", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("document_id", name="pk_refreshes"),
+        _account_key("refreshes"),
     )
     op.create_table(
         "idempotency_keys",
@@ -260,6 +271,7 @@ def _beside() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_audit_account_id_id", "audit", ["account_id", "id"])
+    op.create_index("ix_audit_object_id_id", "audit", ["object_id", "id"])
 
 
 def _calls() -> None:
@@ -268,7 +280,8 @@ def _calls() -> None:
         op.add_column(
             "calls", sa.Column(column, sa.Text, nullable=False, server_default=sa.text("''"))
         )
-    op.create_index("ix_calls_account_id_initiated_at", "calls", ["account_id", "initiated_at"])
+    paged = ["account_id", "initiated_at", "call_id"]
+    op.create_index("ix_calls_account_id_initiated_at_call_id", "calls", paged)
 
 
 def _old_mapping() -> None:
