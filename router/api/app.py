@@ -183,7 +183,7 @@ class Api:
             case Unauthorized():
                 why = ', error="invalid_token"' if error.code != "token_missing" else ""
                 headers["WWW-Authenticate"] = f'Bearer realm="switchboard"{why}'
-            case Forbidden() if exchange.operation is not None and exchange.operation.scope:
+            case Forbidden(code="scope_missing") if exchange.operation is not None:
                 scope = exchange.operation.scope
                 headers["WWW-Authenticate"] = (
                     f'Bearer realm="switchboard", error="insufficient_scope", scope="{scope}"'

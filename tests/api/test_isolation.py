@@ -131,3 +131,17 @@ def _words(reply: Reply, thing: str) -> str:
 
 def _owned(api: RunningApi) -> Any:
     return {account: dict(held) for account, held in api.carriers.owned.items()}
+
+
+async def test_what_the_operator_holds_is_not_to_be_taken(tmp_path: Path) -> None:
+    """It is no matter of the token's scopes, so no other token is asked for (RFC 6750 §3.1)."""
+    async with running_api(tmp_path) as api:
+        tenant = await api.account("tenant")
+        number = api.carriers.give("twilio", "operator")
+        before = dict(api.carriers.owned["twilio", "operator"])
+        wanted = {"provider": "twilio", "number": number}
+        for connection in ({}, {"connection_id": "default"}):
+            reply = await tenant.post("/api/switchboard/v1/numbers/adopt", {**wanted, **connection})
+            assert (reply.status, reply.json["code"]) == (403, "connection_needed")
+            assert "WWW-Authenticate" not in reply.headers
+        assert api.carriers.owned["twilio", "operator"] == before
