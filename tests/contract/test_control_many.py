@@ -39,6 +39,7 @@ from tests.contract.conftest import OPERATOR, tenant
 from tests.support.control import follow
 
 MANY = 1200
+ADMIN = Actor(account_id=OPERATOR.account_id, scopes=frozenset({"admin"}))
 
 
 class Cut(BaseException):
@@ -375,7 +376,7 @@ class TestLists:
         (
             "audit",
             "ix_audit_object_id_id",
-            lambda c, a: audit.list_(c, OPERATOR_ADMIN, object_id="x", everybody=True),
+            lambda c, a: audit.list_(c, ADMIN, object_id="x", everybody=True),
         ),
         ("numbers", "ix_numbers_account_id_short_id_state", numbers.list_),
         (
@@ -429,6 +430,3 @@ class TestLists:
                 explained = f"EXPLAIN {statement}"
             rows = await connection.exec_driver_sql(explained, values)
             return "\n".join(str(row) for row in rows)
-
-
-OPERATOR_ADMIN = Actor(account_id=OPERATOR.account_id, scopes=frozenset({"admin"}))
