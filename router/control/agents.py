@@ -43,7 +43,7 @@ from router.routing.spec import AgentStatus
 from router.storage import mapping
 from router.storage.schema import accounts, agents, numbers
 from router.storage.sql import insert as upsert
-from router.storage.sql import now_after, now_micros, paged
+from router.storage.sql import now_after, now_micros, paged, unindexed
 from router.vault import conceal, masked, reveal
 
 _CONFIG: Final = ("body", "config")
@@ -295,13 +295,13 @@ async def numbers_of_each(
 
     `first`: the oldest of each alone, however many there are.
     """
-    theirs = (agents.c.account_id == actor.account_id, agents.c.id.in_(agent_ids))
+    query = number_rows.SHOWN.where(unindexed(numbers.c.account_id) == actor.account_id)
     if first:  # one look at the index for each agent, however many numbers it has
         oldest = select(func.min(numbers.c.short_id)).where(numbers.c.agent_id == agents.c.id)
-        each = select(oldest.correlate(agents).scalar_subquery()).where(*theirs)
-        query = number_rows.SHOWN.where(numbers.c.short_id.in_(each))
+        each = select(oldest.correlate(agents).scalar_subquery()).where(agents.c.id.in_(agent_ids))
+        query = query.where(numbers.c.short_id.in_(each))
     else:
-        query = number_rows.SHOWN.where(*theirs)
+        query = query.where(numbers.c.agent_id.in_(agent_ids))
     found: dict[str, list[Number]] = {}
     async with control.database.read() as connection:
         for row in (await connection.execute(query.order_by(numbers.c.short_id))).mappings():

@@ -18,6 +18,7 @@ from router.control.model import Actor, checked_json
 from router.errors import Invalid
 from router.routing.spec import METADATA_LIMIT, metadata_size, too_large
 from router.storage.schema import documents
+from router.storage.sql import unindexed
 from router.vault import is_secret_key
 
 _CONFIG: Final = ("body", "config")
@@ -70,7 +71,7 @@ async def made(
     if not ids:
         return found
     query = select(documents.c.id, documents.c.kind, documents.c.body).where(
-        documents.c.account_id == actor.account_id, documents.c.id.in_(ids)
+        unindexed(documents.c.account_id) == actor.account_id, documents.c.id.in_(ids)
     )
     if locked:
         query = query.order_by(documents.c.id).with_for_update(read=True)

@@ -50,7 +50,7 @@ from router.storage.changes import (
 )
 from router.storage.records import change_records
 from router.storage.schema import agents, numbers, revision
-from router.storage.sql import execute_many, insert, now_micros
+from router.storage.sql import execute_many, insert, now_micros, unindexed
 
 Change = AgentChange | RouteChange
 
@@ -201,7 +201,8 @@ async def _agent_rows(
     *,
     lock: bool,
 ) -> list[Row[*tuple[Any, ...]]]:
-    query = _AGENTS.where(agents.c.account_id == account_id)
+    mine = agents.c.account_id if column is not agents.c.id else unindexed(agents.c.account_id)
+    query = _AGENTS.where(mine == account_id)
     return await where_in(connection, query, column, keys, lock=lock)
 
 

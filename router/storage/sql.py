@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Select,
     Table,
+    Text,
     case,
     func,
     select,
@@ -51,6 +52,26 @@ def _sqlite_now(_element: now_micros, _compiler: SQLCompiler, **_options: Any) -
 @compiles(now_micros, "postgresql")
 def _postgresql_now(_element: now_micros, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+
+class unindexed(FunctionElement[str]):  # noqa: N801 - reads as the SQL that it is
+    """A column in a condition that is only checked, beside one that finds few rows.
+
+    SQLite, which has no statistics, takes all rows of an account for fewer than twenty ids.
+    """
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(unindexed)
+def _plain(element: unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(unindexed, "sqlite")
+def _without_index(element: unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
 
 
 def now_after(column: ColumnElement[int], *rows: ColumnElement[bool]) -> ColumnElement[int]:

@@ -5,6 +5,7 @@ And lists as long as that: what an index does not have is never read for what is
 
 import asyncio
 import re
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -40,6 +41,7 @@ from tests.contract.conftest import OPERATOR, tenant
 from tests.support.control import follow
 
 MANY = 1200
+ADMIN = Actor(account_id=OPERATOR.account_id, scopes=frozenset({"admin"}))
 
 
 class Cut(BaseException):
@@ -382,7 +384,7 @@ class TestLists:
         (
             "audit",
             "ix_audit_object_id_id",
-            lambda c, a: audit.list_(c, OPERATOR_ADMIN, object_id="x", everybody=True),
+            lambda c, a: audit.list_(c, ADMIN, object_id="x", everybody=True),
         ),
         ("numbers", "ix_numbers_account_id_short_id_state", numbers.list_),
         (
@@ -406,16 +408,7 @@ class TestLists:
     async def test_an_index_has_it(
         self, control: Control, acme: Actor, table: str, index: str, list_: Listed
     ) -> None:
-        asked: list[tuple[str, Any]] = []
-
-        def note(*args: Any) -> None:
-            if re.search(rf"FROM {table}\b", args[2]):
-                asked.append((args[2], args[3]))
-
-        engine = control.database._engine.sync_engine
-        event.listen(engine, "before_cursor_execute", note)
-        await list_(control, acme)
-        event.remove(engine, "before_cursor_execute", note)
+        asked = await self.asked(control, table, lambda: list_(control, acme))
         assert len(asked) == 2
         for statement, values in asked:
             plan = await self.plan(control.database, statement, values)
@@ -425,6 +418,52 @@ class TestLists:
                 assert plan.count("TEMP B-TREE") <= ("IN (SELECT" in statement)
             else:
                 assert f"Only Scan using {index} " in plan or f"Backward using {index} " in plan
+
+    @pytest.mark.parametrize("first", [True, False])
+    async def test_some_agents_numbers_are_found_by_the_agents(
+        self, control: Control, acme: Actor, first: bool
+    ) -> None:
+        made = [str(uuid.uuid4()) for _ in range(30)]
+        plan = await self.asked_of(
+            control,
+            "numbers",
+            lambda: agents.numbers_of_each(control, acme, made, first=first),
+        )
+        if control.database.dialect == "sqlite":  # PostgreSQL knows how many an account has
+            assert "ix_numbers_agent_id_short_id_state (agent_id=?)" in plan
+            assert "account_id=?)" not in plan
+        assert "Seq Scan" not in plan
+
+    async def test_a_jobs_documents_are_found_by_their_ids(
+        self, control: Control, acme: Actor
+    ) -> None:
+        config = {"actions": [str(uuid.uuid4()) for _ in range(30)]}
+        plan = await self.asked_of(
+            control, "documents", lambda: agent(control, acme, config=config)
+        )
+        assert "sqlite_autoindex_documents_1" in plan or "pk_documents" in plan
+
+    async def asked_of(
+        self, control: Control, table: str, work: Callable[[], Awaitable[Any]]
+    ) -> str:
+        """The plan of the first question to a table."""
+        statement, values = (await self.asked(control, table, work))[0]
+        return await self.plan(control.database, statement, values)
+
+    async def asked(
+        self, control: Control, table: str, work: Callable[[], Awaitable[Any]]
+    ) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+
+        def note(*args: Any) -> None:
+            if re.search(rf"FROM {table}\b", args[2]):
+                found.append((args[2], args[3]))
+
+        engine = control.database._engine.sync_engine
+        event.listen(engine, "before_cursor_execute", note)
+        await work()
+        event.remove(engine, "before_cursor_execute", note)
+        return found
 
     async def plan(self, db: Database, statement: str, values: Any) -> str:
         async with db.read() as connection:
@@ -436,6 +475,3 @@ class TestLists:
                 explained = f"EXPLAIN {statement}"
             rows = await connection.exec_driver_sql(explained, values)
             return "\n".join(str(row) for row in rows)
-
-
-OPERATOR_ADMIN = Actor(account_id=OPERATOR.account_id, scopes=frozenset({"admin"}))
