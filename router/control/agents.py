@@ -202,7 +202,8 @@ async def update(
     `config` is the whole one, or what makes it from the present one. `livekit_agent_name` "": the
     account's worker, else the agent's own name. The name stays, whatever the label becomes.
     `number` alone leads to the agent from then on, None: no number does (`move`: as
-    `numbers.link`).
+    `numbers.link`). Of more than `number_rows.FREED` others the rest is unlinked in further
+    transactions; asked again, it does what is left.
 
     Raises:
         NotFound: no such agent or number.
@@ -227,11 +228,13 @@ async def update(
             new["config"] = _json(after)
             if metadata is None and job_metadata.is_made(row["metadata"], before):
                 new["metadata"] = await job_metadata.remade(connection, actor, after)
-        given = None
-        if not isinstance(number, msgspec.UnsetType):
-            given = await number_rows.assign(connection, actor, row["id"], number, move=move)
-        moved = () if given is None else given.moved
-        done = await change(connection, actor, "agent.updated", row, new, moved=moved)
+        if isinstance(number, msgspec.UnsetType):
+            return await change(connection, actor, "agent.updated", row, new), None
+        given = await number_rows.assign(connection, actor, row["id"], number, move=move)
+        room = 0 if given.left else AT_ONCE  # most of what it has yet is unlinked next: untold
+        done = await change(
+            connection, actor, "agent.updated", row, new, room=room, moved=given.moved
+        )
         return done, given
 
     done, given = await control.database.transact(work)

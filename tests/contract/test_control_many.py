@@ -217,7 +217,10 @@ class TestAnAgentOfManyNumbers:
 
     async def test_but_one_by_an_update(self, control: Control, acme: Actor) -> None:
         made = await agent(control, acme, 2 * number_rows.FREED + 5)
-        await agents.update(control, acme, made.id, number=number(7), label="Eve")
+        with watched(control.database) as written:
+            await agents.update(control, acme, made.id, number=number(7), status="paused")
+        assert written == [2 * number_rows.FREED, 2 * number_rows.FREED, 2 * 4, 2]
+        assert await mapping.outdated(control.database) == []
         left = await agents.numbers_of(control, acme, made.id)
         assert [each.number for each in left] == [number(7)]
 
