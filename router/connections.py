@@ -178,6 +178,7 @@ class ConnectionFollower(CompactedTable):
 
     topic = CONNECTIONS_TOPIC
     name = "connections"
+    keeps_empty = True  # so that a restart in an outage knows that there are no tenants' keys
 
     def __init__(self, table: ConnectionTable, events: EventLog, clock: Clock, path: Path) -> None:
         super().__init__(events, clock, path)

@@ -40,6 +40,7 @@ class CompactedTable(ABC):
 
     topic: str
     name: str
+    keeps_empty = False  # whether a copy is saved also where the topic has nothing
 
     def __init__(self, events: EventLog, clock: Clock, path: Path) -> None:
         self._log = events
@@ -116,6 +117,8 @@ class CompactedTable(ABC):
                 if not count % _AT_ONCE:
                     await asyncio.sleep(0)  # webhooks are answered meanwhile
             if follower.caught_up:
+                if self.caught_up_at is None:
+                    self._changed |= self.keeps_empty and not self.loaded_copy
                 self.caught_up_at = self._clock.monotonic()
             self.measure()
 

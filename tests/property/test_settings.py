@@ -25,7 +25,7 @@ from router.errors import ConfigError
 from router.eventlog.kafka_client import connection
 from router.eventlog.open import open_log
 from router.files import make_data_folder
-from router.providers import configured, context_of, open_carriers
+from router.providers import context_of, open_carriers, served
 from router.runtime import documents, sources
 from router.secrets import load_key, sip_credentials
 from router.storage.engine import open_database
@@ -173,7 +173,7 @@ async def compose(own: Settings, *, files: bool = True) -> None:
         make_data_folder(own.data_dir)
     credentials = sip_credentials(load_key(own.secret_key.get_secret_value(), own.data_dir))
     context = context_of(own, credentials, SystemClock())
-    assert len(sources(own, credentials, SystemClock())) == len(configured(own))
+    assert len(sources(own, credentials, SystemClock())) == len(served(own))
     assert documents(own)
     assert connection(own.kafka)
     async with AsyncExitStack() as stack:
