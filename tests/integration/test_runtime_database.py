@@ -270,22 +270,29 @@ async def test_calls_go_on_while_a_database_from_before_accounts_is_migrated(
         async with running(settings, routes=routes) as node:
             await migrating.wait()
             assert await current(settings) == "0003"
-            sids = [new_sid() for _ in range(3)]
-            assert "<Dial" in (await call(settings.public_url, sids[0]))[1]
+            promised = [sid for sid in (new_sid(),) if await is_promised(settings, sid)]
+            assert promised
             may_go_on.set()
-            assert "<Dial" in (await call(settings.public_url, sids[1]))[1]
+            promised += [sid for sid in (new_sid(),) if await is_promised(settings, sid)]
             async with asyncio.timeout(15):
                 while await current(settings) != "0004":  # noqa: ASYNC110 - it is in a database
                     await asyncio.sleep(0.05)
-            assert "<Dial" in (await call(settings.public_url, sids[2]))[1]
+            promised += [sid for sid in (new_sid(),) if await is_promised(settings, sid)]
             async with open_database(settings) as database:
-                for sid in sids:
+                for sid in promised:
                     assert await claimed(database, call_id("twilio", ACCOUNT, sid))
                 assert await mapping.position(database) == (1, 1)
             assert facts(node)["routes"]["epoch"] == 1
             assert "restored" not in facts(node)["routes"]
     assert not lines.of("publish.republished")
     assert not lines.of("publish.restored")
+
+
+async def is_promised(settings: Settings, sid: str) -> bool:
+    """Call; whether the answer promises an agent. LiveKit is away: once that is known, a number."""
+    answer = (await call(settings.public_url, sid))[1]
+    assert "<Dial" in answer
+    return "<Sip" in answer
 
 
 async def claimed(database: Database, call: str) -> bool:
