@@ -21,7 +21,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from router.events.types import CALLS_TOPIC
-from tests.support.servers.kafka import Kafka, kafka_server
+from tests.support.servers.kafka import Kafka, delete_topics, kafka_server
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -135,17 +135,9 @@ def _admin(broker: Kafka) -> AdminClient:
     return AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
 
 
-def _delete_topics(broker: Kafka) -> None:
-    admin = _admin(broker)
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith("telephony")]
-    for future in admin.delete_topics(names).values() if names else ():
-        future.result(20)
-    until(lambda: CALLS_TOPIC not in admin.list_topics(timeout=10).topics)
-
-
 @pytest.fixture(autouse=True)
 def no_topics(broker: Kafka) -> Iterator[None]:
-    _delete_topics(broker)
+    delete_topics(broker)
     yield
     broker.resume()  # where a test failed in the middle of its fault
 
@@ -178,7 +170,7 @@ def test_the_broker_is_frozen(broker: Kafka, tmp_path: Path) -> None:
 def test_the_topic_is_deleted(broker: Kafka, tmp_path: Path) -> None:
     with child(tmp_path, broker, rate=RATE, settle=6) as process:
         until(lambda: _serves(process))
-        _delete_topics(broker)
+        delete_topics(broker)
         began = time.monotonic()
         time.sleep(3)
         until(lambda: _reads_again(process), 90)

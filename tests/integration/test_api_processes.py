@@ -21,7 +21,7 @@ from tests.support.api import RunningApi
 from tests.support.api_node import NATIVE, VoiceAi, api_of, call_of
 from tests.support.cli import Shell, Started
 from tests.support.nodes import ACCOUNT, KEY, SECRET, TOKEN, free_port, node_settings
-from tests.support.servers.kafka import Kafka
+from tests.support.servers.kafka import Kafka, delete_topics
 from tests.support.servers.postgres import Postgres
 from tests.support.twilio_requests import form, headers, new_sid, sign
 
@@ -160,6 +160,7 @@ async def _from_number_to_call(p: Processes) -> None:
 async def test_a_change_by_the_api_is_visible_at_an_ingress_over_kafka(
     tmp_path: Path, kafka: Kafka, postgres: Postgres
 ) -> None:
+    delete_topics(kafka)
     roles = ("ingress", "dispatch,calls,relay", "api")
     async with processes(tmp_path, postgres, roles, kafka.bootstrap) as p:
         await _from_number_to_call(p)

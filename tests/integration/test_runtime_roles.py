@@ -34,7 +34,7 @@ from tests.support.nodes import (
     free_port,
     node_settings,
 )
-from tests.support.servers.kafka import Kafka
+from tests.support.servers.kafka import Kafka, delete_topics
 from tests.support.servers.postgres import Postgres
 
 ROLES = ("ingress", "dispatch,calls", "relay")
@@ -52,6 +52,7 @@ class Split:
 
 @pytest.fixture
 def split(tmp_path: Path, kafka: Kafka, postgres: Postgres) -> Iterator[Split]:
+    delete_topics(kafka)
     port, livekit_port = free_port(), free_port()
     shell = Shell(
         tmp_path,
